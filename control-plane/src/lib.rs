@@ -1,1 +1,24 @@
-//! control-plane
+//! The control plane: the policy administration point (policies, budgets, approvals) and the keeper of the audit log.
+//!
+//! Stateless: everything that must survive is in Postgres, counters that may be lost are in Valkey, and any number of
+//! replicas may run. `main.rs` only starts what is here; tests call [`app::admin_app`] and [`app::data_plane_app`].
+
+pub mod admin_events;
+pub mod app;
+pub mod approvals;
+pub mod audit;
+pub mod budgets;
+pub mod caller;
+pub mod data_plane;
+pub mod extract;
+pub mod holders;
+pub mod jobs;
+pub mod metrics;
+pub mod openapi;
+pub mod policies;
+pub mod probes;
+pub mod problem;
+pub mod secrets;
+pub mod settings;
+pub mod start;
+pub mod sync;

@@ -52,7 +52,7 @@ pub struct Principal {
     pub permissions: PermissionSet,
     /// What selects the caller's rate tier.
     pub tier: Tier,
-    /// Role `admin` and a `governor_agent_id`: approves, and needs no approval.
+    /// The policy's governor role and a `governor_agent_id`: approves, and needs no approval.
     pub governor: bool,
     /// The roles, joined by commas, as the backend gets them.
     pub roles_joined: Box<str>,

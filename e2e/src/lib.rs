@@ -1,1 +1,3 @@
-//! e2e
+//! Test-only crate: the echo backend, and what the end-to-end tests share.
+
+pub mod echo;

@@ -1,1 +1,11 @@
-//! wire
+//! What the filter and the control plane say to each other, versioned: the policy bundle, the sync call, the audit
+//! record. The types are plain data; what they mean is decided by `decision-core` and `authn`.
+
+pub mod audit;
+pub mod bundle;
+pub mod frame;
+pub mod policy;
+#[cfg(feature = "sources")]
+pub mod sources;
+pub mod sync;
+mod translate;

@@ -1,0 +1,174 @@
+//! From the value of an `Authorization` header to an identity.
+
+use decision_core::principal::{CredentialFault, Identity};
+use decision_core::time::Timestamp;
+
+use crate::claims::Claims;
+use crate::issuer::Issuers;
+use crate::jws::{SignatureVerifier, TOKEN_BYTES_MAX, check_signature, parse_jws};
+
+const SCHEME: &[u8] = b"bearer";
+
+/// Verifies the bearer's token: parse, choose the issuer by the (as yet unverified) `iss`, choose a key of that issuer
+/// alone, verify, and only then look at what the token says.
+///
+/// The verifier is called at most once. Who keeps a [`VerificationBudget`](crate::VerificationBudget) counts a failure if
+/// the verifier was called and the result is a fault: a token that is signed well but refused costs as much as a forged one.
+///
+/// # Errors
+/// The rule that the credential breaks. It is meant for the audit record; a client learns less.
+pub fn authenticate(
+    issuers: &Issuers,
+    authorization: &[u8],
+    now: Timestamp,
+    verifier: &mut impl SignatureVerifier,
+) -> Result<Identity, CredentialFault> {
+    let jws = parse_jws(bearer(authorization)?)?;
+    let claims = Claims::parse(&jws.payload)?;
+    let issuer = claims.issuer().and_then(|iss| issuers.find(iss)).ok_or(CredentialFault::IssuerMismatch)?;
+    check_signature(&jws, issuer.key_for(&jws.header)?, verifier)?;
+    claims.check(&jws.header, issuer, now)
+}
+
+/// The token in `Bearer <token>` (RFC 6750 §2.1): the scheme in any case, spaces, one token, nothing else.
+///
+/// # Errors
+/// [`CredentialFault::NotBearer`], or [`CredentialFault::Malformed`] if the token is too long or not ASCII.
+pub fn bearer(authorization: &[u8]) -> Result<&str, CredentialFault> {
+    let (scheme, rest) = authorization.split_at_checked(SCHEME.len()).ok_or(CredentialFault::NotBearer)?;
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    let token = rest.get(spaces..).unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(SCHEME) || spaces == 0 || token.is_empty() {
+        return Err(CredentialFault::NotBearer);
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(CredentialFault::Malformed);
+    }
+    if token.iter().any(u8::is_ascii_whitespace) {
+        return Err(CredentialFault::NotBearer);
+    }
+    core::str::from_utf8(token).map_err(|_| CredentialFault::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::IssuerRules;
+    use crate::jws::Verified;
+    use crate::key::VerificationKey;
+    use crate::pure_rust::PureRust;
+    use crate::test_tokens::{NOW, es256_pair, good_claims, hs256_token, rules};
+    use serde_json::json;
+
+    const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+    fn issuers() -> Issuers {
+        let other_key = VerificationKey::from_secret(None, &[7; 32]).unwrap();
+        let pp = IssuerRules { name: "pp".into(), issuer: "pp.example".into(), keys: vec![other_key], ..rules() };
+        Issuers::new(vec![rules(), pp]).unwrap()
+    }
+
+    fn outcome(token: &str) -> Result<Identity, CredentialFault> {
+        authenticate(&issuers(), format!("Bearer {token}").as_bytes(), NOW, &mut PureRust)
+    }
+
+    #[test]
+    fn accepts_a_good_token() {
+        let identity = outcome(&hs256_token(HEADER, &good_claims().to_string())).unwrap();
+        assert_eq!(&*identity.issuer, "cp");
+        assert_eq!(&*identity.subject, "u-1");
+    }
+
+    #[test]
+    fn accepts_the_scheme_in_any_case() {
+        for value in ["Bearer a", "bearer a", "BEARER a", "bEaReR   a"] {
+            assert_eq!(bearer(value.as_bytes()), Ok("a"), "{value}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_bearer_and_one_token() {
+        for value in [
+            "", "Bearer", "Bearer ", "Bearer  ", "Basic a", "Bearera", "a", "Bearer a b", "Bearer a ", " Bearer a",
+            "Bearer\ta", "Bearer a,Bearer b", "Bearer a\n",
+        ] {
+            assert_eq!(bearer(value.as_bytes()), Err(CredentialFault::NotBearer), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_two_joined_header_values() {
+        let token = hs256_token(HEADER, &good_claims().to_string());
+        assert_eq!(outcome(&format!("{token},{token}")), Err(CredentialFault::Malformed));
+    }
+
+    #[test]
+    fn refuses_a_value_that_is_not_ascii() {
+        assert_eq!(bearer(b"Bearer \xff"), Err(CredentialFault::Malformed));
+    }
+
+    #[test]
+    fn refuses_a_token_that_is_too_long_before_reading_it() {
+        let value = [b"Bearer ".as_slice(), &vec![b' '; TOKEN_BYTES_MAX], &vec![b'a'; TOKEN_BYTES_MAX + 1]].concat();
+        assert_eq!(bearer(&value), Err(CredentialFault::Malformed));
+    }
+
+    #[test]
+    fn refuses_an_unknown_or_absent_issuer() {
+        for iss in [json!("https://evil.example"), json!("cp.example "), json!("CP.example"), json!(null), json!(["cp.example"])] {
+            let mut claims = good_claims();
+            claims["iss"] = iss;
+            assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::IssuerMismatch));
+        }
+    }
+
+    #[test]
+    fn refuses_a_token_of_one_issuer_signed_by_another() {
+        let mut claims = good_claims();
+        claims["iss"] = json!("pp.example");
+        assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::SignatureInvalid));
+    }
+
+    #[test]
+    fn refuses_a_payload_that_is_no_json_object_or_has_duplicates() {
+        for payload in ["", "[]", "hello", r#"{"iss":"cp.example","iss":"cp.example"}"#] {
+            assert_eq!(outcome(&hs256_token(HEADER, payload)), Err(CredentialFault::Malformed), "{payload}");
+        }
+    }
+
+    #[test]
+    fn refuses_hmac_by_the_public_key_of_an_asymmetric_issuer() {
+        let (_, key) = es256_pair(None);
+        let der = key.spki_der().unwrap().to_vec();
+        let issuers = Issuers::new(vec![IssuerRules { keys: vec![key], ..rules() }]).unwrap();
+        let forged = crate::test_tokens::hs256_token_by(&der, HEADER, &good_claims().to_string());
+        let value = format!("Bearer {forged}");
+        let outcome = authenticate(&issuers, value.as_bytes(), NOW, &mut PureRust);
+        assert_eq!(outcome, Err(CredentialFault::AlgorithmRefused));
+    }
+
+    #[test]
+    fn says_nothing_about_claims_before_the_signature_is_verified() {
+        let mut claims = good_claims();
+        claims["exp"] = json!(1);
+        claims["email"] = json!(null);
+        let token = crate::test_tokens::hs256_token_by(&[1; 32], HEADER, &claims.to_string());
+        assert_eq!(outcome(&token), Err(CredentialFault::SignatureInvalid));
+    }
+
+    #[test]
+    fn a_verifier_that_says_no_is_believed() {
+        struct No(u32);
+        impl SignatureVerifier for No {
+            fn verify(&mut self, _: &VerificationKey, _: &[u8], _: &[u8]) -> Verified {
+                self.0 += 1;
+                Verified::No
+            }
+        }
+        let mut verifier = No(0);
+        let value = format!("Bearer {}", hs256_token(HEADER, &good_claims().to_string()));
+        let outcome = authenticate(&issuers(), value.as_bytes(), NOW, &mut verifier);
+        assert_eq!(outcome, Err(CredentialFault::SignatureInvalid));
+        assert_eq!(verifier.0, 1);
+    }
+}

@@ -1,0 +1,242 @@
+//! Which keys are accepted, with keys made by `jwt-simple`; and that what it signs, we verify.
+
+use authn::{Algorithm, InvalidKey, PureRust, VerificationKey, verify_jws};
+use decision_core::principal::CredentialFault;
+use jwt_simple::algorithms::{
+    ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, HS256Key, MACLike, RS256KeyPair,
+    RSAKeyPairLike,
+};
+use jwt_simple::claims::Claims;
+use jwt_simple::prelude::Duration;
+
+const MODULUS_OFFSET: usize = 33;
+
+fn claims() -> jwt_simple::claims::JWTClaims<jwt_simple::claims::NoCustomClaims> {
+    Claims::create(Duration::from_mins(5))
+}
+
+/// Made by `openssl genrsa 2048` for this test; guards nothing.
+const RSA_PUBLIC: &[u8] = include_bytes!("rsa2048.spki.der");
+const RSA_PRIVATE: &[u8] = include_bytes!("rsa2048.pkcs8.der");
+
+fn rsa(der: &[u8]) -> Result<VerificationKey, InvalidKey> {
+    VerificationKey::from_public_key(None, Algorithm::Rs256, der)
+}
+
+fn ed25519() -> (Ed25519KeyPair, Vec<u8>) {
+    let pair = Ed25519KeyPair::generate();
+    let der = pair.key_pair().public_key().to_der();
+    (pair, der)
+}
+
+fn es256() -> (ES256KeyPair, Vec<u8>) {
+    let pair = ES256KeyPair::generate();
+    let der = pair.key_pair().public_key().to_der().unwrap();
+    (pair, der)
+}
+
+#[test]
+fn verifies_what_jwt_simple_signs() {
+    let (es256, es256_der) = es256();
+    let (ed25519, ed25519_der) = ed25519();
+    let rs256 = RS256KeyPair::from_der(RSA_PRIVATE).unwrap();
+    let hs256 = HS256Key::from_bytes(&[3; 32]);
+    let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
+    let cases = [
+        (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256_der)),
+        (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519_der)),
+        (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, RSA_PUBLIC)),
+        (hs256.authenticate(claims()).unwrap(), VerificationKey::from_secret(None, &[3; 32]).unwrap()),
+    ];
+    for (index, (token, _)) in cases.iter().enumerate() {
+        for (other, (_, key)) in cases.iter().enumerate() {
+            let outcome = verify_jws(token, key, &mut PureRust);
+            if index == other {
+                assert!(outcome.is_ok(), "{token}");
+            } else {
+                assert_eq!(outcome, Err(CredentialFault::AlgorithmRefused));
+            }
+        }
+    }
+}
+
+#[test]
+fn refuses_a_signature_by_another_key_of_the_same_kind() {
+    let (pair, _) = es256();
+    let (_, other) = es256();
+    let key = VerificationKey::from_public_key(None, Algorithm::Es256, &other).unwrap();
+    let token = pair.sign(claims()).unwrap();
+    assert_eq!(verify_jws(&token, &key, &mut PureRust), Err(CredentialFault::SignatureInvalid));
+}
+
+#[test]
+fn accepts_pem_and_der_alike() {
+    let (pair, der) = es256();
+    let pem = pair.key_pair().public_key().to_pem().unwrap();
+    for text in [pem.clone(), format!("\n{pem}\n\n"), pem.replace('\n', "\r\n")] {
+        let key = VerificationKey::from_public_key(Some("k"), Algorithm::Es256, text.as_bytes()).unwrap();
+        assert_eq!(key.spki_der(), Some(der.as_slice()));
+        assert_eq!(key.kid.as_deref(), Some("k"));
+    }
+}
+
+#[test]
+fn refuses_pem_of_another_kind_damaged_or_twice() {
+    let (pair, _) = es256();
+    let pem = pair.key_pair().public_key().to_pem().unwrap();
+    for text in [
+        pem.replace("PUBLIC", "RSA PUBLIC"),
+        pem.replace("PUBLIC", "PRIVATE"),
+        pem.replace("-----END PUBLIC KEY-----", ""),
+        pem.repeat(2),
+        pem.replacen("\n", "\n!", 1),
+    ] {
+        let outcome = VerificationKey::from_public_key(None, Algorithm::Es256, text.as_bytes());
+        assert_eq!(outcome.unwrap_err(), InvalidKey::Pem, "{text}");
+    }
+}
+
+#[test]
+fn refuses_bytes_before_or_after_the_key_and_every_truncation() {
+    for (algorithm, der) in
+        [(Algorithm::Rs256, RSA_PUBLIC.to_vec()), (Algorithm::Es256, es256().1), (Algorithm::EdDsa, ed25519().1)]
+    {
+        let outcome = |bytes: &[u8]| VerificationKey::from_public_key(None, algorithm, bytes).map(|_| ());
+        assert_eq!(outcome(&der), Ok(()));
+        assert_eq!(outcome(&[&der[..], &[0]].concat()), Err(InvalidKey::Spki));
+        assert_eq!(outcome(&[&[0], &der[..]].concat()), Err(InvalidKey::Spki));
+        for length in 0..der.len() {
+            assert_eq!(outcome(&der[..length]), Err(InvalidKey::Spki), "{length}");
+        }
+    }
+}
+
+#[test]
+fn refuses_a_key_of_another_type_than_the_algorithm() {
+    let keys = [(Algorithm::Rs256, RSA_PUBLIC.to_vec()), (Algorithm::Es256, es256().1), (Algorithm::EdDsa, ed25519().1)];
+    for (owner, der) in &keys {
+        for algorithm in [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa] {
+            let outcome = VerificationKey::from_public_key(None, algorithm, der).map(|_| ());
+            let wanted = if algorithm == *owner { Ok(()) } else { Err(InvalidKey::OtherKeyType(algorithm)) };
+            assert_eq!(outcome, wanted);
+        }
+        let hmac = VerificationKey::from_public_key(None, Algorithm::Hs256, der);
+        assert_eq!(hmac.unwrap_err(), InvalidKey::HmacWithPublicKey);
+    }
+}
+
+#[test]
+fn refuses_a_private_key() {
+    assert_eq!(rsa(RSA_PRIVATE).unwrap_err(), InvalidKey::Spki);
+}
+
+#[test]
+fn refuses_a_point_off_the_curve() {
+    let (_, mut der) = es256();
+    *der.last_mut().unwrap() ^= 1;
+    let outcome = VerificationKey::from_public_key(None, Algorithm::Es256, &der);
+    assert_eq!(outcome.unwrap_err(), InvalidKey::Point);
+}
+
+#[test]
+fn refuses_an_ed25519_point_of_small_order() {
+    let (_, mut der) = ed25519();
+    der[12..].fill(0);
+    der[12] = 1;
+    let outcome = VerificationKey::from_public_key(None, Algorithm::EdDsa, &der);
+    assert_eq!(outcome.unwrap_err(), InvalidKey::Point);
+}
+
+#[test]
+fn refuses_an_rsa_modulus_that_is_even() {
+    let mut der = RSA_PUBLIC.to_vec();
+    let last = MODULUS_OFFSET + 255;
+    der[last] &= 0xfe;
+    assert_eq!(rsa(&der).unwrap_err(), InvalidKey::ModulusWeak);
+}
+
+/// An SPKI with any modulus and exponent.
+fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    let tagged = |tag: u8, content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap();
+        let mut der = vec![tag];
+        match length {
+            0..=127 => der.push(length.to_be_bytes()[1]),
+            128..=255 => der.extend([0x81, length.to_be_bytes()[1]]),
+            256.. => der.extend([&[0x82], &length.to_be_bytes()[..]].concat()),
+        }
+        [der.as_slice(), content].concat()
+    };
+    let numbers = tagged(0x30, &[tagged(2, modulus), tagged(2, exponent)].concat());
+    let algorithm = &RSA_PUBLIC[4..19];
+    tagged(0x30, &[algorithm, &tagged(3, &[&[0], numbers.as_slice()].concat())].concat())
+}
+
+fn modulus(bytes: usize) -> Vec<u8> {
+    [&[0, 0xc5], vec![0x35; bytes - 1].as_slice()].concat()
+}
+
+#[test]
+fn refuses_an_rsa_modulus_that_is_too_short_or_too_long() {
+    assert!(rsa(&rsa_der(&modulus(256), &[1, 0, 1])).is_ok());
+    assert!(rsa(&rsa_der(&modulus(1024), &[1, 0, 1])).is_ok());
+    assert_eq!(rsa(&rsa_der(&modulus(128), &[1, 0, 1])).unwrap_err(), InvalidKey::ModulusSize { bits: 1024 });
+    assert_eq!(rsa(&rsa_der(&modulus(1025), &[1, 0, 1])).unwrap_err(), InvalidKey::ModulusSize { bits: 8200 });
+    let mut odd_bits = modulus(256);
+    odd_bits[1] = 0x7f;
+    odd_bits.remove(0);
+    assert_eq!(rsa(&rsa_der(&odd_bits, &[1, 0, 1])).unwrap_err(), InvalidKey::ModulusSize { bits: 2047 });
+}
+
+#[test]
+fn refuses_an_rsa_exponent_that_is_small_even_or_huge() {
+    for exponent in [vec![3], vec![1], vec![0], vec![0, 0xff, 0xff], vec![1, 0, 0], vec![1, 0, 0, 0, 1]] {
+        assert_eq!(rsa(&rsa_der(&modulus(256), &exponent)).unwrap_err(), InvalidKey::Exponent, "{exponent:?}");
+    }
+    assert!(rsa(&rsa_der(&modulus(256), &[1, 0, 3])).is_ok());
+}
+
+#[test]
+fn refuses_an_rsa_number_that_is_negative_or_not_minimal() {
+    let plain = modulus(256);
+    assert_eq!(rsa(&rsa_der(&plain[1..], &[1, 0, 1])).unwrap_err(), InvalidKey::Spki);
+    assert_eq!(rsa(&rsa_der(&[&[0], plain.as_slice()].concat(), &[1, 0, 1])).unwrap_err(), InvalidKey::Spki);
+    assert_eq!(rsa(&rsa_der(&plain, &[0, 1, 0, 1])).unwrap_err(), InvalidKey::Spki);
+}
+
+#[test]
+fn refuses_a_short_secret() {
+    let outcome = VerificationKey::from_secret(None, &[1; 31]);
+    assert_eq!(outcome.unwrap_err(), InvalidKey::SecretTooShort { bytes: 31 });
+}
+
+#[test]
+fn refuses_an_unusable_key_id() {
+    for kid in ["", "a\nb", &"x".repeat(257)] {
+        assert_eq!(VerificationKey::from_secret(Some(kid), &[1; 32]).unwrap_err(), InvalidKey::Kid);
+    }
+}
+
+#[test]
+fn shows_no_secret_in_debug_output() {
+    let key = VerificationKey::from_secret(Some("k"), b"a secret of thirty-two bytes !!!").unwrap();
+    assert_eq!(format!("{key:?}"), r#"VerificationKey { kid: Some("k"), algorithm: Hs256, .. }"#);
+    assert_eq!(key.spki_der(), None);
+}
+
+#[test]
+fn refuses_es256_signatures_with_r_or_s_out_of_range() {
+    use base64::Engine as _;
+    let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let (pair, der) = es256();
+    let key = VerificationKey::from_public_key(None, Algorithm::Es256, &der).unwrap();
+    let token = pair.sign(claims()).unwrap();
+    let (input, signature) = token.rsplit_once('.').unwrap();
+    let signature = url.decode(signature).unwrap();
+    for (range, fill) in [(0..32, 0x00), (32..64, 0x00), (0..32, 0xff), (32..64, 0xff)] {
+        let mut changed = signature.clone();
+        changed[range].fill(fill);
+        let changed = format!("{input}.{}", url.encode(changed));
+        assert_eq!(verify_jws(&changed, &key, &mut PureRust), Err(CredentialFault::SignatureInvalid));
+    }
+}

@@ -1,0 +1,61 @@
+//! Every change that a person or the start-up makes is recorded in the transaction that makes it.
+
+use crate::caller::Caller;
+use serde_json::Value;
+use sqlx::{Postgres, Transaction};
+
+/// Who made a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor<'a> {
+    /// The issuer's name, or `control-plane` for what it does by itself.
+    pub issuer: &'a str,
+    /// The subject.
+    pub subject: &'a str,
+}
+
+impl Actor<'_> {
+    /// The directory of policies, which publishes at start.
+    pub const POLICIES_DIRECTORY: Actor<'static> = Actor { issuer: "control-plane", subject: "policies-directory" };
+    /// The control plane itself.
+    pub const CONTROL_PLANE: Actor<'static> = Actor { issuer: "control-plane", subject: "control-plane" };
+}
+
+impl<'a> From<&'a Caller> for Actor<'a> {
+    fn from(caller: &'a Caller) -> Self {
+        Self { issuer: caller.issuer(), subject: caller.subject() }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminEvent<'a> {
+    /// `policy.publish`, `policy.activate`, `approval.decide`, …
+    pub action: &'a str,
+    /// What it was done to: a revision, an approval id, …
+    pub target: &'a str,
+    /// Why, in the actor's words.
+    pub reason: &'a str,
+    /// Whatever else helps to understand it later; never a secret.
+    pub detail: Value,
+}
+
+/// Records a change. The caller commits it together with the change itself.
+pub async fn record(
+    transaction: &mut Transaction<'_, Postgres>,
+    actor: Actor<'_>,
+    event: AdminEvent<'_>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO admin_events (actor_issuer, actor_subject, action, target, reason, detail) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(actor.issuer)
+    .bind(actor.subject)
+    .bind(event.action)
+    .bind(event.target)
+    .bind(event.reason)
+    .bind(event.detail)
+    .execute(&mut **transaction)
+    .await
+    .map(|_done| ())
+}

@@ -1,0 +1,81 @@
+//! What handlers share, and the two routers that tests and `main` serve.
+
+use crate::metrics::Metrics;
+use crate::policies::ActivePolicy;
+use crate::settings::Settings;
+use crate::{approvals, audit, budgets, caller, data_plane, openapi, policies, probes, problem};
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use axum::Router;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+/// Longest time that an admin request may take. Every one is a handful of queries.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Largest body of an admin request; a publication carries every policy file.
+const ADMIN_BODY_MAX: usize = 4 * 1024 * 1024;
+
+/// What handlers and background tasks share. Cheap to clone.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "pools and connections have nothing worth printing")]
+pub struct AppState {
+    /// Postgres: everything that must survive.
+    pub database: sqlx::PgPool,
+    /// Redis or Valkey: counters that may be lost.
+    pub valkey: redis::aio::ConnectionManager,
+    /// The policy in force. Readers `borrow()` or `subscribe()`; only [`policies::follow`] sends.
+    pub active: Arc<watch::Sender<Arc<ActivePolicy>>>,
+    /// How this process was configured.
+    pub settings: Arc<Settings>,
+    /// Counters of this process.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the process is asked to stop: nothing more is granted and long polls end.
+    pub shutdown: CancellationToken,
+}
+
+impl AppState {
+    /// The policy in force at this moment.
+    #[must_use]
+    pub fn policy(&self) -> Arc<ActivePolicy> {
+        Arc::clone(&self.active.borrow())
+    }
+}
+
+/// The routes of the admin API with their OpenAPI descriptions, before authorisation is put around them.
+#[must_use]
+pub fn admin_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(policies::http::router())
+        .merge(budgets::http::router())
+        .merge(approvals::http::router())
+        .merge(audit::http::router())
+}
+
+/// The admin listener: admin API, its description, probes and metrics.
+pub fn admin_app(state: AppState) -> Router {
+    let (api, description) = admin_routes().split_for_parts();
+    // Authorisation surrounds every route of the API, so that a handler cannot forget it.
+    let api = api.route_layer(from_fn_with_state(state.clone(), caller::authorise));
+    api.merge(probes::router())
+        .route("/metrics", get(crate::metrics::metrics))
+        .route("/openapi.json", get(openapi::serve(description)))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
+        .layer(from_fn(|request, next| problem::time_limited(ADMIN_TIMEOUT, request, next)))
+        .with_state(state)
+}
+
+/// The data-plane listener: bundle, sync and probes.
+pub fn data_plane_app(state: AppState) -> Router {
+    data_plane::router()
+        .merge(probes::router())
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(state)
+}

@@ -1,0 +1,69 @@
+//! Reading requests: like axum's extractors, but what is wrong is answered with problem details.
+
+use crate::problem::ApiError;
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+/// A JSON body.
+#[derive(Clone, Copy, Debug)]
+pub struct JsonBody<T>(pub T);
+
+/// Parameters of the path.
+#[derive(Clone, Copy, Debug)]
+pub struct PathOf<T>(pub T);
+
+/// Parameters of the query.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryOf<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(value) = Json::from_request(request, state).await.map_err(refused_body)?;
+        Ok(Self(value))
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(value) =
+            Path::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(value) =
+            Query::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is axum's and non-exhaustive")]
+fn refused_body(refused: JsonRejection) -> ApiError {
+    match refused {
+        JsonRejection::MissingJsonContentType(_) => ApiError::UnsupportedMediaType { expected: "application/json" },
+        JsonRejection::BytesRejection(cause) => refused_bytes(&cause),
+        other => ApiError::invalid(other.body_text()),
+    }
+}
+
+/// Why a body could not be read: too large, or the client broke off.
+#[must_use]
+pub fn refused_bytes(refused: &BytesRejection) -> ApiError {
+    if refused.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::TooLarge
+    } else {
+        ApiError::invalid("the body could not be read")
+    }
+}

@@ -1,0 +1,131 @@
+//! Counters of this process, defined once, and `GET /metrics`.
+
+use crate::app::AppState;
+use crate::problem::ApiError;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of latency buckets, in seconds.
+const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+/// One label: how something ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `ok`, or a coded reason.
+    pub outcome: &'static str,
+}
+
+/// One label: the budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BudgetName {
+    /// The budget's name; bounded by the policy.
+    pub budget: String,
+}
+
+/// Every counter of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The activation in force here.
+    pub policy_activation: Gauge,
+    /// The revision in force here.
+    pub policy_revision: Gauge,
+    /// The key set in force here.
+    pub policy_key_set: Gauge,
+    /// Policies that could not be loaded; the last good one stayed.
+    pub policy_load_failures: Counter,
+    /// 1 while the policies directory, or the activated revision, cannot be loaded.
+    pub policy_fault: Gauge,
+    /// Answers to `GET /data-plane/v1/bundle`.
+    pub bundle_answers: Family<Outcome, Counter>,
+    /// Requests of the admin API, by how authorisation ended.
+    pub admin_requests: Family<Outcome, Counter>,
+    /// Answers to `POST /data-plane/v1/sync`.
+    pub sync_calls: Family<Outcome, Counter>,
+    /// How long a sync call took.
+    pub sync_seconds: Histogram,
+    /// Audit records stored.
+    pub audit_records_stored: Counter,
+    /// Audit records that the store refused and kept aside.
+    pub audit_records_quarantined: Counter,
+    /// Holders closed for silence.
+    pub holders_closed: Counter,
+    /// Units charged because a holder was closed.
+    pub units_forfeited: Family<BudgetName, Counter>,
+    /// Steps of approvals.
+    pub approvals: Family<Outcome, Counter>,
+}
+
+impl Metrics {
+    /// All counters, registered and at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("gateway_control_plane"),
+            policy_activation: Gauge::default(),
+            policy_revision: Gauge::default(),
+            policy_key_set: Gauge::default(),
+            policy_load_failures: Counter::default(),
+            policy_fault: Gauge::default(),
+            bundle_answers: Family::default(),
+            admin_requests: Family::default(),
+            sync_calls: Family::default(),
+            sync_seconds: Histogram::new(LATENCY_BUCKETS),
+            audit_records_stored: Counter::default(),
+            audit_records_quarantined: Counter::default(),
+            holders_closed: Counter::default(),
+            units_forfeited: Family::default(),
+            approvals: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("policy_activation", "Activation in force", self.policy_activation.clone());
+        registry.register("policy_revision", "Revision in force", self.policy_revision.clone());
+        registry.register("policy_key_set", "Key set in force", self.policy_key_set.clone());
+        registry.register("policy_load_failures", "Policies that could not be loaded", self.policy_load_failures.clone());
+        registry.register("policy_fault", "1 while a policy cannot be loaded", self.policy_fault.clone());
+        registry.register("bundle_answers", "Answers to bundle polls", self.bundle_answers.clone());
+        registry.register("admin_requests", "Admin requests by authorisation", self.admin_requests.clone());
+        registry.register("sync_calls", "Answers to sync calls", self.sync_calls.clone());
+        registry.register("sync_seconds", "Duration of sync calls", self.sync_seconds.clone());
+        registry.register("audit_records_stored", "Audit records stored", self.audit_records_stored.clone());
+        registry.register("audit_records_quarantined", "Audit records kept aside", self.audit_records_quarantined.clone());
+        registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
+        registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
+        registry.register("approvals", "Steps of approvals", self.approvals.clone());
+    }
+
+    /// Counts one answer.
+    pub fn count(family: &Family<Outcome, Counter>, outcome: &'static str) {
+        family.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `GET /metrics`.
+///
+/// # Errors
+/// The text cannot be written, which would be our fault.
+pub async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
+    let mut text = String::new();
+    encode(&mut text, &state.metrics.registry).map_err(|error| ApiError::internal("metrics", error))?;
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, media_type)], text))
+}

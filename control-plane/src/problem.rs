@@ -1,0 +1,410 @@
+//! The only table from failures of the control plane to HTTP statuses: problem details by RFC 9457.
+//!
+//! What a client may read is in [`Problem`]; causes are logged here and never reach a body.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use decision_core::principal::CredentialFault;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::error::Error;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// Prefix of every problem `type` URI.
+pub const PROBLEM_BASE: &str = "https://waooaw.com/errors/";
+
+/// Where a policy source is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFault {
+    /// The file, as it was named in the publication or under the policies directory.
+    pub file: Option<String>,
+    /// The line, from 1.
+    pub line: Option<usize>,
+    /// The field or rule.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Why a request of the admin or data-plane API was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The admin API was called without a token.
+    #[error("no credential was presented")]
+    CredentialMissing,
+    /// The token is not acceptable.
+    #[error("the token was refused: {}", .0.code())]
+    CredentialRefused(CredentialFault),
+    /// No Envoy has this data-plane token, or it was revoked.
+    #[error("unknown or revoked data-plane token")]
+    EnvoyUnknown,
+    /// The caller is known and may not do this.
+    #[error("denied by rule `{}`: {reason}", rule.as_deref().unwrap_or("-"))]
+    Denied {
+        /// The coded reason.
+        reason: &'static str,
+        /// The rule that refused.
+        rule: Option<String>,
+    },
+    /// A report or record for a holder that belongs to another Envoy.
+    #[error("the holder belongs to another Envoy")]
+    ForeignHolder,
+    /// No such path.
+    #[error("no such path")]
+    NoRoute,
+    /// The path exists, the method does not.
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    /// No such thing.
+    #[error("{what} `{id}` not found")]
+    NotFound {
+        /// The kind of thing.
+        what: &'static str,
+        /// The id that was asked for.
+        id: String,
+    },
+    /// The state does not allow it, or changed since the caller looked.
+    #[error("conflict: {detail}")]
+    Conflict {
+        /// What the caller should know.
+        detail: Cow<'static, str>,
+    },
+    /// The request itself is wrong.
+    #[error("invalid request: {detail}")]
+    InvalidRequest {
+        /// What is wrong with it.
+        detail: Cow<'static, str>,
+    },
+    /// The policy does not compile.
+    #[error("invalid policy: {}", .0.message)]
+    InvalidPolicy(Box<PolicyFault>),
+    /// Under the policy its author could no longer roll back.
+    #[error("the author could not activate another revision under this policy")]
+    WouldLockOut {
+        /// The coded reason of the denial.
+        reason: &'static str,
+    },
+    /// The body exceeds the limit.
+    #[error("the body is too large")]
+    TooLarge,
+    /// The body is not of the expected media type.
+    #[error("unsupported media type")]
+    UnsupportedMediaType {
+        /// What is expected.
+        expected: &'static str,
+    },
+    /// The request took too long.
+    #[error("time limit exceeded")]
+    TimedOut,
+    /// This process is stopping, or is not ready.
+    #[error("unavailable: {what}")]
+    Unavailable {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Postgres failed.
+    #[error("database failure")]
+    Database(#[from] sqlx::Error),
+    /// Redis or Valkey failed.
+    #[error("counter store failure")]
+    Valkey(#[from] redis::RedisError),
+    /// Anything else that is our fault.
+    #[error("internal failure: {what}")]
+    Internal {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl ApiError {
+    /// Our own fault, with its cause for the log.
+    pub fn internal(what: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Internal { what, source: source.into() }
+    }
+
+    /// A request that is wrong in itself.
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::InvalidRequest { detail: detail.into() }
+    }
+
+    /// A state that does not allow what was asked.
+    pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::Conflict { detail: detail.into() }
+    }
+
+    /// Nothing with this id.
+    pub fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+
+    /// Whether the same request may succeed later without a change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.problem().status == StatusCode::SERVICE_UNAVAILABLE.as_u16()
+    }
+
+    /// The table. Everything a client learns about a failure is decided here.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::CredentialMissing => Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "Unauthorized",
+                "missing `Authorization` header; provide a bearer token",
+            ),
+            Self::CredentialRefused(fault) => refused_credential(*fault),
+            Self::EnvoyUnknown => Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid-token",
+                "Invalid Token",
+                "unknown or revoked data-plane token",
+            ),
+            Self::Denied { reason, rule } => {
+                let problem = Problem::new(StatusCode::FORBIDDEN, "permission-denied", "Permission Denied", *reason);
+                Problem { rule: rule.clone(), ..problem }
+            }
+            Self::ForeignHolder => Problem::new(
+                StatusCode::FORBIDDEN,
+                "permission-denied",
+                "Permission Denied",
+                "the holder belongs to another Envoy",
+            ),
+            Self::NoRoute => Problem::new(StatusCode::NOT_FOUND, "not-found", "Not Found", "no such path"),
+            Self::MethodNotAllowed => Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method Not Allowed",
+                "the path does not take this method",
+            ),
+            Self::NotFound { .. } => {
+                Problem::new(StatusCode::NOT_FOUND, "not-found", "Not Found", self.to_string())
+            }
+            Self::Conflict { detail } => Problem::new(StatusCode::CONFLICT, "conflict", "Conflict", detail.clone()),
+            Self::InvalidRequest { detail } => {
+                Problem::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error", detail.clone())
+            }
+            Self::InvalidPolicy(fault) => invalid_policy(fault),
+            Self::WouldLockOut { reason } => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "policy-locks-out-author",
+                "Policy Locks Out Its Author",
+                format!("under this policy you could not activate another revision (`{reason}`)"),
+            ),
+            Self::TooLarge => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload-too-large",
+                "Payload Too Large",
+                "the body exceeds the limit",
+            ),
+            Self::UnsupportedMediaType { expected } => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported Media Type",
+                format!("send `content-type: {expected}`"),
+            ),
+            Self::TimedOut => unavailable("the request took too long"),
+            Self::Unavailable { what } => unavailable(*what),
+            Self::Database(error) if is_transient(error) => unavailable("the database cannot be reached"),
+            Self::Valkey(_) => unavailable("the counter store cannot be reached"),
+            Self::Database(_) | Self::Internal { .. } => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal-server-error",
+                "Internal Server Error",
+                "an unexpected error occurred",
+            ),
+        }
+    }
+
+    /// RFC 6750 §3: no error code when no token was sent.
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::CredentialMissing => Some("Bearer"),
+            Self::CredentialRefused(_) | Self::EnvoyUnknown => Some("Bearer error=\"invalid_token\""),
+            Self::Denied { .. } => Some("Bearer error=\"insufficient_scope\""),
+            Self::ForeignHolder
+            | Self::NoRoute
+            | Self::MethodNotAllowed
+            | Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::InvalidRequest { .. }
+            | Self::InvalidPolicy(_)
+            | Self::WouldLockOut { .. }
+            | Self::TooLarge
+            | Self::UnsupportedMediaType { .. }
+            | Self::TimedOut
+            | Self::Unavailable { .. }
+            | Self::Database(_)
+            | Self::Valkey(_)
+            | Self::Internal { .. } => None,
+        }
+    }
+}
+
+/// Problem details, as clients read them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URI that names the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind, for people.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: Cow<'static, str>,
+    /// The rule that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The policy file that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// The field or rule in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, slug: &str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind: format!("{PROBLEM_BASE}{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            rule: None,
+            file: None,
+            line: None,
+            field: None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(status = problem.status, error = %chain(&self), "request failed");
+        } else {
+            tracing::debug!(status = problem.status, error = %self, "request refused");
+        }
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// An error and its causes in one line, for the log.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The answer to a path that does not exist.
+pub async fn no_route(_uri: Uri) -> ApiError {
+    ApiError::NoRoute
+}
+
+/// The answer to a path that does not take the method.
+pub async fn method_not_allowed(_method: Method) -> ApiError {
+    ApiError::MethodNotAllowed
+}
+
+/// Ends a request that takes longer than `limit`.
+pub async fn time_limited(limit: Duration, request: Request, next: Next) -> Response {
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .unwrap_or_else(|_elapsed| ApiError::TimedOut.into_response())
+}
+
+fn refused_credential(fault: CredentialFault) -> Problem {
+    match fault {
+        CredentialFault::NotBearer => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid-token-format",
+            "Invalid Token Format",
+            "the `Authorization` header must be `Bearer <token>`",
+        ),
+        CredentialFault::Expired => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "token-expired",
+            "Token Expired",
+            "the token has expired; log in again",
+        ),
+        CredentialFault::Malformed
+        | CredentialFault::AlgorithmRefused
+        | CredentialFault::HeaderRefused
+        | CredentialFault::UnknownKey
+        | CredentialFault::SignatureInvalid
+        | CredentialFault::IssuerMismatch
+        | CredentialFault::AudienceMismatch
+        | CredentialFault::TokenTypeRefused
+        | CredentialFault::ClaimMissing(_)
+        | CredentialFault::NotYetValid
+        | CredentialFault::LifetimeTooLong
+        | CredentialFault::NoKnownRole
+        | CredentialFault::TrialClaimsInvalid
+        | CredentialFault::VerificationBudgetSpent => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid-token",
+            "Invalid Token",
+            format!("token validation failed: {}", fault.code()),
+        ),
+    }
+}
+
+fn invalid_policy(fault: &PolicyFault) -> Problem {
+    let problem = Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid-policy",
+        "Invalid Policy",
+        fault.message.clone(),
+    );
+    Problem { file: fault.file.clone(), line: fault.line, field: fault.field.clone(), ..problem }
+}
+
+fn unavailable(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable", detail)
+}
+
+/// Whether the database may answer the same query in a moment: connection trouble, a restart, or a lost race.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is sqlx's and non-exhaustive")]
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        // SQLSTATE classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention.
+        sqlx::Error::Database(cause) => cause
+            .code()
+            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}

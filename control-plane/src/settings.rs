@@ -1,0 +1,98 @@
+//! How a process is configured: by environment or flags. Nothing else reads the environment.
+
+use clap::{Parser, ValueEnum};
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The control plane of Plant Gateway: policies, budgets, approvals and the audit log.
+#[derive(Clone, Debug, Parser)]
+#[command(version, name = "control-plane")]
+pub struct Settings {
+    /// Postgres, as `postgres://user:password@host:port/database`.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Sensitive,
+    /// Redis or Valkey, as `redis://host:port`.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Sensitive,
+    /// Where the admin API listens.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8092")]
+    pub admin_listen: SocketAddr,
+    /// Where the data-plane API listens.
+    #[arg(long, env = "DATA_PLANE_LISTEN", default_value = "127.0.0.1:8093")]
+    pub data_plane_listen: SocketAddr,
+    /// The directory of policy sources.
+    #[arg(long, env = "POLICIES_DIR", default_value = "policies")]
+    pub policies_dir: PathBuf,
+    /// The directory with one file per secret that policies name.
+    #[arg(long, env = "SECRETS_DIR", default_value = "secrets")]
+    pub secrets_dir: PathBuf,
+    /// A file of lines `<envoy-id> <sha256 of its token, hex>`; read at start.
+    #[arg(long, env = "DATA_PLANE_TOKENS_FILE")]
+    pub data_plane_tokens_file: Option<PathBuf>,
+    /// The URL under which people reach the admin listener; approval links start with it.
+    #[arg(long, env = "PUBLIC_URL", default_value = "http://127.0.0.1:8092")]
+    pub public_url: String,
+    /// Most connections to Postgres.
+    #[arg(long, env = "DATABASE_CONNECTIONS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..))]
+    pub database_connections_max: u32,
+    /// How long to wait at start for Postgres and Redis, in seconds.
+    #[arg(long, env = "CONNECT_TIMEOUT_S", default_value_t = 60)]
+    pub connect_timeout_s: u64,
+    /// How log lines are written. `RUST_LOG` says which.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Compact,
+}
+
+/// Text that may contain a password. It can be used, not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sensitive(String);
+
+impl Sensitive {
+    /// The text itself, for whoever connects with it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sensitive {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
+}
+
+impl FromStr for Sensitive {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let settings = Settings::parse_from([
+            "control-plane",
+            "--database-url=postgres://gateway:hunter2@db/gateway",
+            "--redis-url=redis://:hunter2@cache",
+        ]);
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        assert_eq!(settings.redis_url.expose(), "redis://:hunter2@cache");
+    }
+}

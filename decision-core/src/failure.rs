@@ -1,0 +1,67 @@
+//! What happens when a check cannot be made: one function turns a fault into an answer.
+
+/// What a rule wants when it cannot be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureMode {
+    /// Let through, and count.
+    Open,
+    /// Refuse.
+    Closed,
+}
+
+/// Why a decision could not be made ("Indeterminate" in XACML).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// No bundle has arrived yet.
+    PolicyUnavailable,
+    /// Whether the budget has room could not be asked.
+    BudgetUnavailable,
+    /// The approval could not be asked for.
+    ApprovalUnavailable,
+    /// Too many requests wait already.
+    TooManyWaiting,
+}
+
+impl Fault {
+    /// The coded reason, for records and metrics.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::PolicyUnavailable => "policy_unavailable",
+            Self::BudgetUnavailable => "budget_unavailable",
+            Self::ApprovalUnavailable => "approval_unavailable",
+            Self::TooManyWaiting => "too_many_waiting",
+        }
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::PolicyUnavailable => "No policy has been loaded yet. Please retry shortly.",
+            Self::BudgetUnavailable => "The budget cannot be checked at the moment. Please retry shortly.",
+            Self::ApprovalUnavailable => "The approval cannot be checked at the moment. Please retry shortly.",
+            Self::TooManyWaiting => "Too many requests are waiting. Please retry shortly.",
+        }
+    }
+}
+
+/// A fault, resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// Let through although the check could not be made.
+    FailedOpen,
+    /// Refused because the check could not be made.
+    FailedClosed,
+}
+
+/// The one place where a fault becomes an answer.
+#[must_use]
+pub const fn resolve(fault: Fault, mode: FailureMode) -> Resolution {
+    match (fault, mode) {
+        // Without a policy nothing says that anything may fail open; an approval is a person's decision.
+        (Fault::PolicyUnavailable | Fault::ApprovalUnavailable, FailureMode::Open | FailureMode::Closed) => Resolution::FailedClosed,
+        (Fault::BudgetUnavailable | Fault::TooManyWaiting, FailureMode::Open) => Resolution::FailedOpen,
+        (Fault::BudgetUnavailable | Fault::TooManyWaiting, FailureMode::Closed) => Resolution::FailedClosed,
+    }
+}

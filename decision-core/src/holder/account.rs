@@ -1,0 +1,203 @@
+//! One account of a holder: its lease, and when to ask for more or give back.
+
+use crate::budget::{Units, Window};
+use crate::lease::Lease;
+use crate::time::Timestamp;
+use core::hash::BuildHasher;
+use core::time::Duration;
+
+/// A lease should cover this much of the holder's own rate.
+const AHEAD: i64 = 30;
+/// … and at least this many charges.
+const AHEAD_CHARGES: i64 = 16;
+/// A lease that was not used for so long is given back.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What the holder tells about one account, and wants of it: see `AccountReport` in the crate `wire`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are documented on the wire")]
+pub struct Report<'h> {
+    pub budget: &'h str,
+    pub scope: &'h str,
+    pub window_start: Timestamp,
+    pub generation: u64,
+    pub used: Units,
+    pub held: Units,
+    pub overrun: Units,
+    pub target: Units,
+    pub minimum: Units,
+    pub charge: Units,
+    pub close: bool,
+}
+
+/// The control plane's answer for one account: see `AccountGrant` in the crate `wire`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are documented on the wire")]
+pub struct Grant {
+    pub generation: u64,
+    pub granted: Units,
+    pub cap: Units,
+    pub settled: Units,
+    pub known: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) name: u16,
+    pub(super) scope: Box<str>,
+    pub(super) window: Window,
+    pub(super) generation: u64,
+    pub(super) lease: Lease,
+    /// Charges of the requests in the queue.
+    pub(super) waiting: Units,
+    /// The largest charge seen.
+    pub(super) charge: Units,
+    /// Something changed since the last report.
+    pub(super) dirty: bool,
+    /// A report was sent and not answered: the control plane may not know it.
+    unanswered: bool,
+    /// A close was sent; it is repeated until it is acknowledged.
+    pub(super) closing: bool,
+    /// Others wait for what this lease does not use.
+    pub(super) recalled: bool,
+    told: Option<Told>,
+    low: Units,
+    renewal_asked: bool,
+    last_used: Timestamp,
+    pace: Pace,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    cap: Units,
+    settled: Units,
+}
+
+/// The holder's own rate, in units per second, smoothed over some reports.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    since: Timestamp,
+    taken: Units,
+    per_second: i64,
+}
+
+impl Pace {
+    fn measure(&mut self, taken: Units, now: Timestamp) {
+        let micros = i64::try_from(now.since(self.since).as_micros()).unwrap_or(i64::MAX);
+        if micros < 100_000 {
+            return;
+        }
+        let instant = i128::from(taken.minus(self.taken).get()) * 1_000_000 / i128::from(micros);
+        let instant = i64::try_from(instant).unwrap_or(i64::MAX);
+        // Rises at once, falls by half: too much is given back when idle, too little costs a wait.
+        self.per_second = instant.max(self.per_second.saturating_add(instant) / 2);
+        *self = Self { since: now, taken, ..*self };
+    }
+}
+
+impl Account {
+    pub(super) fn new(name: u16, scope: Box<str>, window: Window, generation: u64) -> Self {
+        Self {
+            name,
+            scope,
+            window,
+            generation,
+            lease: Lease::default(),
+            waiting: Units::ZERO,
+            charge: Units::ZERO,
+            dirty: true,
+            unanswered: false,
+            closing: false,
+            recalled: false,
+            told: None,
+            low: Units::ZERO,
+            renewal_asked: false,
+            last_used: Timestamp::EPOCH,
+            pace: Pace::default(),
+        }
+    }
+
+    pub(super) fn is(&self, name: u16, scope: &str, window_start: Timestamp) -> bool {
+        self.name == name && self.window.start == window_start && *self.scope == *scope
+    }
+
+    pub(super) fn hash(&self, hasher: &impl BuildHasher) -> u64 {
+        hasher.hash_one((self.name, &*self.scope, self.window.start))
+    }
+
+    /// Cap and settled amount, when nothing that the control plane could do would make room for `charge`.
+    pub(super) fn spent(&self, charge: Units) -> Option<(Units, Units)> {
+        self.told.filter(|told| told.settled.plus(charge) > told.cap).map(|told| (told.cap, told.settled))
+    }
+
+    pub(super) fn forget_spent(&mut self) {
+        self.told = None;
+    }
+
+    /// Notes a reservation. True when the lease runs low and that was not said yet.
+    pub(super) fn reserved(&mut self, amount: Units, now: Timestamp) -> bool {
+        self.dirty = true;
+        self.last_used = now;
+        self.charge = self.charge.max(amount);
+        let runs_low = !self.renewal_asked && self.lease.room() < self.low;
+        self.renewal_asked |= runs_low;
+        runs_low
+    }
+
+    pub(super) fn report<'h>(&'h mut self, budget: &'h str, now: Timestamp) -> Option<Report<'h>> {
+        self.pace.measure(self.lease.taken(), now);
+        let target = self.target(now);
+        let lowered = target < self.lease.limit();
+        self.lease.lower(target);
+        let done = self.waiting == Units::ZERO && self.lease.held() == Units::ZERO;
+        let over = now >= self.window.end;
+        let idle = now.since(self.last_used) >= IDLE && self.spent(self.charge).is_none();
+        self.closing |= done && (over || idle);
+        let asks = target > self.lease.limit() && now < self.window.end;
+        if !(self.dirty || self.unanswered || self.closing || lowered || asks) {
+            return None;
+        }
+        self.dirty = false;
+        self.unanswered = true;
+        self.recalled = false;
+        Some(Report {
+            budget,
+            scope: &self.scope,
+            window_start: self.window.start,
+            generation: self.generation,
+            used: self.lease.used(),
+            held: self.lease.held(),
+            overrun: self.lease.overrun(),
+            target: if self.closing { self.lease.taken() } else { target },
+            minimum: self.lease.taken().plus(self.waiting),
+            charge: self.charge,
+            close: self.closing,
+        })
+    }
+
+    /// What the grant should become.
+    fn target(&self, now: Timestamp) -> Units {
+        let need = self.lease.taken().plus(self.waiting);
+        let unused = now.since(self.last_used) >= IDLE && self.waiting == Units::ZERO;
+        if self.closing || self.recalled || unused || now >= self.window.end {
+            return need;
+        }
+        let ahead = self.ahead();
+        let plenty = need.plus(Units::new(ahead.get().saturating_mul(4)));
+        let enough = need.plus(Units::new(ahead.get() / 2));
+        if self.lease.limit() >= enough && self.lease.limit() <= plenty { self.lease.limit() } else { need.plus(ahead) }
+    }
+
+    fn ahead(&self) -> Units {
+        let by_pace = self.pace.per_second.saturating_mul(AHEAD);
+        Units::new(by_pace.max(self.charge.get().saturating_mul(AHEAD_CHARGES)))
+    }
+
+    pub(super) fn apply(&mut self, grant: &Grant) {
+        self.lease.set_limit(grant.granted);
+        self.told = grant.known.then_some(Told { cap: grant.cap, settled: grant.settled });
+        self.low = Units::new((self.ahead().get() / 2).min(self.lease.room().get() / 2));
+        self.renewal_asked = false;
+        self.unanswered = false;
+    }
+}

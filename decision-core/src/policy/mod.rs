@@ -1,0 +1,165 @@
+//! The compiled policy: what [`crate::decide()`] reads. Built by [`compile`](compile::compile), never changed.
+
+pub mod compile;
+pub mod route;
+pub mod source;
+
+use crate::budget::{Budget, BudgetId};
+use crate::decision::Charge;
+use crate::gateway::{Gateway, GatewaySet, Method};
+use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
+use crate::principal::{Identity, Principal, Tier};
+use hashbrown::HashMap;
+pub use source::CredentialForwarding;
+
+/// The most budgets that one request may be charged to.
+pub const CHARGES_MAX: usize = 8;
+
+/// A route's index in its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub(crate) u32);
+
+/// What a caller must present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// Nothing.
+    Public,
+    /// A registration key.
+    RegistrationKey,
+    /// A token.
+    Authenticated,
+    /// A token whose roles carry the permission.
+    Permission(Permission),
+}
+
+/// A compiled route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its index.
+    pub id: RouteId,
+    /// Its name.
+    pub name: Box<str>,
+    /// Its path template, for the reader.
+    pub path: Box<str>,
+    /// The name of its permission, or empty.
+    pub action: Box<str>,
+    /// What a caller must present.
+    pub requirement: Requirement,
+    /// Whether a governor has to approve.
+    pub governor_approval: bool,
+    /// Whether users on trial are refused.
+    pub closed_to_trials: bool,
+    /// What the backend gets as credential.
+    pub credential: CredentialForwarding,
+    /// What it may charge: a budget that is for one tier or gateway only counts there.
+    pub charges: Box<[Charge]>,
+}
+
+/// Settings that decisions depend on.
+pub type PolicySettings = source::SettingsSource;
+
+/// Everything that decisions depend on, apart from facts and time.
+#[derive(Clone, Debug)]
+pub struct CompiledPolicy {
+    settings: PolicySettings,
+    catalogue: PermissionCatalogue,
+    roles: HashMap<Box<str>, PermissionSet>,
+    issuers: HashMap<Box<str>, GatewaySet>,
+    routes: Vec<Route>,
+    budgets: Vec<Budget>,
+    indexes: [route::RouteIndex; 4],
+}
+
+impl CompiledPolicy {
+    /// The settings.
+    #[must_use]
+    pub const fn settings(&self) -> &PolicySettings {
+        &self.settings
+    }
+
+    /// The catalogue of permissions.
+    #[must_use]
+    pub const fn catalogue(&self) -> &PermissionCatalogue {
+        &self.catalogue
+    }
+
+    /// The most specific route of `gateway` with this method and canonical path.
+    #[must_use]
+    pub fn route(&self, gateway: Gateway, method: Method, path: &str) -> Option<&Route> {
+        let index = match gateway {
+            Gateway::Cp => self.indexes.first(),
+            Gateway::Pp => self.indexes.get(1),
+            Gateway::Plant => self.indexes.get(2),
+            Gateway::Admin => self.indexes.get(3),
+        };
+        let id = index?.find(method, path)?;
+        self.routes.get(usize::try_from(id).ok()?)
+    }
+
+    /// The route of that index.
+    #[must_use]
+    pub fn route_by_id(&self, id: RouteId) -> Option<&Route> {
+        self.routes.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// All routes.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// All budgets, in the order in which they are charged and named.
+    #[must_use]
+    pub fn budgets(&self) -> &[Budget] {
+        &self.budgets
+    }
+
+    /// The budget of that index.
+    #[must_use]
+    pub fn budget(&self, id: BudgetId) -> Option<&Budget> {
+        self.budgets.get(id.index())
+    }
+
+    /// The budget of that name.
+    #[must_use]
+    pub fn budget_by_name(&self, name: &str) -> Option<&Budget> {
+        self.budgets.iter().find(|budget| &*budget.name == name)
+    }
+
+    /// Whether `gateway` accepts tokens of the issuer of that name.
+    #[must_use]
+    pub fn accepts_issuer(&self, issuer: &str, gateway: Gateway) -> IssuerAcceptance {
+        match self.issuers.get(issuer) {
+            Some(gateways) if gateways.contains(gateway) => IssuerAcceptance::Accepted,
+            Some(_) | None => IssuerAcceptance::Foreign,
+        }
+    }
+
+    /// The identity under this policy. `None` when none of its roles is known here.
+    #[must_use]
+    pub fn principal(&self, identity: Identity) -> Option<Principal> {
+        let mut permissions = PermissionSet::EMPTY;
+        let mut known = false;
+        for role in &identity.roles {
+            if let Some(set) = self.roles.get(role) {
+                permissions.extend(set);
+                known = true;
+            }
+        }
+        if !known {
+            return None;
+        }
+        let governor = identity.governor_agent_id.is_some() && identity.roles.iter().any(|role| **role == *self.settings.governor_role);
+        let roles_joined = identity.roles.join(",").into();
+        Some(Principal { permissions, tier: Tier::of(&identity), governor, roles_joined, identity })
+    }
+}
+
+/// Whether a gateway accepts an issuer's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssuerAcceptance {
+    /// It does.
+    Accepted,
+    /// The issuer is for other gateways, or unknown.
+    Foreign,
+}

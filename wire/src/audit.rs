@@ -1,0 +1,167 @@
+//! The audit record: one per request on every listener, refusals included. Never a token, cookie, key or body.
+
+use crate::policy::Gateway;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// Text that the filter lends and the control plane owns or borrows.
+pub type Text<'a> = Cow<'a, str>;
+
+/// One request, as it was decided and as it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord<'a> {
+    /// When the request arrived, microseconds since the epoch.
+    pub at_us: i64,
+    /// Which listener.
+    pub gateway: Gateway,
+    /// Who answered, or would have.
+    pub stage: Stage,
+    /// The method; absent when Envoy refused the request before the filter saw it. So for the next three.
+    #[serde(borrow)]
+    pub method: Option<Text<'a>>,
+    /// The path without query.
+    #[serde(borrow)]
+    pub path: Option<Text<'a>>,
+    /// The matched route.
+    #[serde(borrow)]
+    pub route: Option<Text<'a>>,
+    /// The route's permission, `resource.action`.
+    #[serde(borrow)]
+    pub action: Option<Text<'a>>,
+    /// The user.
+    #[serde(borrow)]
+    pub user: Option<User<'a>>,
+    /// As sent by the client if it was sane, else made new.
+    #[serde(borrow)]
+    pub correlation_id: Text<'a>,
+    /// The parent request, as sent.
+    #[serde(borrow)]
+    pub causation_id: Option<Text<'a>>,
+    /// Ours: a UUID v7.
+    pub request_id: [u8; 16],
+    /// The overall outcome.
+    pub decision: Decision,
+    /// The coded reason: `ok`, `permission_missing`, `expired`, …
+    #[serde(borrow)]
+    pub reason: Text<'a>,
+    /// Every check that was made, in order.
+    pub checks: Vec<CheckOutcome>,
+    /// The activation that decided; 0 before the first bundle.
+    pub activation: u64,
+    /// The revision that decided.
+    pub revision: u64,
+    /// The key set that verified.
+    pub key_set: u64,
+    /// What was charged.
+    #[serde(borrow)]
+    pub charges: Vec<Charge<'a>>,
+    /// The approval that was requested or consumed.
+    #[serde(borrow)]
+    pub approval_id: Option<Text<'a>>,
+    /// Whether the sandbox was the target.
+    pub sandbox: bool,
+    /// The status sent to the client; absent when none was.
+    pub status: Option<u16>,
+    /// Envoy's response code details, where something went wrong.
+    #[serde(borrow)]
+    pub details: Option<Text<'a>>,
+    /// From arrival to the end of the stream, microseconds.
+    pub total_us: u64,
+    /// From forwarding to the first response header, microseconds; absent when not forwarded.
+    pub upstream_us: Option<u64>,
+}
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The filter saw the request.
+    Filter,
+    /// Envoy, or a filter before ours, answered without asking us.
+    Envoy,
+}
+
+/// The user of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User<'a> {
+    /// Issuer name.
+    #[serde(borrow)]
+    pub issuer: Text<'a>,
+    /// Subject.
+    #[serde(borrow)]
+    pub subject: Text<'a>,
+    /// The `user_id` claim.
+    #[serde(borrow)]
+    pub user_id: Text<'a>,
+    /// The customer.
+    #[serde(borrow)]
+    pub customer_id: Option<Text<'a>>,
+    /// The agent.
+    #[serde(borrow)]
+    pub agent_id: Option<Text<'a>>,
+    /// Roles, joined by commas.
+    #[serde(borrow)]
+    pub roles: Text<'a>,
+    /// Whether on trial.
+    pub trial: bool,
+}
+
+/// The overall outcome of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// Forwarded, or answered by the filter's own health endpoints.
+    Permit,
+    /// Refused by a rule.
+    Deny,
+    /// Could not be decided, and was refused or let through by the failure mode.
+    Indeterminate,
+    /// Not decided: Envoy answered first, or the client left.
+    None,
+}
+
+/// A check of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are the pipeline's stages")]
+pub enum Check {
+    Path,
+    Route,
+    Authentication,
+    Permission,
+    Trial,
+    Approval,
+    Budget,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// In favour.
+    Permit,
+    /// Against.
+    Deny,
+    /// Could not be made; let through.
+    FailedOpen,
+    /// Could not be made; refused.
+    FailedClosed,
+}
+
+/// A check and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckOutcome {
+    /// The check.
+    pub check: Check,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// A charge on one budget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charge<'a> {
+    /// The budget's name.
+    #[serde(borrow)]
+    pub budget: Text<'a>,
+    /// The scope with its values.
+    #[serde(borrow)]
+    pub scope: Text<'a>,
+    /// What was charged in the end; 0 when released.
+    pub amount: i64,
+}

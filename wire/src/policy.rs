@@ -1,0 +1,328 @@
+//! The policy document: what operators write in YAML and what a bundle carries. Unknown fields are errors.
+//!
+//! Every list and map here is data; what it means is decided by `decision-core`, into which
+//! [`PolicyDocument::to_source`](crate::policy::PolicyDocument::to_source) translates it.
+
+use serde::{Deserialize, Serialize};
+
+/// One file of policy sources, and also the merge of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyDocument {
+    /// Settings that are not tied to one rule. At most one file has them.
+    pub settings: Option<Settings>,
+    /// Who may sign tokens.
+    pub issuers: Vec<Issuer>,
+    /// Names of secrets that hold registration keys; several at once for rotation.
+    pub registration_keys: Vec<String>,
+    /// The catalogue: every permission that a role or route may name, as `resource.action`.
+    pub permissions: Vec<String>,
+    /// Roles and what they permit.
+    pub roles: Vec<Role>,
+    /// The routes; what is not here is refused.
+    pub routes: Vec<Route>,
+    /// Budgets: money caps, task limits and rate limits alike.
+    pub budgets: Vec<Budget>,
+}
+
+/// Settings that are not tied to one rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Prefix of every problem `type` URI.
+    pub problem_base: String,
+    /// Where a refused trial or an exhausted budget sends the user.
+    pub upgrade_url: String,
+    /// 404 (default) or 403 for a request that matches no route.
+    pub no_route_status: u16,
+    /// Micro-USD charged by a route that names no cost.
+    pub cost_micros_default: i64,
+    /// Whether users on trial are routed to the sandbox.
+    pub trial_to_sandbox: bool,
+    /// How a request that needs an approval is answered.
+    pub approval_answer: ApprovalAnswerStyle,
+    /// The role that, with a `governor_agent_id`, makes a user a governor.
+    pub governor_role: String,
+    /// How long an approval may be used after it was granted, in seconds.
+    pub approval_lifetime_s: u32,
+    /// How long requests wait for the first bundle, in milliseconds.
+    pub cold_start_hold_ms: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            problem_base: "https://waooaw.com/errors/".into(),
+            upgrade_url: "https://waooaw.com/upgrade".into(),
+            no_route_status: 404,
+            cost_micros_default: 1_000,
+            trial_to_sandbox: true,
+            approval_answer: ApprovalAnswerStyle::Forbidden,
+            governor_role: "admin".into(),
+            approval_lifetime_s: 3_600,
+            cold_start_hold_ms: 3_000,
+        }
+    }
+}
+
+/// How a request that needs an approval is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalAnswerStyle {
+    /// 403 `approval-required`.
+    Forbidden,
+    /// 307 to the approval page, as the original did.
+    Redirect,
+}
+
+/// Which gateway a rule applies to. `ADMIN` is the control plane's own API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Gateway {
+    /// Customer portal.
+    Cp,
+    /// Partner portal.
+    Pp,
+    /// Plant.
+    Plant,
+    /// The control plane's admin API.
+    Admin,
+}
+
+/// Who may sign tokens, and what such a token must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// Our name for the issuer; a user is (this name, subject).
+    pub name: String,
+    /// The exact value of the `iss` claim.
+    pub issuer: String,
+    /// The gateways that accept its tokens.
+    pub gateways: Vec<Gateway>,
+    /// Accepted `aud` values; empty: tokens must carry none.
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    /// Accepted `typ` header values.
+    #[serde(default = "default_token_types")]
+    pub token_types: Vec<String>,
+    /// Whether a token without `typ` is accepted.
+    #[serde(default)]
+    pub type_optional: bool,
+    /// Accepted values of a `scope` claim; a token with another is refused.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// Tolerated clock difference, at most 60 s.
+    #[serde(default = "default_skew_s")]
+    pub skew_s: u32,
+    /// Longest accepted `exp` − `iat`, at most 86,400 s.
+    #[serde(default = "default_lifetime_max_s")]
+    pub lifetime_max_s: u32,
+    /// Its keys.
+    pub keys: Vec<IssuerKey>,
+}
+
+/// A key, by reference: the revision names the secret and never contains it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerKey {
+    /// The `kid` that tokens name.
+    pub kid: String,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    pub algorithm: String,
+    /// The name of the secret: a public key in PEM, or for HS256 the base64url of the shared secret.
+    pub secret: String,
+}
+
+/// A role and what it permits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// The name in the `roles` claim.
+    pub name: String,
+    /// Other names for it in tokens.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Permissions; `"*"` is everything in the catalogue.
+    pub permissions: Vec<String>,
+}
+
+/// A request method that a route may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the names are RFC 9110's")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+/// What a caller must present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Requirement {
+    /// Nothing.
+    Public,
+    /// A registration key.
+    RegistrationKey,
+    /// A valid token.
+    Authenticated,
+    /// A valid token whose roles carry the route's permission (on CP, whose gateway has no RBAC: a valid token).
+    Permission,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its unique name; records, refusals and explanations use it.
+    pub name: String,
+    /// The gateways that have it.
+    pub gateways: Vec<Gateway>,
+    /// Its methods.
+    pub methods: Vec<Method>,
+    /// `/api/v1/agents/{agent_id}`; a last segment `{rest...}` matches one or more segments.
+    pub path: String,
+    /// What a caller must present.
+    pub require: Requirement,
+    /// The permission, when `require: permission`.
+    #[serde(default)]
+    pub permission: Option<String>,
+    /// Micro-USD charged; the default of the settings when absent. Uncharged routes say 0.
+    #[serde(default)]
+    pub cost_micros: Option<i64>,
+    /// Tasks charged.
+    #[serde(default)]
+    pub tasks: i64,
+    /// Whether a governor must approve.
+    #[serde(default)]
+    pub approval: Approval,
+    /// Whether users on trial may use it.
+    #[serde(default)]
+    pub trial: TrialAccess,
+    /// What the backend gets as credential.
+    #[serde(default)]
+    pub credential: CredentialForwarding,
+}
+
+/// Whether a governor must approve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// Not needed.
+    #[default]
+    None,
+    /// A governor, or a grant by one.
+    Governor,
+}
+
+/// Whether users on trial may use a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrialAccess {
+    /// They may, until the trial has expired.
+    #[default]
+    Allow,
+    /// They may not: 403 `trial-restricted`.
+    Deny,
+}
+
+/// What the backend gets as credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialForwarding {
+    /// The client's `Authorization` is dropped.
+    #[default]
+    Drop,
+    /// It is moved to `X-Original-Authorization`, except towards the sandbox.
+    OriginalHeader,
+    /// It is forwarded as it is, except towards the sandbox.
+    Forward,
+}
+
+/// One budget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Its unique name.
+    pub name: String,
+    /// What it counts.
+    pub unit: Unit,
+    /// Its fixed UTC window.
+    pub window: Window,
+    /// `platform`, `agent:{agent_id|subject}`, `customer:{customer_id|subject}`: text with variables of the user;
+    /// `|` separates fallbacks.
+    pub scope: String,
+    /// How much may be spent in one window, in the unit.
+    pub cap: i64,
+    /// In Postgres (true) or in Redis/Valkey (false).
+    #[serde(default = "default_true")]
+    pub durable: bool,
+    /// Only users of this tier (`trial`, `paid`, `enterprise`); all when absent.
+    #[serde(default)]
+    pub tier: Option<String>,
+    /// Only on these gateways; all when empty.
+    #[serde(default)]
+    pub gateways: Vec<Gateway>,
+    /// The problem slug when it is spent; by unit when absent.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// The status when it is spent; 402 for money and 429 else when absent.
+    #[serde(default)]
+    pub status: Option<u16>,
+    /// What happens when it cannot be told whether there is room; closed for money and open for rates when absent.
+    #[serde(default)]
+    pub on_unavailable: Option<FailureMode>,
+}
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Millionths of a US dollar.
+    MicroUsd,
+    /// Tasks, as routes say.
+    Tasks,
+    /// Requests.
+    Requests,
+}
+
+/// A fixed UTC window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Window {
+    Minute,
+    Hour,
+    Day,
+    Month,
+}
+
+/// What happens when a check cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureMode {
+    /// Let through, and counted.
+    Open,
+    /// Refused.
+    Closed,
+}
+
+fn default_token_types() -> Vec<String> {
+    vec!["JWT".into(), "at+jwt".into()]
+}
+
+const fn default_skew_s() -> u32 {
+    60
+}
+
+const fn default_lifetime_max_s() -> u32 {
+    86_400
+}
+
+const fn default_true() -> bool {
+    true
+}

@@ -1,0 +1,203 @@
+//! `POST /data-plane/v1/sync`: the one call by which a holder reports, asks and delivers.
+//!
+//! Numbers are cumulative and wants are *targets*, so that any call may be lost, repeated or late: a call number that
+//! is older than the last one is refused, and a call that was not answered is followed by one with a higher number.
+
+use crate::policy::Gateway;
+use serde::{Deserialize, Serialize};
+
+/// A holder's random id, or a request id (UUID v7), as bytes.
+pub type Id = [u8; 16];
+
+/// What a holder sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRequest {
+    /// The virtual machine that holds the leases.
+    pub holder: Id,
+    /// Rises by one with every call, answered or not; the first is 1.
+    pub call: u64,
+    /// The activation that this worker enforces; 0 before the first bundle.
+    pub activation: u64,
+    /// One entry per account whose numbers changed or that wants something.
+    pub accounts: Vec<AccountReport>,
+    /// Approvals to request or to consume.
+    pub approvals: Vec<ApprovalAsk>,
+    /// Consumed approvals whose request never reached the backend.
+    pub undos: Vec<ApprovalUndo>,
+    /// Audit records; sent again unchanged until acknowledged.
+    pub records: Option<RecordBatch>,
+}
+
+/// What the holder knows and wants of one account, in the budget's unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountReport {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope with its values filled in.
+    pub scope: String,
+    /// Start of the window, seconds since the epoch.
+    pub window_start: i64,
+    /// Distinguishes this lease from an earlier one of the same holder on the same account; only rises.
+    pub generation: u64,
+    /// Settled so far under this lease.
+    pub used: i64,
+    /// Reserved by open requests.
+    pub held: i64,
+    /// Charged beyond what was reserved, booked apart.
+    pub overrun: i64,
+    /// What the grant should become, as a total over the life of the lease. The holder already keeps to a lower one.
+    pub target: i64,
+    /// What the grant must be at least for the requests that wait: `used + held +` their charges.
+    pub minimum: i64,
+    /// The largest single charge of this account, which decides whether a prefetch is worth it.
+    pub charge: i64,
+    /// The lease is given back; `held` is 0 and `target` equals `used`.
+    pub close: bool,
+}
+
+/// An approval to request or to consume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalAsk {
+    /// The request that asks; a repeated ask of the same request gets the same answer.
+    pub request_id: Id,
+    /// The approval that the client presented; absent: a new one is requested.
+    pub approval_id: Option<String>,
+    /// What the approval is bound to.
+    pub binding: ApprovalBinding,
+    /// The route's name.
+    pub route: String,
+    /// The route's permission, for the person who decides.
+    pub action: String,
+}
+
+/// Exactly the request that an approval is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalBinding {
+    /// The gateway.
+    pub gateway: Gateway,
+    /// The user: issuer name.
+    pub issuer: String,
+    /// The user: subject.
+    pub subject: String,
+    /// The method.
+    pub method: String,
+    /// The authority, lower case.
+    pub authority: String,
+    /// The canonical path.
+    pub path: String,
+    /// The query as sent, without `?`.
+    pub query: String,
+    /// SHA-256 of the body; of nothing when there is none.
+    pub body_sha256: [u8; 32],
+}
+
+/// A consumed approval whose request never reached the backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalUndo {
+    /// The request that consumed it.
+    pub request_id: Id,
+    /// The approval.
+    pub approval_id: String,
+}
+
+/// Audit records in sequence, each as `u32` little-endian length and then [`AuditRecord`](crate::audit::AuditRecord).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordBatch {
+    /// The sequence number of the first record; a holder's first is 1.
+    pub first_sequence: u64,
+    /// How many there are.
+    pub count: u32,
+    /// The records.
+    pub bytes: Vec<u8>,
+}
+
+/// What the control plane answers, after the commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncAnswer {
+    /// The call that is answered.
+    pub call: u64,
+    /// One entry per reported account.
+    pub accounts: Vec<AccountGrant>,
+    /// Accounts that others wait for: lower the lease to `used + held`.
+    pub recalls: Vec<AccountRecall>,
+    /// One entry per ask.
+    pub approvals: Vec<ApprovalAnswer>,
+    /// The batch with this first sequence number is stored.
+    pub records_stored: Option<u64>,
+}
+
+/// The state of one account after the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountGrant {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope.
+    pub scope: String,
+    /// Start of the window, seconds since the epoch.
+    pub window_start: i64,
+    /// The lease's generation.
+    pub generation: u64,
+    /// The grant, as a total over the life of the lease; 0 when it was closed.
+    pub granted: i64,
+    /// The cap in force.
+    pub cap: i64,
+    /// Charged by everybody, as far as reported, forfeits included.
+    pub settled: i64,
+    /// Whether the active policy knows the budget. If not, nothing more is granted.
+    pub known: bool,
+}
+
+/// An account that others wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRecall {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope.
+    pub scope: String,
+    /// Start of the window, seconds since the epoch.
+    pub window_start: i64,
+}
+
+/// The answer to one ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalAnswer {
+    /// The request that asked.
+    pub request_id: Id,
+    /// What became of it.
+    pub outcome: ApprovalOutcome,
+}
+
+/// What became of an ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApprovalOutcome {
+    /// Waits for a governor.
+    Pending {
+        /// Its id, to be presented as `x-approval-id`.
+        approval_id: String,
+        /// Where a governor decides.
+        url: String,
+    },
+    /// Consumed by this request: forward it.
+    Granted,
+    /// Not usable.
+    Refused(ApprovalRefusal),
+}
+
+/// Why an approval is not usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApprovalRefusal {
+    /// No such approval of this user.
+    Unknown,
+    /// It is for another request.
+    OtherRequest,
+    /// No governor has decided yet.
+    Undecided,
+    /// A governor refused it.
+    Rejected,
+    /// It was used already.
+    Consumed,
+    /// It is too old.
+    Expired,
+    /// The user has too many pending requests.
+    TooManyPending,
+}

@@ -1,0 +1,151 @@
+//! From the wire's words into the core's. One arm per word, so that a new one breaks the build.
+
+use crate::audit;
+use crate::policy::{self as wire, PolicyDocument};
+use decision_core::budget::{Rhythm, Unit};
+use decision_core::decision::Check;
+use decision_core::failure::FailureMode;
+use decision_core::gateway::{Gateway, Method};
+use decision_core::policy::source::{
+    BudgetSource, CredentialForwarding, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
+};
+
+impl PolicyDocument {
+    /// The document as the core compiles it.
+    #[must_use]
+    pub fn to_source(&self) -> PolicySource {
+        let settings = self.settings.clone().unwrap_or_default();
+        PolicySource {
+            settings: SettingsSource {
+                problem_base: settings.problem_base,
+                upgrade_url: settings.upgrade_url,
+                no_route_status: settings.no_route_status,
+                cost_micros_default: settings.cost_micros_default,
+                trial_to_sandbox: settings.trial_to_sandbox,
+                approval_redirect: settings.approval_answer == wire::ApprovalAnswerStyle::Redirect,
+                governor_role: settings.governor_role,
+                cold_start_hold_ms: settings.cold_start_hold_ms,
+            },
+            issuers: self.issuers.iter().map(issuer_source).collect(),
+            permissions: self.permissions.clone(),
+            roles: self.roles.iter().map(role_source).collect(),
+            routes: self.routes.iter().map(route_source).collect(),
+            budgets: self.budgets.iter().map(budget_source).collect(),
+        }
+    }
+}
+
+fn issuer_source(issuer: &wire::Issuer) -> IssuerSource {
+    IssuerSource { name: issuer.name.clone(), gateways: gateways(&issuer.gateways) }
+}
+
+fn role_source(role: &wire::Role) -> RoleSource {
+    RoleSource { name: role.name.clone(), aliases: role.aliases.clone(), permissions: role.permissions.clone() }
+}
+
+fn route_source(route: &wire::Route) -> RouteSource {
+    RouteSource {
+        name: route.name.clone(),
+        gateways: gateways(&route.gateways),
+        methods: route.methods.iter().map(|method| (*method).into()).collect(),
+        path: route.path.clone(),
+        require: match route.require {
+            wire::Requirement::Public => RequirementSource::Public,
+            wire::Requirement::RegistrationKey => RequirementSource::RegistrationKey,
+            wire::Requirement::Authenticated => RequirementSource::Authenticated,
+            wire::Requirement::Permission => RequirementSource::Permission,
+        },
+        permission: route.permission.clone(),
+        cost_micros: route.cost_micros,
+        tasks: route.tasks,
+        governor_approval: route.approval == wire::Approval::Governor,
+        closed_to_trials: route.trial == wire::TrialAccess::Deny,
+        credential: match route.credential {
+            wire::CredentialForwarding::Drop => CredentialForwarding::Drop,
+            wire::CredentialForwarding::OriginalHeader => CredentialForwarding::OriginalHeader,
+            wire::CredentialForwarding::Forward => CredentialForwarding::Forward,
+        },
+    }
+}
+
+fn budget_source(budget: &wire::Budget) -> BudgetSource {
+    BudgetSource {
+        name: budget.name.clone(),
+        unit: match budget.unit {
+            wire::Unit::MicroUsd => Unit::MicroUsd,
+            wire::Unit::Tasks => Unit::Tasks,
+            wire::Unit::Requests => Unit::Requests,
+        },
+        rhythm: match budget.window {
+            wire::Window::Minute => Rhythm::Minute,
+            wire::Window::Hour => Rhythm::Hour,
+            wire::Window::Day => Rhythm::Day,
+            wire::Window::Month => Rhythm::Month,
+        },
+        scope: budget.scope.clone(),
+        cap: budget.cap,
+        durable: budget.durable,
+        tier: budget.tier.clone(),
+        gateways: gateways(&budget.gateways),
+        problem: budget.problem.clone(),
+        status: budget.status,
+        failure_mode: budget.on_unavailable.map(|mode| match mode {
+            wire::FailureMode::Open => FailureMode::Open,
+            wire::FailureMode::Closed => FailureMode::Closed,
+        }),
+    }
+}
+
+fn gateways(gateways: &[wire::Gateway]) -> Vec<Gateway> {
+    gateways.iter().map(|gateway| (*gateway).into()).collect()
+}
+
+impl From<wire::Gateway> for Gateway {
+    fn from(gateway: wire::Gateway) -> Self {
+        match gateway {
+            wire::Gateway::Cp => Self::Cp,
+            wire::Gateway::Pp => Self::Pp,
+            wire::Gateway::Plant => Self::Plant,
+            wire::Gateway::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Gateway> for wire::Gateway {
+    fn from(gateway: Gateway) -> Self {
+        match gateway {
+            Gateway::Cp => Self::Cp,
+            Gateway::Pp => Self::Pp,
+            Gateway::Plant => Self::Plant,
+            Gateway::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<wire::Method> for Method {
+    fn from(method: wire::Method) -> Self {
+        match method {
+            wire::Method::Get => Self::Get,
+            wire::Method::Head => Self::Head,
+            wire::Method::Post => Self::Post,
+            wire::Method::Put => Self::Put,
+            wire::Method::Patch => Self::Patch,
+            wire::Method::Delete => Self::Delete,
+            wire::Method::Options => Self::Options,
+        }
+    }
+}
+
+impl From<Check> for audit::Check {
+    fn from(check: Check) -> Self {
+        match check {
+            Check::Path => Self::Path,
+            Check::Route => Self::Route,
+            Check::Authentication => Self::Authentication,
+            Check::Permission => Self::Permission,
+            Check::Trial => Self::Trial,
+            Check::Approval => Self::Approval,
+            Check::Budget => Self::Budget,
+        }
+    }
+}
