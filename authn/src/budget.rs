@@ -29,13 +29,22 @@ impl VerificationBudget {
     #[must_use]
     pub const fn new(failures_per_second: u32, burst: u32) -> Self {
         let level_max = burst as u64 * MICROS;
-        Self { failures_per_second, level: level_max, level_max, filled_at: Timestamp::EPOCH }
+        Self {
+            failures_per_second,
+            level: level_max,
+            level_max,
+            filled_at: Timestamp::EPOCH,
+        }
     }
 
     /// Whether there is room for one failure more. Takes nothing: successes are free.
     pub fn admit(&mut self, now: Timestamp) -> Admission {
         self.fill(now);
-        if self.level >= MICROS { Admission::Admitted } else { Admission::Refused }
+        if self.level >= MICROS {
+            Admission::Admitted
+        } else {
+            Admission::Refused
+        }
     }
 
     /// A verification failed.
@@ -97,6 +106,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn admits_no_more_than_the_burst_and_the_rate(
             rate in 0..50_u32, burst in 0..20_u32, gaps in prop::collection::vec(0..500_i64, 1..300),

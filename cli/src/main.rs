@@ -1,2 +1,29 @@
-//! stub
-fn main() {}
+//! `plant-gateway`: see `plant-gateway --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::commands::Command;
+
+/// Plant Gateway on the command line.
+#[derive(Debug, Parser)]
+#[command(name = "plant-gateway", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! What handlers share, and the two routers that tests and `main` serve.
 
 use crate::metrics::Metrics;
-use crate::policies::ActivePolicy;
+use crate::policies::{ActivePolicy, PolicyFaults};
 use crate::settings::Settings;
 use crate::{approvals, audit, budgets, caller, data_plane, openapi, policies, probes, problem};
 use axum::extract::DefaultBodyLimit;
@@ -30,6 +30,8 @@ pub struct AppState {
     pub valkey: redis::aio::ConnectionManager,
     /// The policy in force. Readers `borrow()` or `subscribe()`; only [`policies::follow`] sends.
     pub active: Arc<watch::Sender<Arc<ActivePolicy>>>,
+    /// What keeps a newer policy from being loaded, for `/ready`.
+    pub policy_faults: Arc<watch::Sender<PolicyFaults>>,
     /// How this process was configured.
     pub settings: Arc<Settings>,
     /// Counters of this process.
@@ -63,7 +65,7 @@ pub fn admin_app(state: AppState) -> Router {
     let api = api.route_layer(from_fn_with_state(state.clone(), caller::authorise));
     api.merge(probes::router())
         .route("/metrics", get(crate::metrics::metrics))
-        .route("/openapi.json", get(openapi::serve(description)))
+        .route("/openapi.json", openapi::serve(description))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))

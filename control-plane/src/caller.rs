@@ -1,13 +1,25 @@
 //! Who calls us: [`Caller`] on the admin API, [`Envoy`] on the data plane.
 
 use crate::app::AppState;
+use crate::metrics::Metrics;
 use crate::problem::ApiError;
-use axum::extract::FromRequestParts;
+use authn::PureRust;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit, Target};
+use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::gateway::{Gateway, Method};
+use decision_core::path::CanonicalPath;
+use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{CredentialFault, Principal};
+use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use wire::bundle::LoadedBundle;
 
 /// A person who may do what was asked: verified, and authorised by [`authorise`] before any handler runs.
 #[derive(Clone, Debug)]
@@ -37,6 +49,92 @@ impl FromRequestParts<AppState> for Caller {
         // Absent only where a route was mounted outside the authorised router, which must never answer.
         parts.extensions.get::<Self>().cloned().ok_or(ApiError::CredentialMissing)
     }
+}
+
+/// Surrounds the admin API: nobody reaches a handler who is not verified and authorised by the policy in force.
+///
+/// # Errors
+/// Who it is cannot be told, or may not do this.
+pub async fn authorise(State(state): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let policy = state.policy();
+    let admitted = admit(&policy.loaded, request.headers(), request.method().as_str(), request.uri().path(), now());
+    Metrics::count(&state.metrics.admin_requests, admitted.as_ref().map_or_else(ApiError::code, |_| "permit"));
+    let caller = Caller { principal: Arc::new(admitted?) };
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Decides whether these headers may do this on the admin API, by the code that filters decide with.
+///
+/// # Errors
+/// Why not.
+pub fn admit(
+    bundle: &LoadedBundle,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    now: Timestamp,
+) -> Result<Principal, ApiError> {
+    let authorization = only_authorization(headers)?.as_bytes();
+    let identity =
+        authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust).map_err(ApiError::CredentialRefused)?;
+    let principal =
+        bundle.policy.principal(identity).ok_or(ApiError::CredentialRefused(CredentialFault::NoKnownRole))?;
+    // A path with two readings could be authorised in one and routed in the other.
+    let canonical = CanonicalPath::parse(path.as_bytes())
+        .map_err(|ambiguous| ApiError::invalid(format!("the path is ambiguous: {ambiguous}")))?;
+    let method = Method::parse(method.as_bytes()).ok_or(ApiError::MethodNotAllowed)?;
+    let route = bundle.policy.route(Gateway::Admin, method, canonical.path());
+    let authentication = Authentication::Verified(&principal);
+    let facts = RequestFacts { gateway: Gateway::Admin, method, route, authentication };
+    match decision_core::decide(&bundle.policy, &facts, now) {
+        Decision::Permit(permit) => require_plain(&bundle.policy, &permit)?,
+        Decision::Deny(denial) => return Err(refusal(&bundle.policy, denial)),
+    }
+    Ok(principal)
+}
+
+/// The admin API has no sandbox and nobody to approve its requests: what needs either is refused.
+fn require_plain(policy: &CompiledPolicy, permit: &Permit) -> Result<(), ApiError> {
+    let denied = |reason| {
+        let rule = policy.route_by_id(permit.route()).map(|route| route.name.to_string());
+        Err(ApiError::Denied { reason, rule })
+    };
+    match (permit.approval(), permit.target()) {
+        (ApprovalNeed::Governor, Target::Production | Target::Sandbox) => denied(DenyReason::ApprovalRequired.code()),
+        (ApprovalNeed::None, Target::Sandbox) => denied(DenyReason::TrialRestricted.code()),
+        (ApprovalNeed::None, Target::Production) => Ok(()),
+    }
+}
+
+fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
+    match denial.reason {
+        DenyReason::CredentialMissing => ApiError::CredentialMissing,
+        DenyReason::CredentialRefused(fault) => ApiError::CredentialRefused(fault),
+        // A path of ours that the policy does not list is closed to everybody: 403, since its existence is no secret.
+        reason @ (DenyReason::NoRoute
+        | DenyReason::AmbiguousPath(_)
+        | DenyReason::AmbiguousHeader(_)
+        | DenyReason::RegistrationKeyRefused
+        | DenyReason::PermissionMissing
+        | DenyReason::TrialExpired
+        | DenyReason::TrialRestricted
+        | DenyReason::ApprovalRequired
+        | DenyReason::ApprovalRefused
+        | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::BudgetSpent(_)
+        | DenyReason::BudgetUnscoped(_)) => {
+            let rule = denial.route.and_then(|id| policy.route_by_id(id)).map(|route| route.name.to_string());
+            ApiError::Denied { reason: reason.code(), rule }
+        }
+    }
+}
+
+/// The time of day, for decisions.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// An Envoy, identified by its data-plane token.
@@ -70,24 +168,18 @@ impl FromRequestParts<AppState> for Envoy {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let token = bearer(&parts.headers)?;
+        let authorization = only_authorization(&parts.headers)?;
+        let token = authn::bearer(authorization.as_bytes()).map_err(ApiError::CredentialRefused)?;
         Self::identify(&state.database, Sha256::digest(token).into()).await
     }
 }
 
-/// The bearer token of a request. The scheme is case-insensitive (RFC 9110 §11.1); a repeated header is refused.
-fn bearer(headers: &HeaderMap) -> Result<&[u8], ApiError> {
+/// The one `Authorization` header. A repeated one is refused: which of them counts is anybody's guess.
+fn only_authorization(headers: &HeaderMap) -> Result<&HeaderValue, ApiError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(ApiError::CredentialMissing)?;
-    if values.next().is_some() {
-        return Err(ApiError::CredentialRefused(CredentialFault::NotBearer));
+    match (values.next(), values.next()) {
+        (None, _) => Err(ApiError::CredentialMissing),
+        (Some(value), None) => Ok(value),
+        (Some(_), Some(_)) => Err(ApiError::CredentialRefused(CredentialFault::NotBearer)),
     }
-    let (scheme, token) = value
-        .as_bytes()
-        .split_at_checked("Bearer ".len())
-        .ok_or(ApiError::CredentialRefused(CredentialFault::NotBearer))?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") || token.is_empty() {
-        return Err(ApiError::CredentialRefused(CredentialFault::NotBearer));
-    }
-    Ok(token)
 }

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod budgets;
 pub mod caller;
 pub mod data_plane;
+pub mod envoys;
 pub mod extract;
 pub mod holders;
 pub mod jobs;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use wire::bundle::BundleVersion;
 
 /// Upper bounds of latency buckets, in seconds.
 const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -105,6 +106,14 @@ impl Metrics {
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
         registry.register("approvals", "Steps of approvals", self.approvals.clone());
+    }
+
+    /// Shows which policy is in force here.
+    pub fn policy_in_force(&self, version: &BundleVersion) {
+        let shown = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.policy_activation.set(shown(version.activation));
+        self.policy_revision.set(shown(version.revision));
+        self.policy_key_set.set(shown(version.key_set));
     }
 
     /// Counts one answer.

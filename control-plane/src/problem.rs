@@ -2,6 +2,7 @@
 //!
 //! What a client may read is in [`Problem`]; causes are logged here and never reach a body.
 
+use crate::policies::PolicyFault;
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -16,19 +17,6 @@ use utoipa::ToSchema;
 
 /// Prefix of every problem `type` URI.
 pub const PROBLEM_BASE: &str = "https://waooaw.com/errors/";
-
-/// Where a policy source is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyFault {
-    /// The file, as it was named in the publication or under the policies directory.
-    pub file: Option<String>,
-    /// The line, from 1.
-    pub line: Option<usize>,
-    /// The field or rule.
-    pub field: Option<String>,
-    /// What is wrong.
-    pub message: String,
-}
 
 /// Why a request of the admin or data-plane API was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +41,18 @@ pub enum ApiError {
     /// A report or record for a holder that belongs to another Envoy.
     #[error("the holder belongs to another Envoy")]
     ForeignHolder,
+    /// A newer call of the holder was carried out.
+    #[error("the call is older than the holder's last one")]
+    StaleCall,
+    /// The holder was silent for too long, and is closed for good.
+    #[error("the holder is closed")]
+    HolderClosed,
+    /// A number in a sync call is negative or absurd.
+    #[error("invalid report: {detail}")]
+    InvalidReport {
+        /// What is wrong with it.
+        detail: &'static str,
+    },
     /// No such path.
     #[error("no such path")]
     NoRoute,
@@ -80,7 +80,7 @@ pub enum ApiError {
         detail: Cow<'static, str>,
     },
     /// The policy does not compile.
-    #[error("invalid policy: {}", .0.message)]
+    #[error("invalid policy: {0}")]
     InvalidPolicy(Box<PolicyFault>),
     /// Under the policy its author could no longer roll back.
     #[error("the author could not activate another revision under this policy")]
@@ -144,6 +144,35 @@ impl ApiError {
         Self::NotFound { what, id: id.to_string() }
     }
 
+    /// A short code, for metrics.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::CredentialMissing => "credential_missing",
+            Self::CredentialRefused(fault) => fault.code(),
+            Self::EnvoyUnknown => "envoy_unknown",
+            Self::Denied { reason, .. } => reason,
+            Self::ForeignHolder => "foreign_holder",
+            Self::StaleCall => "stale_call",
+            Self::HolderClosed => "holder_closed",
+            Self::InvalidReport { .. } => "invalid_report",
+            Self::NoRoute => "no_route",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotFound { .. } => "not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::InvalidRequest { .. } => "invalid_request",
+            Self::InvalidPolicy(_) => "invalid_policy",
+            Self::WouldLockOut { .. } => "would_lock_out",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedMediaType { .. } => "unsupported_media_type",
+            Self::TimedOut => "timed_out",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Database(_) => "database",
+            Self::Valkey(_) => "valkey",
+            Self::Internal { .. } => "internal",
+        }
+    }
+
     /// Whether the same request may succeed later without a change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -177,6 +206,15 @@ impl ApiError {
                 "Permission Denied",
                 "the holder belongs to another Envoy",
             ),
+            Self::StaleCall => {
+                Problem::new(StatusCode::CONFLICT, "stale-call", "Stale Call", "a newer call of the holder was carried out")
+            }
+            Self::HolderClosed => {
+                Problem::new(StatusCode::GONE, "holder-closed", "Holder Closed", "the holder was silent for too long; start a new one")
+            }
+            Self::InvalidReport { detail } => {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report", *detail)
+            }
             Self::NoRoute => Problem::new(StatusCode::NOT_FOUND, "not-found", "Not Found", "no such path"),
             Self::MethodNotAllowed => Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -230,6 +268,9 @@ impl ApiError {
             Self::CredentialRefused(_) | Self::EnvoyUnknown => Some("Bearer error=\"invalid_token\""),
             Self::Denied { .. } => Some("Bearer error=\"insufficient_scope\""),
             Self::ForeignHolder
+            | Self::StaleCall
+            | Self::HolderClosed
+            | Self::InvalidReport { .. }
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::NotFound { .. }

@@ -111,7 +111,7 @@ impl Rhythm {
             Self::Hour => fixed(3_600),
             Self::Day => fixed(86_400),
             Self::Month => {
-                let (year, month) = month_of_day(seconds.div_euclid(86_400));
+                let (year, month, _) = date_of_day(seconds.div_euclid(86_400));
                 let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
                 Window {
                     start: Timestamp::from_seconds(first_day_of(year, month).saturating_mul(86_400)),
@@ -122,16 +122,18 @@ impl Rhythm {
     }
 }
 
-/// Year and month (1–12) of a day since the epoch, proleptic Gregorian (Hinnant, "chrono-compatible date algorithms").
-const fn month_of_day(day: i64) -> (i64, i64) {
-    let shifted = day + 719_468;
+/// Year, month (1–12) and day (1–31) of a day since the epoch, proleptic Gregorian (Hinnant, "chrono-compatible
+/// low-level date algorithms").
+#[must_use]
+pub const fn date_of_day(day: i64) -> (i64, i64, i64) {
+    let shifted = day.saturating_add(719_468);
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + (month <= 2) as i64, month)
+    (year_of_era + era * 400 + (month <= 2) as i64, month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
 }
 
 /// Day since the epoch of the first of a month.

@@ -1,1 +1,36 @@
-//! filter
+//! The policy enforcement point: a proxy-wasm filter for Envoy. This file starts it and does nothing else.
+//!
+//! ```text
+//! Envoy ─ on_http_request_headers ─▶ exchange ─▶ facts ─▶ decide ─▶ reserve ─▶ enact ─▶ continue | reply
+//!                                    owns state  1 call   pure      pure       the only writer
+//! Envoy ─ on_log ─▶ exchange ─▶ settle | release ─▶ record queued ─ tick ─▶ sync
+//! ```
+
+mod audit;
+mod bundle_feed;
+mod counters;
+mod enact;
+mod exchange;
+mod facts;
+mod health;
+mod host;
+mod ids;
+mod pipeline;
+mod problem;
+mod records;
+mod root;
+mod settings;
+mod signature;
+mod sync;
+mod vm;
+
+#[cfg(target_arch = "wasm32")]
+mod start {
+    #![expect(missing_docs, reason = "the macro exports `_initialize`, which only the host calls")]
+
+    proxy_wasm::main! {{
+        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+        std::panic::set_hook(Box::new(|panic| log::error!("panic: {panic}")));
+        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
+    }}
+}

@@ -189,6 +189,7 @@ impl Bundle {
             scopes: boxed(&issuer.scopes),
             skew: Duration::from_secs(issuer.skew_s.into()),
             lifetime_max: Duration::from_secs(issuer.lifetime_max_s.into()),
+            required_claims: Vec::new(),
             keys: keys.collect::<Result<_, _>>()?,
         })
     }

@@ -257,4 +257,246 @@ fn whole_charges(lease: &Lease, more: Units, charge: Units) -> Units {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn report(generation: u64, used: i64, held: i64, target: i64, minimum: i64) -> Report {
+        let units = Units::new;
+        Report {
+            generation,
+            used: units(used),
+            held: units(held),
+            overrun: Units::ZERO,
+            target: units(target),
+            minimum: units(minimum),
+            charge: units(1),
+            close: false,
+        }
+    }
+
+    fn open(cap: i64, holders: u32) -> Room {
+        Room::Open { cap: Units::new(cap), holders }
+    }
+
+    /// Books reports of one holder in turn; answers the grants, and the account as (committed, settled, forfeited, over_grant).
+    fn play(room: Room, reports: &[Report]) -> (Vec<i64>, (i64, i64, i64, i64)) {
+        let (mut account, mut lease, mut grants) = (Account::default(), None, Vec::new());
+        for report in reports {
+            let booked = book(account, lease, report, room);
+            (account, lease) = (booked.account, booked.lease);
+            grants.push(booked.granted.get());
+        }
+        let Account { committed, settled, forfeited, over_grant, .. } = account;
+        (grants, (committed.get(), settled.get(), forfeited.get(), over_grant.get()))
+    }
+
+    #[test]
+    fn a_lease_reads_like_a_ledger() {
+        let close = |report: Report| Report { close: true, ..report };
+        let charged = |report: Report, charge| Report { charge: Units::new(charge), ..report };
+        for (story, room, reports, want) in [
+            ("half of what is left, at most", open(100, 1), vec![report(1, 0, 0, 80, 1)], (vec![50], (50, 0, 0, 0))),
+            ("a repeated want gets no more", open(100, 1), vec![report(1, 0, 0, 80, 1); 3], (vec![50; 3], (50, 0, 0, 0))),
+            ("shared by five holders", open(100, 5), vec![report(1, 0, 0, 80, 1)], (vec![10], (10, 0, 0, 0))),
+            ("an exact account prefetches nothing", open(3, 1), vec![report(1, 0, 0, 3, 1)], (vec![1], (1, 0, 0, 0))),
+            ("and can be spent to the last unit", open(3, 1), vec![report(1, 0, 0, 3, 1), report(1, 1, 0, 3, 2), report(1, 2, 0, 3, 3), report(1, 3, 0, 4, 4)], (vec![1, 2, 3, 3], (3, 3, 0, 0))),
+            ("no fraction of a charge is prefetched", open(100, 1), vec![charged(report(1, 0, 0, 80, 7), 7)], (vec![49], (49, 0, 0, 0))),
+            ("nor granted to those who wait", open(10, 1), vec![charged(report(1, 0, 0, 12, 12), 4)], (vec![8], (8, 0, 0, 0))),
+            ("a lower target frees", open(100, 1), vec![report(1, 0, 0, 50, 0), report(1, 10, 5, 15, 15)], (vec![50, 15], (15, 10, 0, 0))),
+            ("but not what is used or held", open(100, 1), vec![report(1, 0, 0, 50, 0), report(1, 10, 5, 0, 0)], (vec![50, 15], (15, 10, 0, 0))),
+            ("used never decreases", open(100, 1), vec![report(1, 20, 0, 20, 20), report(1, 10, 0, 20, 20)], (vec![20, 20], (20, 20, 0, 20))),
+            ("closing settles", open(100, 1), vec![report(1, 0, 0, 50, 0), close(report(1, 20, 0, 20, 0))], (vec![50, 0], (20, 20, 0, 0))),
+            ("closing twice settles once", open(100, 1), vec![report(1, 0, 0, 50, 0), close(report(1, 20, 0, 20, 0)), close(report(1, 20, 0, 20, 0))], (vec![50, 0, 0], (20, 20, 0, 0))),
+            ("what a closed lease holds is charged", open(100, 1), vec![report(1, 0, 0, 50, 0), close(report(1, 20, 5, 25, 0))], (vec![50, 0], (25, 25, 0, 0))),
+            ("an older generation is ignored", open(100, 1), vec![report(2, 0, 0, 10, 0), report(1, 9, 0, 40, 0)], (vec![10, 0], (10, 0, 0, 0))),
+            ("a lease that was never closed is forfeited by its successor", open(100, 1), vec![report(1, 0, 0, 10, 10), report(2, 0, 0, 1, 1)], (vec![10, 1], (11, 10, 10, 0))),
+            ("an ended window raises nothing and books all", Room::Ended, vec![report(1, 3, 2, 9, 9)], (vec![5], (5, 3, 0, 5))),
+            ("an unknown budget is not touched", Room::Unknown, vec![report(1, 3, 2, 9, 9)], (vec![0], (0, 0, 0, 0))),
+            ("what a store lost is adopted, even beyond the cap", open(10, 1), vec![report(1, 30, 2, 40, 40)], (vec![32], (32, 30, 0, 32))),
+        ] {
+            assert_eq!(play(room, &reports), want, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_lowered_cap_stops_grants() {
+        let first = book(Account::default(), None, &report(1, 0, 0, 50, 0), open(100, 1));
+        let second = book(first.account, first.lease, &report(1, 10, 0, 60, 60), open(20, 1));
+        assert_eq!((second.granted, second.account.committed), (Units::new(50), Units::new(50)));
+    }
+
+    #[test]
+    fn units_in_other_leases_are_recalled_and_spent_ones_are_not() {
+        let other = book(Account::default(), None, &report(1, 0, 0, 10, 10), open(10, 2));
+        let short = book(other.account, None, &report(1, 0, 0, 1, 1), open(10, 2));
+        assert_eq!((short.granted, short.recall), (Units::ZERO, Recall::Needed));
+        let spent = book(other.account, other.lease, &report(1, 10, 0, 10, 10), open(10, 2));
+        let refused = book(spent.account, None, &report(1, 0, 0, 1, 1), open(10, 2));
+        assert_eq!((refused.granted, refused.recall), (Units::ZERO, Recall::NotNeeded));
+    }
+
+    #[test]
+    fn overruns_are_booked_apart_and_once() {
+        let overrun = |units| Report { overrun: Units::new(units), ..report(1, 5, 0, 5, 5) };
+        let first = book(Account::default(), None, &overrun(7), open(5, 1));
+        let second = book(first.account, first.lease, &overrun(9), open(5, 1));
+        assert_eq!((second.account.overrun, second.account.committed), (Units::new(9), Units::new(5)));
+    }
+
+    #[test]
+    fn absurd_reports_are_refused() {
+        let sane = AccountReport {
+            budget: "b".into(),
+            scope: "s".into(),
+            window_start: 0,
+            generation: 1,
+            used: 0,
+            held: 0,
+            overrun: 0,
+            target: UNITS_MAX,
+            minimum: 0,
+            charge: 0,
+            close: false,
+        };
+        assert!(Report::try_from(&sane).is_ok());
+        for absurd in [
+            AccountReport { used: -1, ..sane.clone() },
+            AccountReport { held: i64::MIN, ..sane.clone() },
+            AccountReport { target: UNITS_MAX + 1, ..sane.clone() },
+            AccountReport { charge: -1, ..sane.clone() },
+            AccountReport { generation: u64::MAX, ..sane.clone() },
+        ] {
+            assert_eq!(Report::try_from(&absurd), Err(InvalidReport));
+        }
+    }
+
+    /// A holder as the filter is one: it lowers its own limit before it sends a lower target, and believes only the
+    /// answer to its last call.
+    #[derive(Clone, Debug, Default)]
+    struct Holder {
+        call: u64,
+        generation: u64,
+        limit: i64,
+        used: i64,
+        held: i64,
+        spent_before: i64,
+        lease: Option<Lease>,
+        last_call: u64,
+        messages: Vec<(u64, Report)>,
+        answers: Vec<(u64, i64)>,
+        closed: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Reserve { holder: usize, units: i64 },
+        Settle { holder: usize, units: i64 },
+        Send { holder: usize, more: i64, close: bool },
+        Deliver { holder: usize, message: usize, keep: bool },
+        Answer { holder: usize, answer: usize },
+        Lose { holder: usize },
+        Forfeit { holder: usize },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let holder = 0..2_usize;
+        let step = prop_oneof![
+            4 => (holder.clone(), 1..6_i64).prop_map(|(holder, units)| Step::Reserve { holder, units }),
+            3 => (holder.clone(), 0..6_i64).prop_map(|(holder, units)| Step::Settle { holder, units }),
+            5 => (holder.clone(), 0..12_i64, prop::bool::weighted(0.15)).prop_map(|(holder, more, close)| Step::Send { holder, more, close }),
+            6 => (holder.clone(), 0..4_usize, any::<bool>()).prop_map(|(holder, message, keep)| Step::Deliver { holder, message, keep }),
+            5 => (holder.clone(), 0..4_usize).prop_map(|(holder, answer)| Step::Answer { holder, answer }),
+            1 => holder.clone().prop_map(|holder| Step::Lose { holder }),
+            1 => holder.prop_map(|holder| Step::Forfeit { holder }),
+        ];
+        prop::collection::vec(step, 1..120)
+    }
+
+    fn take(account: &mut Account, holder: &mut Holder, cap: i64, step: &Step) {
+        match *step {
+            Step::Reserve { units, .. } if holder.used + holder.held + units <= holder.limit => holder.held += units,
+            Step::Settle { units, .. } => {
+                let actual = units.min(holder.held);
+                (holder.held, holder.used) = (holder.held - actual, holder.used + actual);
+            }
+            Step::Send { more, close, .. } => {
+                let needed = holder.used + holder.held;
+                let close = close && holder.held == 0;
+                let target = if close { holder.used } else { needed + more };
+                holder.limit = holder.limit.min(target);
+                holder.call += 1;
+                let sent = Report { close, ..report(holder.generation, holder.used, holder.held, target, (needed + more / 2).min(target)) };
+                holder.messages.push((holder.call, sent));
+                if close {
+                    holder.spent_before += holder.used;
+                    (holder.generation, holder.limit, holder.used) = (holder.generation + 1, 0, 0);
+                }
+            }
+            Step::Deliver { message, keep, .. } if message < holder.messages.len() => {
+                let (call, sent) = if keep { holder.messages[message] } else { holder.messages.remove(message) };
+                deliver(account, holder, cap, call, &sent);
+            }
+            Step::Answer { answer, .. } if answer < holder.answers.len() => {
+                let (call, granted) = holder.answers.remove(answer);
+                if call == holder.call && !holder.closed && holder.messages.last().is_none_or(|(_, sent)| !sent.close) {
+                    holder.limit = granted;
+                }
+            }
+            Step::Lose { .. } => {
+                holder.messages.pop();
+                holder.answers.clear();
+            }
+            Step::Forfeit { .. } => {
+                holder.closed = true;
+                if let Some(lease) = holder.lease.take() {
+                    *account = forfeit(*account, &lease);
+                }
+            }
+            Step::Reserve { .. } | Step::Deliver { .. } | Step::Answer { .. } => {}
+        }
+    }
+
+    /// The store's side of a call: older calls are refused, a repeated one changes nothing, a closed holder is gone.
+    fn deliver(account: &mut Account, holder: &mut Holder, cap: i64, call: u64, sent: &Report) {
+        if holder.closed || call < holder.last_call {
+            return;
+        }
+        if call > holder.last_call {
+            let booked = book(*account, holder.lease, sent, open(cap, 2));
+            (*account, holder.lease, holder.last_call) = (booked.account, booked.lease, call);
+        }
+        let same = holder.lease.filter(|lease| lease.generation == sent.generation);
+        if !sent.close {
+            holder.answers.push((call, same.map_or(0, |lease| lease.granted.get())));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// I1, I2, I3, I4 and I8, with lost, late and repeated messages and crashes.
+        #[test]
+        fn nothing_is_overspent_whatever_gets_lost(cap in 1..40_i64, steps in steps()) {
+            let mut account = Account::default();
+            let mut holders = [Holder { generation: 1, ..Holder::default() }, Holder { generation: 1, ..Holder::default() }];
+            for step in &steps {
+                let (Step::Reserve { holder, .. } | Step::Settle { holder, .. } | Step::Send { holder, .. } | Step::Deliver { holder, .. }
+                    | Step::Answer { holder, .. } | Step::Lose { holder } | Step::Forfeit { holder }) = step;
+                take(&mut account, &mut holders[*holder], cap, step);
+                prop_assert!(account.committed.get() <= cap);
+                prop_assert!(account.committed >= account.settled.plus(account.held));
+                let spent: i64 = holders.iter().map(|holder| holder.spent_before + holder.used + holder.held).sum();
+                prop_assert!(spent <= cap, "spent {spent} of {cap}");
+                prop_assert!(holders.iter().all(|holder| holder.used + holder.held <= holder.limit.max(holder.used + holder.held)));
+            }
+            for holder in &mut holders {
+                account = holder.lease.take().map_or(account, |lease| forfeit(account, &lease));
+            }
+            prop_assert_eq!(account.committed, account.settled);
+            let left = Units::new(cap).minus(account.committed);
+            let last = book(account, None, &report(1, 0, 0, left.get(), left.get()), open(cap, 1));
+            prop_assert_eq!((last.granted, last.account.committed), (left, Units::new(cap)));
+        }
+    }
+}

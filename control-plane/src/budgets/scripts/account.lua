@@ -116,6 +116,9 @@ for at = 8, #ARGV, REPORT do
   end
 end
 
+-- An account that is not known is not made either.
+if room == 0 and not row[1] then return { 0, 0, grants, {} } end
+
 local others = {}
 if call > last_call then
   if recall then

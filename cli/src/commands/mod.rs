@@ -1,0 +1,30 @@
+//! The subcommands, one module each. A command parses its arguments, calls the library and prints.
+
+pub mod run;
+pub mod token;
+
+use std::error::Error;
+
+use clap::Subcommand;
+
+/// What `plant-gateway` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the whole stack on this machine, and stop it with Ctrl-C.
+    Run(run::Arguments),
+    /// Make a token that a running stack accepts (or, by wish, refuses).
+    Token(token::Arguments),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Whatever went wrong, ready to be shown with its causes.
+    pub fn run(self) -> Result<(), Box<dyn Error>> {
+        match self {
+            Self::Run(arguments) => Ok(run::run(&arguments)?),
+            Self::Token(arguments) => Ok(token::run(&arguments)?),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Starting a process so that it cannot outlive us.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::part::Part;
+
+/// Whom a process runs as, where that is not us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// How to start and stop one part.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    pub(crate) part: Part,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) account: Option<Account>,
+    pub(crate) directory: PathBuf,
+    pub(crate) log: PathBuf,
+    /// What asks it to stop.
+    pub(crate) stop: Signal,
+    /// How long it may take to stop before it is killed.
+    pub(crate) patience: Duration,
+}
+
+impl Launch {
+    /// Starts it. INVARIANT (parent thread): the calling thread must live as long as the child may, see `tie`.
+    pub(crate) fn spawn(&self) -> std::io::Result<Child> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(account) = self.account {
+            command.uid(account.uid).gid(account.gid);
+        }
+        tie(&mut command);
+        command.spawn()
+    }
+}
+
+/// Puts a child in a process group of its own, so that Ctrl-C reaches us alone and its children can be found, and on Linux lets it die
+/// with us. The kernel sends that signal when the *thread* that started the child ends. Elsewhere the next start cleans up.
+pub(crate) fn tie(command: &mut Command) {
+    command.process_group(0);
+    #[cfg(target_os = "linux")]
+    {
+        let parent = nix::unistd::getpid();
+        let die_with_parent = move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
+        };
+        #[expect(unsafe_code, reason = "std offers no safe way to run prctl(PR_SET_PDEATHSIG) in the child")]
+        // SAFETY: between fork and exec the closure makes two system calls, prctl and getppid, both async-signal-safe; it neither
+        // allocates nor takes locks, and captures one integer. std runs it after setuid, which would have cleared the setting.
+        unsafe {
+            command.pre_exec(die_with_parent);
+        }
+    }
+}

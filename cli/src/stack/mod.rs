@@ -1,0 +1,371 @@
+//! The whole stack on this machine, without containers: real Envoy, control plane, echo backend, Valkey and Postgres. Several stacks can
+//! run beside each other, given different run directories and port bases. A stack ends with the process that started it.
+
+mod children;
+mod envoy;
+mod error;
+mod http;
+mod options;
+mod part;
+mod postgres;
+mod ready;
+mod run_dir;
+mod secrets;
+mod services;
+mod state;
+mod supervisor;
+pub mod tools;
+mod valkey;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+pub use self::error::StackError;
+pub use self::options::{Options, PORT_BASE};
+pub use self::part::{Part, PortError, Ports};
+pub use self::state::{Pids, State};
+
+use self::error::FileContext;
+use self::postgres::Postgres;
+use self::run_dir::RunDir;
+use self::secrets::{ENVOY_ID, Secrets};
+use self::supervisor::{Supervisor, lock};
+use self::tools::Tools;
+
+const STOP_TIME_OUT: Duration = Duration::from_secs(10);
+/// The order in which parts stop: who asks goes before who answers.
+const STOP_ORDER: [Part; 5] = [Part::Envoy, Part::ControlPlane, Part::Backend, Part::Valkey, Part::Postgres];
+
+/// A running stack. Dropping it stops it.
+#[derive(Debug)]
+pub struct Stack {
+    running: Running,
+    state: State,
+}
+
+impl Stack {
+    /// Starts a stack and waits until it is ready.
+    ///
+    /// # Errors
+    /// When a port is taken, something is missing, or a part does not get ready; what was started is stopped again, logs stay.
+    pub fn start(options: Options) -> Result<Self, StackError> {
+        Self::start_unless(options, &AtomicBool::new(false))
+    }
+
+    /// The same, but gives up when `cancel` becomes true.
+    ///
+    /// # Errors
+    /// As `start`, and `Interrupted`.
+    pub fn start_unless(options: Options, cancel: &AtomicBool) -> Result<Self, StackError> {
+        let mut plan = Plan::make(options)?;
+        let run_dir = RunDir::claim(&plan.options.run_dir)?;
+        plan.options.run_dir = run_dir.path().to_owned();
+        let mut running = Running {
+            supervisor: Supervisor::start(run_dir, plan.options.quiet),
+            ports: plan.ports,
+            // Until the stack is ready the logs are what an error message points to.
+            keep_logs: true,
+            stopped: false,
+        };
+        plan.ports.check_free(&plan.unused_ports())?;
+        let tools = plan.tools()?;
+        plan.say("starting");
+        let secrets = Secrets::make(&lock(running.supervisor.shared()).run_dir)?;
+        let postgres = plan.prepare_postgres(&running, &tools, &secrets)?;
+        plan.launch_stores(&running, postgres, &tools, &secrets, cancel)?;
+        plan.launch_services(&running, &secrets, cancel)?;
+        plan.launch_envoy(&running, &tools, &secrets, cancel)?;
+        let state = plan.state(&running, secrets);
+        running.publish(&state)?;
+        running.keep_logs = plan.options.keep_logs;
+        Ok(Self { running, state })
+    }
+
+    /// Where it can be reached, as it was when it became ready.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The process ids as they are now.
+    #[must_use]
+    pub fn pids(&self) -> Pids {
+        lock(self.running.supervisor.shared()).pids
+    }
+
+    /// How often a part has ended by itself (or by `kill`) so far.
+    #[must_use]
+    pub fn exits(&self, part: Part) -> u32 {
+        lock(self.running.supervisor.shared()).exits.get(&part).copied().unwrap_or_default()
+    }
+
+    /// Kills the process of a part (SIGKILL), to see what happens. The supervisor starts it again.
+    ///
+    /// # Errors
+    /// When it does not run, or is not ours.
+    pub fn kill(&self, part: Part) -> Result<(), StackError> {
+        self.running.supervisor.signal(part, Signal::SIGKILL)
+    }
+
+    /// Halts the process of a part (SIGSTOP), as a partition would, until `resume`.
+    ///
+    /// # Errors
+    /// When it does not run, or is not ours.
+    pub fn pause(&self, part: Part) -> Result<(), StackError> {
+        self.running.supervisor.signal(part, Signal::SIGSTOP)
+    }
+
+    /// Lets a halted part go on.
+    ///
+    /// # Errors
+    /// When it does not run, or is not ours.
+    pub fn resume(&self, part: Part) -> Result<(), StackError> {
+        self.running.supervisor.signal(part, Signal::SIGCONT)
+    }
+
+    /// Stops everything and removes its data.
+    pub fn stop(mut self) {
+        self.running.stop();
+    }
+}
+
+/// The repository that this library was built from.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
+    built_in.parent().unwrap_or(built_in).to_owned()
+}
+
+#[derive(Debug)]
+struct Running {
+    supervisor: Supervisor,
+    ports: Ports,
+    keep_logs: bool,
+    stopped: bool,
+}
+
+impl Running {
+    fn log(&self, part: Part) -> PathBuf {
+        lock(self.supervisor.shared()).run_dir.join(&format!("{part}.log"))
+    }
+
+    fn publish(&self, state: &State) -> Result<(), StackError> {
+        let mut shared = lock(self.supervisor.shared());
+        state.write(&shared.run_dir.join("state.json"))?;
+        shared.state = Some(state.clone());
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        let deadline = Instant::now() + STOP_TIME_OUT;
+        lock(self.supervisor.shared()).state = None;
+        if lock(self.supervisor.shared()).pids.envoy.is_some() {
+            envoy::drain(self.ports.envoy_admin);
+        }
+        for part in STOP_ORDER {
+            self.supervisor.stop(part, deadline);
+        }
+        lock(self.supervisor.shared()).run_dir.clear(self.keep_logs || std::thread::panicking());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a start is going to do: options with every path absolute and checked.
+#[derive(Debug)]
+struct Plan {
+    options: Options,
+    ports: Ports,
+    control_plane: PathBuf,
+    backend: PathBuf,
+    wasm: PathBuf,
+}
+
+impl Plan {
+    fn make(mut options: Options) -> Result<Self, StackError> {
+        let ports = Ports::above(options.port_base)?;
+        let bin_dir = match options.bin_dir.take() {
+            Some(folder) => folder,
+            None => own_directory()?,
+        };
+        let remedy = "build it first: `make build`";
+        let control_plane = existing(&bin_dir.join("control-plane"), remedy)?;
+        let backend = existing(&bin_dir.join("echo-backend"), remedy)?;
+        let built = || bin_dir.join("../wasm32-wasip1/release/plant_gateway.wasm");
+        let wasm = existing(&options.wasm.take().unwrap_or_else(built), "build it first: `make build`, or name another with --wasm")?;
+        options.policies = existing(&options.policies, "name the policy sources with --policies")?;
+        options.envoy_template = existing(&options.envoy_template, "start in the repository, or name it with --root")?;
+        Ok(Self { options, ports, control_plane, backend, wasm })
+    }
+
+    fn say(&self, line: &str) {
+        if !self.options.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    fn unused_ports(&self) -> Vec<u16> {
+        let postgres = self.options.database_url.as_ref().map(|_| self.ports.postgres);
+        let valkey = self.options.redis_url.as_ref().map(|_| self.ports.valkey);
+        postgres.into_iter().chain(valkey).collect()
+    }
+
+    /// Installed servers; none is asked for when all have been named.
+    fn tools(&self) -> Result<Tools, StackError> {
+        let Options { database_url, redis_url, envoy_bin, .. } = &self.options;
+        if let (Some(_), Some(_), Some(envoy)) = (database_url, redis_url, envoy_bin) {
+            return Ok(Tools { envoy: envoy.clone(), valkey: PathBuf::new(), postgres_bin: PathBuf::new() });
+        }
+        Ok(tools::install(&self.options.root, &|line| self.say(line))?)
+    }
+
+    fn prepare_postgres(&self, running: &Running, tools: &Tools, secrets: &Secrets) -> Result<Option<Postgres>, StackError> {
+        if self.options.database_url.is_some() {
+            return Ok(None);
+        }
+        let run_dir = &mut lock(running.supervisor.shared()).run_dir;
+        Postgres::prepare(run_dir, &tools.postgres_bin, self.ports.postgres, &secrets.postgres_password).map(Some)
+    }
+
+    fn database_url(&self, secrets: &Secrets) -> String {
+        let ours = || Postgres::url(self.ports.postgres, &secrets.postgres_password);
+        self.options.database_url.clone().unwrap_or_else(ours)
+    }
+
+    fn redis_url(&self, secrets: &Secrets) -> String {
+        let ours = || valkey::url(self.ports.valkey, &secrets.valkey_password);
+        self.options.redis_url.clone().unwrap_or_else(ours)
+    }
+
+    fn launch_stores(
+        &self,
+        running: &Running,
+        postgres: Option<Postgres>,
+        tools: &Tools,
+        secrets: &Secrets,
+        cancel: &AtomicBool,
+    ) -> Result<(), StackError> {
+        let Running { supervisor, .. } = running;
+        if let Some(postgres) = &postgres {
+            supervisor.launch(postgres.launch(running.log(Part::Postgres)))?;
+        }
+        let port = self.ports.valkey;
+        if self.options.redis_url.is_none() {
+            let log = running.log(Part::Valkey);
+            let launch = {
+                let shared = lock(supervisor.shared());
+                valkey::launch(&shared.run_dir, &tools.valkey, port, &secrets.valkey_password, log)?
+            };
+            supervisor.launch(launch)?;
+        }
+        if let Some(postgres) = &postgres {
+            ready::wait(supervisor.shared(), Part::Postgres, running.log(Part::Postgres), cancel, || postgres.check())?;
+        }
+        if self.options.redis_url.is_none() {
+            let check = || valkey::check(port, &secrets.valkey_password);
+            ready::wait(supervisor.shared(), Part::Valkey, running.log(Part::Valkey), cancel, check)?;
+        }
+        Ok(())
+    }
+
+    fn launch_services(&self, running: &Running, secrets: &Secrets, cancel: &AtomicBool) -> Result<(), StackError> {
+        let Running { supervisor, ports, .. } = running;
+        let (database_url, redis_url) = (self.database_url(secrets), self.redis_url(secrets));
+        let control_plane = services::ControlPlane {
+            program: self.control_plane.clone(),
+            ports: *ports,
+            database_url: &database_url,
+            redis_url: &redis_url,
+            policies: &self.options.policies,
+            secrets,
+            more: &self.options.control_plane_env,
+        };
+        let logs = (running.log(Part::Backend), running.log(Part::ControlPlane));
+        let (backend, control_plane) = {
+            let shared = lock(supervisor.shared());
+            let backend = services::backend(&shared.run_dir, self.backend.clone(), *ports, logs.0.clone());
+            (backend, control_plane.launch(&shared.run_dir, logs.1.clone()))
+        };
+        supervisor.launch(backend)?;
+        supervisor.launch(control_plane)?;
+        ready::wait(supervisor.shared(), Part::Backend, logs.0, cancel, || {
+            ready::answers(ports.backend, "/__echo/count", 200)?;
+            ready::answers(ports.sandbox, "/__echo/count", 200)
+        })?;
+        ready::wait(supervisor.shared(), Part::ControlPlane, logs.1, cancel, || {
+            ready::answers(ports.admin, "/ready", 200)?;
+            ready::answers(ports.data_plane, "/ready", 200)
+        })
+    }
+
+    fn launch_envoy(
+        &self,
+        running: &Running,
+        tools: &Tools,
+        secrets: &Secrets,
+        cancel: &AtomicBool,
+    ) -> Result<(), StackError> {
+        let settings = envoy::Settings {
+            program: self.options.envoy_bin.as_deref().unwrap_or(&tools.envoy),
+            template: &self.options.envoy_template,
+            wasm: &self.wasm,
+            concurrency: self.options.concurrency,
+            token: &secrets.data_plane_token,
+            ports: self.ports,
+        };
+        let log = running.log(Part::Envoy);
+        let shared = running.supervisor.shared();
+        let launch = envoy::launch(&lock(shared).run_dir, &settings, log.clone())?;
+        running.supervisor.launch(launch)?;
+        ready::wait(shared, Part::Envoy, log, cancel, || {
+            [self.ports.cp, self.ports.pp, self.ports.plant].into_iter().try_for_each(ready::gateway)
+        })
+    }
+
+    fn state(&self, running: &Running, secrets: Secrets) -> State {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let Ports { cp, pp, plant, backend, admin, data_plane, envoy_admin, sandbox, .. } = self.ports;
+        let gateways = [("CP", cp), ("PP", pp), ("PLANT", plant)];
+        let shared = lock(running.supervisor.shared());
+        State {
+            gateways: gateways.into_iter().map(|(name, port)| (name.to_owned(), url(port))).collect(),
+            backend: url(backend),
+            sandbox: url(sandbox),
+            admin: url(admin),
+            data_plane: url(data_plane),
+            envoy_admin: url(envoy_admin),
+            database_url: self.database_url(&secrets),
+            redis_url: self.redis_url(&secrets),
+            admin_token: secrets.admin_token,
+            issuers: secrets.issuers,
+            pids: shared.pids,
+            registration_key: secrets.registration_key,
+            envoy_id: ENVOY_ID.to_owned(),
+            data_plane_token: secrets.data_plane_token,
+            run_dir: shared.run_dir.path().to_owned(),
+            access_log: shared.run_dir.join("access.log"),
+        }
+    }
+}
+
+/// Where our own executable is; test executables are one directory deeper.
+fn own_directory() -> Result<PathBuf, StackError> {
+    let executable = std::env::current_exe().or_file("find", Path::new("our own executable"))?;
+    let folder = executable.parent().unwrap_or(&executable);
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    Ok(above.unwrap_or(folder).to_owned())
+}
+
+fn existing(path: &Path, remedy: &'static str) -> Result<PathBuf, StackError> {
+    path.canonicalize().map_err(|_| StackError::Missing { path: path.to_owned(), remedy })
+}

@@ -1,0 +1,121 @@
+//! What must be secret in a stack, made fresh on every run. The secrets directory gets only what verifies; what signs goes to `state.json`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::error::StackError;
+use super::run_dir::{RunDir, write_private};
+use crate::issuer::{Algorithm, Blueprint, IssuerState, random_secret};
+use crate::token::{TokenSpec, mint};
+
+/// The name of the one Envoy of the stack.
+pub(crate) const ENVOY_ID: &str = "envoy-1";
+
+const ADMIN_TOKEN_SECONDS: i64 = 12 * 3600;
+
+/// Names and key ids are those of `policies/issuers.yaml`.
+const ISSUERS: [(&str, Blueprint); 5] = [
+    ("cp", blueprint("cp.waooaw.com", Algorithm::RS256, "cp-1", Some("plant-gateway-cp"))),
+    ("pp", blueprint("pp.waooaw.com", Algorithm::ES256, "pp-1", Some("plant-gateway-pp"))),
+    ("edge", blueprint("edge.waooaw.com", Algorithm::EdDSA, "edge-1", Some("plant-gateway"))),
+    ("legacy", blueprint("waooaw.com", Algorithm::HS256, "legacy-1", None)),
+    ("ops", blueprint("ops.waooaw.com", Algorithm::ES256, "ops-1", Some("plant-gateway-admin"))),
+];
+
+const fn blueprint(
+    issuer: &'static str,
+    algorithm: Algorithm,
+    kid: &'static str,
+    audience: Option<&'static str>,
+) -> Blueprint {
+    Blueprint { issuer, algorithm, kid, audience }
+}
+
+/// All secrets of one run.
+#[derive(Debug)]
+pub(crate) struct Secrets {
+    pub(crate) issuers: BTreeMap<String, IssuerState>,
+    pub(crate) registration_key: String,
+    pub(crate) data_plane_token: String,
+    pub(crate) postgres_password: String,
+    pub(crate) valkey_password: String,
+    pub(crate) admin_token: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) data_plane_tokens: PathBuf,
+}
+
+impl Secrets {
+    /// Makes them and writes what others have to read.
+    pub(crate) fn make(run_dir: &RunDir) -> Result<Self, StackError> {
+        let folder = run_dir.folder("secrets", 0o700)?;
+        let random = || random_secret().map_err(StackError::Random);
+        let mut issuers = BTreeMap::new();
+        for (name, blueprint) in ISSUERS {
+            let made = blueprint.generate()?;
+            write_private(&folder.join(&made.file), made.content.as_bytes())?;
+            issuers.insert(name.to_owned(), made.state);
+        }
+        let registration_key = random()?;
+        write_private(&folder.join("cp-registration.secret"), registration_key.as_bytes())?;
+        let data_plane_token = random()?;
+        let data_plane_tokens = run_dir.join("data-plane-tokens");
+        let hash: String = Sha256::digest(data_plane_token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        write_private(&data_plane_tokens, format!("{ENVOY_ID} {hash}\n").as_bytes())?;
+        let admin_token = match issuers.get("ops") {
+            Some(ops) => mint(ops, &operator()).map_err(StackError::AdminToken)?,
+            None => String::new(),
+        };
+        Ok(Self {
+            issuers,
+            registration_key,
+            data_plane_token,
+            postgres_password: random()?,
+            valkey_password: random()?,
+            admin_token,
+            folder,
+            data_plane_tokens,
+        })
+    }
+}
+
+fn operator() -> TokenSpec {
+    let mut spec = TokenSpec::new("operator", &["admin"]).governor("governor-1").lasting(ADMIN_TOKEN_SECONDS);
+    spec.user_id = Some("operator".to_owned());
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn verifiers_are_private_files_and_signers_are_no_files() {
+        let home = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::claim(home.path()).unwrap();
+        let secrets = Secrets::make(&run_dir).unwrap();
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&secrets.folder).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+            assert!(!std::fs::read_to_string(&path).unwrap().contains("PRIVATE KEY"), "{}", path.display());
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        names.sort();
+        let expected = [
+            "cp-1.public.pem",
+            "cp-registration.secret",
+            "edge-1.public.pem",
+            "legacy-1.secret",
+            "ops-1.public.pem",
+            "pp-1.public.pem",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(secrets.folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let tokens = std::fs::read_to_string(&secrets.data_plane_tokens).unwrap();
+        assert!(tokens.starts_with("envoy-1 ") && !tokens.contains(&secrets.data_plane_token));
+    }
+}

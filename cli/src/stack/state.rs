@@ -1,0 +1,107 @@
+//! `state.json`: where a running stack can be reached, and with which keys. Written when everything is ready, mode 0600.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{FileContext, StackError};
+use super::part::Part;
+use super::run_dir::write_private;
+use crate::issuer::IssuerState;
+
+/// A running stack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// Base URLs of the gateways `CP`, `PP` and `PLANT`.
+    pub gateways: BTreeMap<String, String>,
+    /// Base URL of the echo backend.
+    pub backend: String,
+    /// Base URL of the sandbox backend.
+    pub sandbox: String,
+    /// Base URL of the control plane's admin API.
+    pub admin: String,
+    /// Base URL of the control plane's data-plane API.
+    pub data_plane: String,
+    /// Base URL of Envoy's admin interface.
+    pub envoy_admin: String,
+    /// Where Postgres is, password included.
+    pub database_url: String,
+    /// Where Valkey is.
+    pub redis_url: String,
+    /// A token for the admin API, for 12 hours.
+    pub admin_token: String,
+    /// Keys by the name of the issuer in the policies: `cp`, `pp`, `edge`, `legacy`, `ops`.
+    pub issuers: BTreeMap<String, IssuerState>,
+    /// Process ids. A part that is not ours has none.
+    pub pids: Pids,
+    /// The registration key of the customer portal.
+    pub registration_key: String,
+    /// The name under which Envoy is known to the control plane.
+    pub envoy_id: String,
+    /// Its token for the data-plane API.
+    pub data_plane_token: String,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// Envoy's access log.
+    pub access_log: PathBuf,
+}
+
+/// Process ids of the parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pids {
+    /// Envoy.
+    pub envoy: Option<u32>,
+    /// The control plane.
+    pub control_plane: Option<u32>,
+    /// Postgres.
+    pub postgres: Option<u32>,
+    /// Valkey.
+    pub valkey: Option<u32>,
+    /// The echo backend.
+    pub backend: Option<u32>,
+    /// The process that started and watches them.
+    pub supervisor: Option<u32>,
+}
+
+impl Pids {
+    /// The process id of a part, if it is ours.
+    #[must_use]
+    pub const fn of(&self, part: Part) -> Option<u32> {
+        match part {
+            Part::Envoy => self.envoy,
+            Part::ControlPlane => self.control_plane,
+            Part::Backend => self.backend,
+            Part::Valkey => self.valkey,
+            Part::Postgres => self.postgres,
+        }
+    }
+
+    pub(crate) const fn set(&mut self, part: Part, pid: Option<u32>) {
+        match part {
+            Part::Envoy => self.envoy = pid,
+            Part::ControlPlane => self.control_plane = pid,
+            Part::Backend => self.backend = pid,
+            Part::Valkey => self.valkey = pid,
+            Part::Postgres => self.postgres = pid,
+        }
+    }
+}
+
+impl State {
+    /// Reads the state file of a running stack.
+    ///
+    /// # Errors
+    /// When it is not there or not ours.
+    pub fn read(path: &Path) -> Result<Self, StackError> {
+        let text = std::fs::read_to_string(path).or_file("read", path)?;
+        serde_json::from_str(&text).map_err(std::io::Error::other).or_file("understand", path)
+    }
+
+    /// Writes it whole or not at all.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), StackError> {
+        let mut text = serde_json::to_string_pretty(self).map_err(std::io::Error::other).or_file("write", path)?;
+        text.push('\n');
+        write_private(path, text.as_bytes())
+    }
+}

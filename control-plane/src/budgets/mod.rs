@@ -1,0 +1,186 @@
+//! Budgets: accounts and leases. `ledger` is the rule, `store` keeps it in Postgres, `valkey` in Redis or Valkey.
+//! This file sorts the reports of a call by account and says, from the policy in force, what may be granted.
+
+pub mod http;
+pub mod ledger;
+pub mod store;
+pub mod valkey;
+
+use decision_core::budget::{Budget, Units, Window};
+use decision_core::policy::CompiledPolicy;
+use decision_core::time::Timestamp;
+use ledger::{CAP_MAX, InvalidReport, Report, Room};
+use std::collections::BTreeMap;
+use wire::sync::{AccountGrant, AccountReport};
+
+/// Longer texts fit no index entry; no budget or scope of a sane policy and user comes near.
+const TEXT_MAX: usize = 1_024;
+
+/// No window of today starts later: it bounds what reaches the database as a timestamp.
+const SECONDS_MAX: i64 = 1 << 37;
+
+/// A budget, scope and window. The order of keys is the order of locks, and that of `COLLATE "C"`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AccountKey {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope with its values.
+    pub scope: String,
+    /// Start of the window, seconds since the epoch.
+    pub window_start: i64,
+}
+
+/// Where an account is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Postgres,
+    Valkey,
+    /// No store can have it: its name cannot be stored, or it has never been a window.
+    Nowhere,
+}
+
+/// The reports of one call on one account, and what the policy says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// The account.
+    pub key: AccountKey,
+    /// End of the window; absent when the policy knows none.
+    pub window_end: Option<i64>,
+    /// The cap as the policy has it; zero when it has none.
+    pub cap: Units,
+    /// What may be granted.
+    pub room: Room,
+    /// In the order of their generations, each with its place in the call.
+    pub reports: Vec<(usize, Report)>,
+}
+
+impl Posting {
+    /// The answer to one of its reports.
+    #[must_use]
+    pub fn answer(&self, report: &Report, granted: Units, settled: Units) -> AccountGrant {
+        AccountGrant {
+            budget: self.key.budget.clone(),
+            scope: self.key.scope.clone(),
+            window_start: self.key.window_start,
+            generation: report.generation,
+            granted: granted.get(),
+            cap: self.cap.get(),
+            settled: settled.get(),
+            known: self.room != Room::Unknown,
+        }
+    }
+}
+
+/// An answer and its place in the call.
+pub type Placed = (usize, AccountGrant);
+
+/// The reports of a call, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports(Vec<(AccountKey, Report)>);
+
+impl Reports {
+    /// Checks every number, so that nothing changes when one is wrong.
+    ///
+    /// # Errors
+    /// A number is negative or absurd.
+    pub fn check(reports: &[AccountReport]) -> Result<Self, InvalidReport> {
+        let keyed = |report: &AccountReport| {
+            let key = AccountKey { budget: report.budget.clone(), scope: report.scope.clone(), window_start: report.window_start };
+            Ok((key, Report::try_from(report)?))
+        };
+        reports.iter().map(keyed).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Whether this process still grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granting {
+    /// It does.
+    On,
+    /// It is stopping: what is reported is booked, nothing more is granted.
+    Off,
+}
+
+/// The postings of a call, by the place that keeps their accounts, each in the order of locks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// For Postgres.
+    pub durable: Vec<Posting>,
+    /// For Valkey.
+    pub volatile: Vec<Posting>,
+    /// Answered without asking either.
+    pub nowhere: Vec<Placed>,
+}
+
+impl Plan {
+    /// Sorts checked reports by account, under the policy in force.
+    #[must_use]
+    pub fn new(policy: &CompiledPolicy, reports: &Reports, now: Timestamp, holders: u32, granting: Granting) -> Self {
+        let mut grouped: BTreeMap<&AccountKey, Vec<(usize, Report)>> = BTreeMap::new();
+        for (index, (key, report)) in reports.0.iter().enumerate() {
+            grouped.entry(key).or_default().push((index, *report));
+        }
+        let mut plan = Self::default();
+        for (key, mut reports) in grouped {
+            reports.sort_by_key(|(_, report)| report.generation);
+            let (place, posting) = posting(policy, key, reports, now, holders, granting);
+            match place {
+                Place::Postgres => plan.durable.push(posting),
+                Place::Valkey => plan.volatile.push(posting),
+                Place::Nowhere => {
+                    let answers = posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO)));
+                    plan.nowhere.extend(answers);
+                }
+            }
+        }
+        plan
+    }
+}
+
+fn posting(
+    policy: &CompiledPolicy,
+    key: &AccountKey,
+    reports: Vec<(usize, Report)>,
+    now: Timestamp,
+    holders: u32,
+    granting: Granting,
+) -> (Place, Posting) {
+    let budget = policy.budget_by_name(&key.budget);
+    let window = budget.and_then(|budget| window_of(budget, key, now));
+    let place = match budget {
+        _ if !is_storable(key) => Place::Nowhere,
+        Some(budget) if !budget.durable => Place::Valkey,
+        // A budget that is gone from the policy may have leases that are yet to be settled.
+        Some(_) | None => Place::Postgres,
+    };
+    let cap = budget.map_or(Units::ZERO, |budget| budget.cap);
+    let room = match (place, window) {
+        (Place::Nowhere, _) | (_, None) => Room::Unknown,
+        (_, Some(window)) if window.end <= now || granting == Granting::Off => Room::Ended,
+        (_, Some(_)) => Room::Open { cap: cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
+    };
+    (place, Posting { key: key.clone(), window_end: window.map(|window| window.end.as_seconds()), cap, room, reports })
+}
+
+/// The budget's window that starts where the holder says, unless it is further ahead than the next one.
+fn window_of(budget: &Budget, key: &AccountKey, now: Timestamp) -> Option<Window> {
+    if !(0..SECONDS_MAX).contains(&key.window_start) {
+        return None;
+    }
+    let start = Timestamp::from_seconds(key.window_start);
+    let window = budget.window_at(start);
+    let next = budget.window_at(budget.window_at(now).end);
+    (window.start == start && start <= next.start).then_some(window)
+}
+
+/// Postgres refuses NUL in text and long index entries. Refusing the whole call would let one user's odd claim stop a worker.
+fn is_storable(key: &AccountKey) -> bool {
+    let text = |text: &str| text.len() <= TEXT_MAX && !text.contains('\0');
+    text(&key.budget) && text(&key.scope) && (0..SECONDS_MAX).contains(&key.window_start)
+}

@@ -1,0 +1,337 @@
+//! Accounts and leases in Postgres: three statements per call, whatever the number of accounts.
+//!
+//! Accounts are locked in the order of their keys, by sync calls and by the closing of holders alike. A holder's leases
+//! are guarded by the lock on the holder's row, which every caller takes first.
+
+use super::ledger::{self, Account, Booked, Lease, Recall, Room};
+use super::{AccountKey, Placed, Posting};
+use crate::holders::{Freshness, HolderId};
+use decision_core::budget::Units;
+use sqlx::{FromRow, PgConnection};
+use std::collections::BTreeMap;
+use wire::sync::AccountRecall;
+
+/// What became of the durable part of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One answer per report.
+    pub grants: Vec<Placed>,
+    /// Accounts that others wait for.
+    pub recalls: Vec<AccountRecall>,
+}
+
+/// Books the reports of a call.
+pub async fn apply(
+    connection: &mut PgConnection,
+    holder: HolderId,
+    postings: &[Posting],
+    freshness: Freshness,
+) -> Result<Applied, sqlx::Error> {
+    let mut applied = Applied::default();
+    // Accounts for which this holder itself is short: it is not asked to give them back.
+    let mut short: Vec<&AccountKey> = Vec::new();
+    if !postings.is_empty() {
+        if freshness == Freshness::New {
+            lock_or_open(connection, postings).await?;
+        }
+        let rows = read(connection, holder, postings, freshness).await?;
+        let mut changes = Changes::default();
+        for (ordinal, posting) in (1_i64..).zip(postings) {
+            let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied.grants);
+            if recall == Recall::Needed {
+                short.push(&posting.key);
+            }
+        }
+        changes.write(connection, holder).await?;
+    }
+    applied.recalls = recalls(connection, holder).await?;
+    applied.recalls.retain(|recall| !short.iter().any(|key| is_for(recall, key)));
+    Ok(applied)
+}
+
+fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
+    recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
+}
+
+fn book_posting(
+    posting: &Posting,
+    row: Option<&Row>,
+    freshness: Freshness,
+    changes: &mut Changes,
+    grants: &mut Vec<Placed>,
+) -> Recall {
+    let Some(row) = row else {
+        // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
+        grants.extend(posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO))));
+        return Recall::NotNeeded;
+    };
+    let (before, lease_before) = (row.account(), row.lease());
+    let (mut account, mut lease, mut recall) = (before, lease_before, Recall::NotNeeded);
+    let mut granted = Vec::with_capacity(posting.reports.len());
+    for (index, report) in &posting.reports {
+        let booked = match freshness {
+            Freshness::New => ledger::book(account, lease, report, posting.room),
+            Freshness::Repeated => {
+                let same = lease.filter(|lease| lease.generation == report.generation);
+                Booked { account, lease, granted: same.map_or(Units::ZERO, |lease| lease.granted), recall: Recall::NotNeeded }
+            }
+        };
+        (account, lease) = (booked.account, booked.lease);
+        if booked.recall == Recall::Needed {
+            recall = Recall::Needed;
+        }
+        granted.push((*index, report, booked.granted));
+    }
+    grants.extend(granted.into_iter().map(|(index, report, granted)| (index, posting.answer(report, granted, account.settled))));
+    if account != before || recall == Recall::Needed {
+        changes.account(row.account_id, account, recall);
+    }
+    if lease != lease_before {
+        changes.lease(row.account_id, lease);
+    }
+    recall
+}
+
+/// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks).
+async fn lock_or_open(connection: &mut PgConnection, postings: &[Posting]) -> Result<(), sqlx::Error> {
+    let known: Vec<(&AccountKey, i64)> = postings
+        .iter()
+        .filter(|posting| posting.room != Room::Unknown)
+        .filter_map(|posting| Some((&posting.key, posting.window_end?)))
+        .collect();
+    sqlx::query(
+        "INSERT INTO budget_accounts (budget, scope, window_start, window_end) \
+         SELECT budget, scope, to_timestamp(starts), to_timestamp(ends) \
+         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ends, ordinal) \
+         ORDER BY ordinal \
+         ON CONFLICT (budget, scope, window_start) DO UPDATE SET budget = EXCLUDED.budget WHERE false",
+    )
+    .bind(known.iter().map(|(key, _)| key.budget.as_str()).collect::<Vec<_>>())
+    .bind(known.iter().map(|(key, _)| key.scope.as_str()).collect::<Vec<_>>())
+    .bind(known.iter().map(|(key, _)| key.window_start).collect::<Vec<_>>())
+    .bind(known.iter().map(|(_, end)| *end).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(|_done| ())
+}
+
+/// An account with the holder's lease on it, at its place among the postings.
+#[derive(Debug, FromRow)]
+struct Row {
+    ordinal: i64,
+    account_id: i64,
+    committed: i64,
+    settled: i64,
+    account_held: i64,
+    forfeited: i64,
+    account_overrun: i64,
+    over_grant: i64,
+    generation: Option<i64>,
+    granted: Option<i64>,
+    used: Option<i64>,
+    held: Option<i64>,
+    overrun: Option<i64>,
+}
+
+impl Row {
+    fn account(&self) -> Account {
+        Account {
+            committed: Units::new(self.committed),
+            settled: Units::new(self.settled),
+            held: Units::new(self.account_held),
+            forfeited: Units::new(self.forfeited),
+            overrun: Units::new(self.account_overrun),
+            over_grant: Units::new(self.over_grant),
+        }
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        Some(Lease {
+            generation: u64::try_from(self.generation?).unwrap_or(0),
+            granted: Units::new(self.granted?),
+            used: Units::new(self.used?),
+            held: Units::new(self.held?),
+            overrun: Units::new(self.overrun?),
+        })
+    }
+}
+
+macro_rules! read_accounts {
+    ($lock:literal) => {
+        concat!(
+            "SELECT ordinal, a.account_id, a.committed, a.settled, a.held AS account_held, a.forfeited, \
+                 a.overrun AS account_overrun, a.over_grant, l.generation, l.granted, l.used, l.held, l.overrun \
+             FROM UNNEST($2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ordinal) \
+             JOIN budget_accounts AS a ON a.budget = wanted.budget AND a.scope = wanted.scope \
+                 AND a.window_start = to_timestamp(wanted.starts) \
+             LEFT JOIN budget_leases AS l ON l.account_id = a.account_id AND l.holder = $1 \
+             ORDER BY ordinal ",
+            $lock
+        )
+    };
+}
+
+async fn read(
+    connection: &mut PgConnection,
+    holder: HolderId,
+    postings: &[Posting],
+    freshness: Freshness,
+) -> Result<BTreeMap<i64, Row>, sqlx::Error> {
+    // The lock matters for budgets that the policy no longer knows; the others are locked already.
+    let statement = match freshness {
+        Freshness::New => read_accounts!("FOR UPDATE OF a"),
+        Freshness::Repeated => read_accounts!(""),
+    };
+    let rows: Vec<Row> = sqlx::query_as(statement)
+        .bind(holder.0)
+        .bind(postings.iter().map(|posting| posting.key.budget.as_str()).collect::<Vec<_>>())
+        .bind(postings.iter().map(|posting| posting.key.scope.as_str()).collect::<Vec<_>>())
+        .bind(postings.iter().map(|posting| posting.key.window_start).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.ordinal, row)).collect())
+}
+
+/// What a call changes, column by column.
+#[derive(Debug, Default)]
+struct Changes {
+    accounts: Vec<(i64, Account, bool)>,
+    leases: Vec<(i64, Lease)>,
+    closed: Vec<i64>,
+}
+
+impl Changes {
+    fn account(&mut self, account_id: i64, account: Account, recall: Recall) {
+        self.accounts.push((account_id, account, recall == Recall::Needed));
+    }
+
+    fn lease(&mut self, account_id: i64, lease: Option<Lease>) {
+        match lease {
+            Some(lease) => self.leases.push((account_id, lease)),
+            None => self.closed.push(account_id),
+        }
+    }
+
+    async fn write(&self, connection: &mut PgConnection, holder: HolderId) -> Result<(), sqlx::Error> {
+        if self.accounts.is_empty() && self.leases.is_empty() && self.closed.is_empty() {
+            return Ok(());
+        }
+        let account = |number: fn(&Account) -> Units| self.accounts.iter().map(|(_, account, _)| number(account).get()).collect::<Vec<_>>();
+        let lease = |number: fn(&Lease) -> Units| self.leases.iter().map(|(_, lease)| number(lease).get()).collect::<Vec<_>>();
+        sqlx::query(WRITE)
+            .bind(holder.0)
+            .bind(self.accounts.iter().map(|(account_id, _, _)| *account_id).collect::<Vec<_>>())
+            .bind(account(|account| account.committed))
+            .bind(account(|account| account.settled))
+            .bind(account(|account| account.held))
+            .bind(account(|account| account.forfeited))
+            .bind(account(|account| account.overrun))
+            .bind(account(|account| account.over_grant))
+            .bind(self.accounts.iter().map(|(_, _, recalled)| *recalled).collect::<Vec<_>>())
+            .bind(&self.closed)
+            .bind(self.leases.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+            .bind(self.leases.iter().map(|(_, lease)| i64::try_from(lease.generation).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+            .bind(lease(|lease| lease.granted))
+            .bind(lease(|lease| lease.used))
+            .bind(lease(|lease| lease.held))
+            .bind(lease(|lease| lease.overrun))
+            .execute(connection)
+            .await
+            .map(|_done| ())
+    }
+}
+
+const WRITE: &str = "WITH accounts AS ( \
+         UPDATE budget_accounts AS a SET committed = n.committed, settled = n.settled, held = n.held, forfeited = n.forfeited, \
+             overrun = n.overrun, over_grant = n.over_grant, \
+             recalled_at = CASE WHEN n.recalled THEN clock_timestamp() ELSE a.recalled_at END \
+         FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bool[]) \
+             AS n (account_id, committed, settled, held, forfeited, overrun, over_grant, recalled) \
+         WHERE a.account_id = n.account_id), \
+     closed AS (DELETE FROM budget_leases WHERE holder = $1 AND account_id = ANY($10::bigint[])) \
+     INSERT INTO budget_leases (holder, account_id, generation, granted, used, held, overrun) \
+     SELECT $1, account_id, generation, granted, used, held, overrun \
+     FROM UNNEST($11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[]) \
+         AS n (account_id, generation, granted, used, held, overrun) \
+     ON CONFLICT (holder, account_id) DO UPDATE SET generation = EXCLUDED.generation, granted = EXCLUDED.granted, \
+         used = EXCLUDED.used, held = EXCLUDED.held, overrun = EXCLUDED.overrun";
+
+/// Accounts on which the holder has units to spare that others asked for in the last seconds.
+async fn recalls(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<AccountRecall>, sqlx::Error> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT a.budget, a.scope, extract(epoch FROM a.window_start)::bigint \
+         FROM budget_leases AS l JOIN budget_accounts AS a USING (account_id) \
+         WHERE l.holder = $1 AND l.granted > l.used + l.held AND a.recalled_at > now() - interval '5 seconds' AND a.window_end > now()",
+    )
+    .bind(holder.0)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(budget, scope, window_start)| AccountRecall { budget, scope, window_start }).collect())
+}
+
+/// Charges all leases of a holder in full and ends them. Answers what was charged, by budget.
+pub async fn forfeit_all(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query(
+        "SELECT account_id FROM budget_accounts WHERE account_id IN (SELECT account_id FROM budget_leases WHERE holder = $1) \
+         ORDER BY budget, scope, window_start FOR UPDATE",
+    )
+    .bind(holder.0)
+    .execute(&mut *connection)
+    .await?;
+    // The same numbers as `ledger::forfeit`; a test holds them together.
+    sqlx::query_as(
+        "WITH ended AS (DELETE FROM budget_leases WHERE holder = $1 RETURNING account_id, granted, used, held), \
+         charged AS ( \
+             UPDATE budget_accounts AS a SET settled = a.settled + e.granted - e.used, forfeited = a.forfeited + e.granted - e.used, \
+                 held = a.held - e.held \
+             FROM ended AS e WHERE a.account_id = e.account_id RETURNING a.budget, e.granted - e.used AS forfeited) \
+         SELECT budget, sum(forfeited)::bigint FROM charged GROUP BY budget ORDER BY budget",
+    )
+    .bind(holder.0)
+    .fetch_all(connection)
+    .await
+}
+
+/// An account of a current window, for people.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct Listed {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope.
+    pub scope: String,
+    /// Start of the window, seconds since the epoch.
+    pub window_start: i64,
+    /// Its end.
+    pub window_end: i64,
+    /// Grants of open leases and charges of closed ones.
+    pub committed: i64,
+    /// Charged.
+    pub settled: i64,
+    /// Charged because a holder fell silent.
+    pub forfeited: i64,
+    /// Charged beyond what was reserved.
+    pub overrun: i64,
+    /// Spent without a grant.
+    pub over_grant: i64,
+}
+
+/// The accounts of current windows, by budget and scope.
+pub async fn list(
+    database: &sqlx::PgPool,
+    budget: Option<&str>,
+    scope: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Listed>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT budget, scope, extract(epoch FROM window_start)::bigint AS window_start, \
+             extract(epoch FROM window_end)::bigint AS window_end, committed, settled, forfeited, overrun, over_grant \
+         FROM budget_accounts \
+         WHERE window_start <= now() AND window_end > now() AND ($1::text IS NULL OR budget = $1) AND ($2::text IS NULL OR scope = $2) \
+         ORDER BY budget, scope, window_start LIMIT $3",
+    )
+    .bind(budget)
+    .bind(scope)
+    .bind(limit)
+    .fetch_all(database)
+    .await
+}

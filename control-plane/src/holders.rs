@@ -1,0 +1,135 @@
+//! Holders: the virtual machines that spend leases. Each belongs to the Envoy that first spoke for it, counts its
+//! calls, and is closed when it falls silent.
+
+use crate::budgets;
+use decision_core::time::Timestamp;
+use sqlx::{PgConnection, PgPool};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Silence after which a holder is closed and its leases are charged in full.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// A holder's random id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HolderId(pub Uuid);
+
+/// Whether a call was seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It is to be carried out.
+    New,
+    /// It was carried out; only its answer may have been lost.
+    Repeated,
+}
+
+/// A holder's call, admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Whether it was seen before.
+    pub freshness: Freshness,
+    /// The database's clock, the one clock that all replicas share.
+    pub now: Timestamp,
+    /// Holders seen in the last minute, this one included.
+    pub holders: u32,
+}
+
+/// Why a holder's call is not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// A newer call was carried out.
+    #[error("the call is older than the last one")]
+    StaleCall,
+    /// The holder was silent for too long.
+    #[error("the holder is closed")]
+    Closed,
+    /// It belongs to another Envoy.
+    #[error("the holder belongs to another Envoy")]
+    Foreign,
+    /// Postgres failed.
+    #[error("database failure")]
+    Database(#[from] sqlx::Error),
+}
+
+#[derive(sqlx::FromRow)]
+struct AdmittedRow {
+    envoy_id: String,
+    previous_call: i64,
+    closed: bool,
+    now_us: i64,
+    holders: i64,
+}
+
+/// Registers the holder at its first call, locks it, and advances its call number. On an error the caller rolls back.
+pub async fn admit(
+    connection: &mut PgConnection,
+    holder: HolderId,
+    envoy_id: &str,
+    call: i64,
+    activation: i64,
+) -> Result<Admission, AdmitError> {
+    let row: AdmittedRow = sqlx::query_as(
+        "INSERT INTO holders (holder, envoy_id, last_call, previous_call, activation) VALUES ($1, $2, $3, 0, $4) \
+         ON CONFLICT (holder) DO UPDATE SET previous_call = holders.last_call, \
+             last_call = GREATEST(holders.last_call, EXCLUDED.last_call), activation = EXCLUDED.activation, \
+             last_seen_at = now() \
+         RETURNING envoy_id, previous_call, closed_at IS NOT NULL AS closed, \
+             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us, \
+             1 + (SELECT count(*) FROM holders AS other WHERE other.closed_at IS NULL AND other.holder <> $1 \
+                  AND other.last_seen_at > now() - interval '60 seconds') AS holders",
+    )
+    .bind(holder.0)
+    .bind(envoy_id)
+    .bind(call)
+    .bind(activation)
+    .fetch_one(&mut *connection)
+    .await?;
+    if row.envoy_id != envoy_id {
+        return Err(AdmitError::Foreign);
+    }
+    if row.closed {
+        return Err(AdmitError::Closed);
+    }
+    let freshness = match call.cmp(&row.previous_call) {
+        std::cmp::Ordering::Less => return Err(AdmitError::StaleCall),
+        std::cmp::Ordering::Equal => Freshness::Repeated,
+        std::cmp::Ordering::Greater => Freshness::New,
+    };
+    let holders = u32::try_from(row.holders).unwrap_or(u32::MAX);
+    Ok(Admission { freshness, now: Timestamp::from_micros(row.now_us), holders })
+}
+
+/// A holder that was closed, and what that cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The holder.
+    pub holder: HolderId,
+    /// Units charged in full, by budget.
+    pub forfeits: Vec<(String, i64)>,
+}
+
+/// Closes one holder that was silent for `silence`: its leases are charged in full, and what it may have had to tell is
+/// a gap in the audit log. `None` when there is none. Any number of replicas may do this at once.
+pub async fn close_one_silent(database: &PgPool, silence: Duration) -> Result<Option<Closed>, sqlx::Error> {
+    let mut transaction = database.begin().await?;
+    let silent: Option<(Uuid,)> = sqlx::query_as(
+        "SELECT holder FROM holders WHERE closed_at IS NULL AND last_seen_at < now() - make_interval(secs => $1) \
+         ORDER BY last_seen_at LIMIT 1 FOR UPDATE SKIP LOCKED",
+    )
+    .bind(silence.as_secs_f64())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some((holder,)) = silent else { return Ok(None) };
+    let forfeits = budgets::store::forfeit_all(&mut transaction, HolderId(holder)).await?;
+    sqlx::query(
+        "WITH closed AS (UPDATE holders SET closed_at = now() WHERE holder = $1 \
+             RETURNING holder, last_sequence, coalesce(last_records_at, first_seen_at) AS since) \
+         INSERT INTO audit_gaps (holder, after_sequence, from_at, to_at, reason) \
+         SELECT holder, last_sequence, since, now(), 'holder_closed' FROM closed ON CONFLICT DO NOTHING",
+    )
+    .bind(holder)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Some(Closed { holder: HolderId(holder), forfeits }))
+}

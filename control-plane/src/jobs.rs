@@ -1,0 +1,55 @@
+//! What happens by itself: silent holders are closed, approvals expire. Every replica does it; rows are taken with
+//! SKIP LOCKED, so that they do not wait for each other.
+
+use crate::app::AppState;
+use crate::approvals;
+use crate::holders::{self, Closed, SILENCE_MAX};
+use crate::metrics::BudgetName;
+use crate::problem::chain;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Starts the jobs. They end when `stop` is cancelled.
+pub fn spawn(state: AppState, stop: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move { stop.run_until_cancelled(run(&state)).await.unwrap_or(()) })
+}
+
+async fn run(state: &AppState) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut well_since = Instant::now();
+    loop {
+        ticks.tick().await;
+        if let Err(error) = round(state, well_since).await {
+            tracing::warn!(error = %chain(&error), "jobs could not be done");
+            well_since = Instant::now();
+        }
+    }
+}
+
+async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
+    approvals::store::expire(&state.database).await?;
+    // While this process or the database was away, holders could not be heard. Their silence counts only from then on:
+    // else an outage of a minute would charge every lease in full.
+    if well_since.elapsed() < SILENCE_MAX {
+        return Ok(());
+    }
+    while let Some(closed) = holders::close_one_silent(&state.database, SILENCE_MAX).await? {
+        note(state, &closed);
+    }
+    Ok(())
+}
+
+fn note(state: &AppState, closed: &Closed) {
+    state.metrics.holders_closed.inc();
+    for (budget, units) in &closed.forfeits {
+        let label = BudgetName { budget: budget.clone() };
+        state.metrics.units_forfeited.get_or_create(&label).inc_by(u64::try_from(*units).unwrap_or(0));
+    }
+    tracing::warn!(holder = %closed.holder.0, forfeits = ?closed.forfeits, "a silent holder was closed");
+}

@@ -1,0 +1,290 @@
+//! The policy administration point over HTTP: publish, validate, list, activate, roll back.
+
+use crate::admin_events::Actor;
+use crate::app::AppState;
+use crate::caller::{Caller, admit, now};
+use crate::extract::{JsonBody, PathOf, QueryOf};
+use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
+use crate::policies::{ActivePolicy, Activation, Files, PolicyFault, Revision, explain, follow};
+use crate::problem::{ApiError, Problem};
+use crate::secrets::SecretsDirectory;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use wire::bundle::BundleVersion;
+
+/// What an author must be able to do under any policy, so that a mistake can be undone.
+const ROLL_BACK_PATH: &str = "/admin/v1/policies/1/activation";
+
+const FILES_MAX: usize = 512;
+const REASON_CHARS_MAX: usize = 1_000;
+const LIST_DEFAULT: u32 = 50;
+const LIST_MAX: u32 = 200;
+
+/// The routes of this slice.
+pub fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(publish, list))
+        .routes(routes!(validate))
+        .routes(routes!(active))
+        .routes(routes!(read))
+        .routes(routes!(activate))
+        .routes(routes!(explain::explain))
+}
+
+/// Policy files to be published, and why.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publication {
+    /// File names (`routes/agents.yaml`) to YAML texts: the whole policy, not a difference.
+    pub files: Files,
+    /// Why.
+    pub reason: String,
+}
+
+/// Policy files to be checked.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// File names to YAML texts.
+    pub files: Files,
+}
+
+/// What a valid policy consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Validated {
+    /// SHA-256 of the files, hex.
+    pub content_sha256: String,
+    /// How many issuers it has.
+    pub issuers: usize,
+    /// How many roles.
+    pub roles: usize,
+    /// How many routes.
+    pub routes: usize,
+    /// How many budgets.
+    pub budgets: usize,
+}
+
+/// A revision with its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RevisionDetail {
+    /// Everything but the files.
+    #[serde(flatten)]
+    pub summary: RevisionSummary,
+    /// File names to YAML texts.
+    pub files: Files,
+}
+
+/// What is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InForce {
+    /// The newest activation.
+    #[serde(flatten)]
+    pub record: ActivationRecord,
+    /// The version that this replica enforces; it follows the activation within a second.
+    pub enforced_version: String,
+}
+
+/// Why a revision should be in force.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationRequest {
+    /// Why.
+    pub reason: String,
+    /// Refuse, with 409, if another activation is in force by now.
+    #[serde(default)]
+    pub expected_activation: Option<Activation>,
+}
+
+/// Which revisions to list.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    /// Only older ones than this.
+    pub before: Option<i64>,
+    /// At most so many: 50 by default, 200 at most.
+    pub limit: Option<u32>,
+}
+
+/// Publish a revision. It is not in force before it is activated.
+#[utoipa::path(
+    post, path = "/admin/v1/policies", operation_id = "policies.publish", request_body = Publication,
+    responses((status = 201, body = RevisionSummary), (status = 422, description = "Not a valid policy", body = Problem)),
+)]
+async fn publish(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBody(publication): JsonBody<Publication>,
+) -> Result<Response, ApiError> {
+    let Publication { files, reason } = publication;
+    check_reason(&reason)?;
+    let compiled = compile_candidate(&state, files.clone()).await?;
+    require_way_back(&compiled, &headers)?;
+    let actor = Actor::from(&caller);
+    let mut transaction = state.database.begin().await?;
+    let revision = store::revision_publish(&mut transaction, &files, Origin::Api, actor, &reason).await?;
+    transaction.commit().await?;
+    let summary = find(&state, revision).await?;
+    let location = format!("/admin/v1/policies/{revision}");
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(summary)).into_response())
+}
+
+/// Check a policy without storing it.
+#[utoipa::path(
+    post, path = "/admin/v1/policies/validate", operation_id = "policies.validate", request_body = Candidate,
+    responses((status = 200, body = Validated), (status = 422, description = "Not a valid policy", body = Problem)),
+)]
+async fn validate(
+    State(state): State<AppState>,
+    _caller: Caller,
+    JsonBody(candidate): JsonBody<Candidate>,
+) -> Result<Json<Validated>, ApiError> {
+    let hash = store::content_sha256(&candidate.files);
+    let compiled = compile_candidate(&state, candidate.files).await?;
+    Ok(Json(Validated {
+        content_sha256: hex(&hash),
+        issuers: compiled.document.issuers.len(),
+        roles: compiled.document.roles.len(),
+        routes: compiled.document.routes.len(),
+        budgets: compiled.document.budgets.len(),
+    }))
+}
+
+/// List revisions, newest first.
+#[utoipa::path(
+    get, path = "/admin/v1/policies", operation_id = "policies.list", params(ListQuery),
+    responses((status = 200, body = Vec<RevisionSummary>)),
+)]
+async fn list(
+    State(state): State<AppState>,
+    _caller: Caller,
+    QueryOf(query): QueryOf<ListQuery>,
+) -> Result<Json<Vec<RevisionSummary>>, ApiError> {
+    let limit = query.limit.unwrap_or(LIST_DEFAULT);
+    if limit == 0 || limit > LIST_MAX {
+        return Err(ApiError::invalid("`limit` is not 1 to 200"));
+    }
+    Ok(Json(store::revision_list(&state.database, query.before.map(Revision), limit).await?))
+}
+
+/// What is in force, and who decided so.
+#[utoipa::path(
+    get, path = "/admin/v1/policies/active", operation_id = "policies.active",
+    responses((status = 200, body = InForce)),
+)]
+async fn active(State(state): State<AppState>, _caller: Caller) -> Result<Json<InForce>, ApiError> {
+    let (record, _files) = store::activation_active(&state.database)
+        .await?
+        .ok_or(ApiError::Unavailable { what: "no policy is active" })?;
+    Ok(Json(InForce { record, enforced_version: state.policy().tag() }))
+}
+
+/// One revision with its files.
+#[utoipa::path(
+    get, path = "/admin/v1/policies/{revision}", operation_id = "policies.read",
+    params(("revision" = i64, Path, description = "Its number")),
+    responses((status = 200, body = RevisionDetail), (status = 404, body = Problem)),
+)]
+async fn read(
+    State(state): State<AppState>,
+    _caller: Caller,
+    PathOf(revision): PathOf<Revision>,
+) -> Result<Json<RevisionDetail>, ApiError> {
+    let summary = find(&state, revision).await?;
+    let files = files_of(&state, revision).await?;
+    Ok(Json(RevisionDetail { summary, files }))
+}
+
+/// Put a revision in force; an older one is a rollback. Every activation gets a new, higher number.
+#[utoipa::path(
+    post, path = "/admin/v1/policies/{revision}/activation", operation_id = "policies.activate",
+    params(("revision" = i64, Path, description = "Its number")), request_body = ActivationRequest,
+    responses(
+        (status = 201, body = InForce), (status = 404, body = Problem),
+        (status = 409, description = "Another activation is in force than the caller expected", body = Problem),
+        (status = 422, description = "It does not compile here, for example because a secret is missing", body = Problem),
+    ),
+)]
+async fn activate(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+    PathOf(revision): PathOf<Revision>,
+    JsonBody(request): JsonBody<ActivationRequest>,
+) -> Result<(StatusCode, Json<InForce>), ApiError> {
+    check_reason(&request.reason)?;
+    let files = files_of(&state, revision).await?;
+    require_way_back(&compile_candidate(&state, files).await?, &headers)?;
+    let mut transaction = state.database.begin().await?;
+    store::policies_lock(&mut transaction).await?;
+    let (actor, expected) = (Actor::from(&caller), request.expected_activation);
+    store::revision_activate(&mut transaction, revision, actor, &request.reason, expected).await?;
+    transaction.commit().await?;
+    // So that the caller's next request here is decided by what was activated; other replicas are notified.
+    follow::refresh(&state).await?;
+    let in_force = active(State(state), caller).await?;
+    Ok((StatusCode::CREATED, in_force))
+}
+
+async fn find(state: &AppState, revision: Revision) -> Result<RevisionSummary, ApiError> {
+    let found = store::revision_find(&state.database, revision).await?;
+    found.ok_or_else(|| ApiError::not_found("revision", revision))
+}
+
+async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiError> {
+    let found = store::revision_files(&state.database, revision).await?;
+    found.ok_or_else(|| ApiError::not_found("revision", revision))
+}
+
+/// Compiles with this replica's secrets. The version is a placeholder: the result is looked at and never served.
+async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
+    check_names(&files)?;
+    let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
+    Ok(follow::compile_as(files, secrets, BundleVersion::default()).await?)
+}
+
+/// Refuses a policy under which the very token of this request could no longer roll back.
+fn require_way_back(candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
+    admit(&candidate.loaded, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
+        .map(|_principal| ())
+        .map_err(|refused| ApiError::WouldLockOut { reason: refused.code() })
+}
+
+fn check_reason(reason: &str) -> Result<(), ApiError> {
+    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+        return Err(ApiError::invalid("`reason` is empty or longer than 1000 characters"));
+    }
+    Ok(())
+}
+
+/// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only.
+fn check_names(files: &Files) -> Result<(), ApiError> {
+    if files.len() > FILES_MAX {
+        return Err(ApiError::invalid("more than 512 files"));
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
+    let good = |name: &str| {
+        name.len() <= 200
+            && name.bytes().all(plain)
+            && name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+            && (name.ends_with(".yaml") || name.ends_with(".yml"))
+    };
+    match files.keys().find(|name| !good(name)) {
+        None => Ok(()),
+        Some(_) => Err(ApiError::InvalidPolicy(Box::new(PolicyFault {
+            field: Some("files".to_owned()),
+            message: "a file name is not a plain relative path that ends in `.yaml` or `.yml`".to_owned(),
+            ..PolicyFault::default()
+        }))),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,93 @@
+//! `/health`: the process runs. `/ready`: it can do its work, and what keeps it from it.
+
+use crate::app::AppState;
+use crate::policies::PolicyFault;
+use crate::problem::chain;
+use crate::start::MIGRATOR;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::error::Error;
+use std::time::Duration;
+
+/// A store that does not answer within this is not ready.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The probes, on both listeners, without a credential.
+pub fn router() -> Router<AppState> {
+    Router::new().route("/health", get(health)).route("/ready", get(ready))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
+    let (migrations, valkey) = tokio::join!(
+        probe("postgres", migrations_missing(&state)),
+        probe("valkey", valkey_ping(&state)),
+    );
+    let (postgres, migrations) = match migrations {
+        Ok(0) => (Ok(()), Ok(())),
+        Ok(missing) => (Ok(()), Err(format!("{missing} migrations are not applied"))),
+        Err(reason) => (Err(reason), Err("unknown".to_owned())),
+    };
+    let stopping = if state.shutdown.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
+    let checks = [postgres, migrations, valkey.map(|_pong| ()), stopping];
+    let status = if checks.iter().all(Result::is_ok) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let [postgres, migrations, valkey, process] = checks.map(|check| check.map_or_else(|reason| reason, |()| "ok".to_owned()));
+    let body = json!({
+        "status": if status == StatusCode::OK { "ready" } else { "not_ready" },
+        "checks": { "postgres": postgres, "migrations": migrations, "valkey": valkey, "process": process },
+        "policy": policy(&state),
+    });
+    (status, Json(body))
+}
+
+/// A fault here does not make the replica unready: the last good policy is in force and should be served.
+fn policy(state: &AppState) -> Value {
+    let active = state.policy();
+    let faults = state.policy_faults.borrow();
+    json!({
+        "version": active.tag(),
+        "activation": active.version.activation,
+        "revision": active.version.revision,
+        "key_set": active.version.key_set,
+        "directory_fault": faults.directory.as_ref().map(fault),
+        "activation_fault": faults.activation.as_ref().map(fault),
+    })
+}
+
+fn fault(fault: &PolicyFault) -> Value {
+    json!({ "file": fault.file, "line": fault.line, "field": fault.field, "message": fault.message })
+}
+
+/// Waits for a bounded time. The cause goes to the log; the reader of `/ready` learns only which part it is.
+async fn probe<T, E: Error + 'static>(
+    part: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(PROBE_TIMEOUT, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            tracing::warn!(part, error = %chain(&error), "not ready");
+            Err("unavailable".to_owned())
+        }
+        Err(_elapsed) => {
+            tracing::warn!(part, "not ready: no answer in time");
+            Err("no answer in time".to_owned())
+        }
+    }
+}
+
+async fn migrations_missing(state: &AppState) -> Result<usize, sqlx::Error> {
+    let applied: Vec<(i64,)> =
+        sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(&state.database).await?;
+    Ok(MIGRATOR.iter().filter(|wanted| !applied.iter().any(|(version,)| *version == wanted.version)).count())
+}
+
+async fn valkey_ping(state: &AppState) -> Result<String, redis::RedisError> {
+    redis::cmd("PING").query_async(&mut state.valkey.clone()).await
+}

@@ -1,0 +1,292 @@
+//! From settings to a running process, and in order to its end.
+
+use crate::app::{AppState, admin_app, data_plane_app};
+use crate::envoys::{self, TokensFileError};
+use crate::jobs;
+use crate::metrics::Metrics;
+use crate::policies::directory::{self, Publication};
+use crate::policies::follow::{self, LoadError, compile_as, load_active};
+use crate::policies::{ActivePolicy, PolicyFault, PolicyFaults, store};
+use crate::problem::{ApiError, chain};
+use crate::secrets::SecretsDirectory;
+use crate::settings::Settings;
+use axum::Router;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use sqlx::PgPool;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire::bundle::BundleVersion;
+
+/// The migrations of this build.
+pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
+/// How long open requests may take to end after the process was asked to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// How long background tasks and connections may take after that.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(3);
+
+/// Why the process does not start. No text contains a password.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The text of `DATABASE_URL` is not usable.
+    #[error("DATABASE_URL is not a Postgres URL")]
+    DatabaseUrl,
+    /// The text of `REDIS_URL` is not usable.
+    #[error("REDIS_URL is not a Redis URL")]
+    RedisUrl,
+    /// Postgres did not answer in time.
+    #[error("Postgres at {at} did not answer within {waited_s} s; DATABASE_URL says where it is")]
+    Database {
+        /// Host, port and database.
+        at: String,
+        /// How long we tried.
+        waited_s: u64,
+        /// The last failure.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Redis did not answer in time.
+    #[error("Redis or Valkey at {at} did not answer within {waited_s} s; REDIS_URL says where it is")]
+    Valkey {
+        /// Host and port.
+        at: String,
+        /// How long we tried.
+        waited_s: u64,
+        /// The last failure.
+        #[source]
+        source: redis::RedisError,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database could not be migrated")]
+    Migrate(#[source] MigrateError),
+    /// The tokens file is not usable.
+    #[error("the Envoys could not be registered")]
+    Tokens(#[from] TokensFileError),
+    /// The directory is no policy, and nothing was ever activated.
+    #[error("the policies directory is no valid policy, and no other was ever activated")]
+    Policy(#[source] PolicyFault),
+    /// What was activated does not load here.
+    #[error("the active policy cannot be loaded")]
+    Active(#[source] LoadError),
+    /// The database failed while policies were published.
+    #[error("the policies directory could not be published")]
+    Publish(#[source] ApiError),
+    /// The database failed.
+    #[error("the database failed")]
+    Query(#[source] sqlx::Error),
+    /// A port is taken, or not ours to take.
+    #[error("cannot listen on {address}; set {variable} to another address, or PORT_BASE where `make run` chooses them")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The variable that shifts it.
+        variable: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It could not start.
+pub async fn run(settings: Settings) -> Result<(), StartError> {
+    // Ports first: a second copy must not publish, migrate or close anything.
+    let admin = listen(settings.admin_listen, "ADMIN_LISTEN").await?;
+    let data_plane = listen(settings.data_plane_listen, "DATA_PLANE_LISTEN").await?;
+    let database = connect_database(&settings).await?;
+    let valkey = connect_valkey(&settings).await?;
+    MIGRATOR.run(&database).await.map_err(StartError::Migrate)?;
+    let state = assemble(settings, database, valkey).await?;
+    tracing::info!(admin = %state.settings.admin_listen, data_plane = %state.settings.data_plane_listen, policy = state.policy().tag(), "ready");
+    serve(state, admin, data_plane).await
+}
+
+/// The state over connected, migrated stores: registers Envoys, publishes the policies directory, loads what is active.
+///
+/// # Errors
+/// There is no policy to enforce.
+pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionManager) -> Result<AppState, StartError> {
+    if let Some(file) = &settings.data_plane_tokens_file {
+        let known = envoys::register(&database, file).await?;
+        tracing::info!(envoys = known, "registered data-plane tokens");
+    }
+    let secrets = SecretsDirectory::new(&settings.secrets_dir);
+    let database_id = store::database_id(&database).await.map_err(StartError::Query)?;
+    let directory = publish_directory(&settings, &database, &secrets).await?;
+    let active = match load_active(&database, &secrets, database_id, None).await {
+        Ok(Some(active)) => active,
+        // Nothing was loaded before, so something is loaded now; and without a fault nothing active means an empty table.
+        Ok(None) | Err(LoadError::NothingActive) => {
+            return Err(directory.map_or(StartError::Active(LoadError::NothingActive), StartError::Policy));
+        }
+        Err(error @ (LoadError::Fault(_) | LoadError::Database(_) | LoadError::Stopped(_))) => {
+            return Err(StartError::Active(error));
+        }
+    };
+    let metrics = Metrics::new();
+    metrics.policy_in_force(&active.version);
+    metrics.policy_fault.set(i64::from(directory.is_some()));
+    Ok(AppState {
+        database,
+        valkey,
+        active: Arc::new(watch::Sender::new(Arc::new(active))),
+        policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, activation: None })),
+        settings: Arc::new(settings),
+        metrics: Arc::new(metrics),
+        shutdown: CancellationToken::new(),
+    })
+}
+
+/// Publishes the directory if it changed. A bad one is returned, and whatever is active stays.
+async fn publish_directory(
+    settings: &Settings,
+    database: &PgPool,
+    secrets: &SecretsDirectory,
+) -> Result<Option<PolicyFault>, StartError> {
+    let fault = match compiled_directory(settings, secrets).await {
+        Ok(files) => match directory::publish_if_changed(database, &files).await.map_err(StartError::Publish)? {
+            Publication::Activated | Publication::Unchanged => return Ok(None),
+        },
+        Err(LoadError::Fault(fault)) => fault,
+        Err(error @ (LoadError::NothingActive | LoadError::Database(_) | LoadError::Stopped(_))) => {
+            return Err(StartError::Active(error));
+        }
+    };
+    tracing::error!(file = fault.file, line = fault.line, field = fault.field, error = %fault, "the policies directory is no valid policy; what is active stays");
+    Ok(Some(fault))
+}
+
+async fn compiled_directory(settings: &Settings, secrets: &SecretsDirectory) -> Result<crate::policies::Files, LoadError> {
+    let path = settings.policies_dir.clone();
+    let files = tokio::task::spawn_blocking(move || directory::read(&path))
+        .await
+        .map_err(LoadError::Stopped)?
+        .map_err(|error| LoadError::Fault(error.into()))?;
+    let _compiles: ActivePolicy = compile_as(files.clone(), secrets.clone(), BundleVersion::default()).await?;
+    Ok(files)
+}
+
+async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, variable, source })
+}
+
+async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
+    let options: PgConnectOptions = settings.database_url.expose().parse().map_err(|_quotes_it| StartError::DatabaseUrl)?;
+    let options = options.application_name("plant-gateway-control-plane");
+    let at = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.database_connections_max)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(options);
+    let waited_s = settings.connect_timeout_s;
+    retried(Duration::from_secs(waited_s), &at, async || sqlx::query("SELECT 1").execute(&pool).await)
+        .await
+        .map_err(|source| StartError::Database { at, waited_s, source })?;
+    Ok(pool)
+}
+
+async fn connect_valkey(settings: &Settings) -> Result<ConnectionManager, StartError> {
+    let client = redis::Client::open(settings.redis_url.expose()).map_err(|_quotes_it| StartError::RedisUrl)?;
+    let at = client.get_connection_info().addr().to_string();
+    let config = || {
+        ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(1)))
+            .set_response_timeout(Some(Duration::from_secs(1)))
+            .set_number_of_retries(1)
+            .set_max_delay(Duration::from_secs(1))
+    };
+    let waited_s = settings.connect_timeout_s;
+    retried(Duration::from_secs(waited_s), &at, async || ConnectionManager::new_with_config(client.clone(), config()).await)
+        .await
+        .map_err(|source| StartError::Valkey { at, waited_s, source })
+}
+
+/// Tries until it works or the time is up, waiting twice as long after each failure.
+async fn retried<T, E: std::error::Error + 'static>(
+    limit: Duration,
+    at: &str,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    let deadline = Instant::now() + limit;
+    let mut pause = BACK_OFF_FIRST;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() + pause >= deadline => return Err(error),
+            Err(error) => tracing::warn!(at, error = %chain(&error), "not reachable yet; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(BACK_OFF_MAX);
+    }
+}
+
+/// Serves both listeners until asked to stop, then: no more grants, long polls end, open requests finish, close.
+async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> Result<(), StartError> {
+    let shutdown = state.shutdown.clone();
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let background = [tokio::spawn(follow::follow(state.clone())), jobs::spawn(state.clone(), shutdown.child_token())];
+    let servers = [
+        spawn_server(admin, admin_app(state.clone()), shutdown.clone()),
+        spawn_server(data_plane, data_plane_app(state.clone()), shutdown.clone()),
+    ];
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    shutdown.cancel();
+    within(DRAIN_MAX, "open requests", async {
+        for server in servers {
+            ended(server.await, "listener");
+        }
+    })
+    .await;
+    within(CLOSE_MAX, "background tasks and connections", async {
+        for task in background {
+            ended(task.await, "background task");
+        }
+        state.database.close().await;
+    })
+    .await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn spawn_server(listener: TcpListener, app: Router, shutdown: CancellationToken) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(error = %chain(&error), "a listener failed");
+        }
+    })
+}
+
+async fn within(limit: Duration, what: &str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, work).await.is_err() {
+        tracing::warn!(what, "did not end in time");
+    }
+}
+
+fn ended(outcome: Result<(), tokio::task::JoinError>, what: &str) {
+    if let Err(error) = outcome {
+        tracing::error!(what, error = %chain(&error), "ended badly");
+    }
+}

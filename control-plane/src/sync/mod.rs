@@ -1,0 +1,124 @@
+//! The sync call: reports, wants, approvals and audit records of one holder in one call.
+//!
+//! What Postgres keeps is one transaction, committed before anything is answered; what Valkey keeps follows, and may fail
+//! without harm. Nothing here decides: the rules are in `budgets::ledger`, `approvals::store` and `audit::store`.
+
+pub mod http;
+pub mod store;
+
+use crate::app::AppState;
+use crate::budgets::ledger::InvalidReport;
+use crate::budgets::{Granting, Plan, Reports, valkey};
+use crate::caller::Envoy;
+use crate::holders::{AdmitError, HolderId};
+use crate::{approvals, audit};
+use std::time::Duration;
+use store::{Committed, Job};
+use uuid::Uuid;
+use wire::policy;
+use wire::sync::{RecordBatch, SyncAnswer, SyncRequest};
+
+/// Why a call was not carried out. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// A number is negative or absurd.
+    #[error("invalid call: {0}")]
+    Invalid(&'static str),
+    /// The holder may not make this call.
+    #[error("the call was not admitted")]
+    NotAdmitted(#[source] AdmitError),
+    /// Postgres failed.
+    #[error("database failure")]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<InvalidReport> for SyncError {
+    fn from(_invalid: InvalidReport) -> Self {
+        Self::Invalid("a number in an account report is negative or too large")
+    }
+}
+
+impl From<AdmitError> for SyncError {
+    fn from(error: AdmitError) -> Self {
+        match error {
+            AdmitError::Database(error) => Self::Database(error),
+            other @ (AdmitError::StaleCall | AdmitError::Closed | AdmitError::Foreign) => Self::NotAdmitted(other),
+        }
+    }
+}
+
+/// Numbers that the database can hold.
+fn number(number: u64) -> Result<i64, SyncError> {
+    i64::try_from(number).ok().filter(|number| *number < 1 << 53).ok_or(SyncError::Invalid("a number is too large"))
+}
+
+fn check_batch(batch: &RecordBatch) -> Result<i64, SyncError> {
+    let first = number(batch.first_sequence)?;
+    if first < 1 { Err(SyncError::Invalid("the first sequence number is 1")) } else { Ok(first) }
+}
+
+/// Carries out one call.
+///
+/// # Errors
+/// The call is refused, or Postgres failed; nothing changed.
+pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {
+    let active = state.policy();
+    let call = number(request.call)?;
+    if call < 1 {
+        return Err(SyncError::Invalid("the first call is number 1"));
+    }
+    let settings = active.document.settings.clone().unwrap_or_else(policy::Settings::default);
+    let job = Job {
+        holder: HolderId(Uuid::from_bytes(request.holder)),
+        envoy_id: &envoy.envoy_id,
+        call,
+        activation: number(request.activation)?,
+        reports: &Reports::check(&request.accounts)?,
+        policy: &active.loaded.policy,
+        granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
+        asks: &request.approvals,
+        undos: &request.undos,
+        terms: approvals::Terms {
+            lifetime: Duration::from_secs(u64::from(settings.approval_lifetime_s)),
+            public_url: &state.settings.public_url,
+        },
+        batch: request.records.as_ref().map(|batch| Ok((batch, check_batch(batch)?))).transpose::<SyncError>()?,
+    };
+    let committed = match store::commit(&state.database, &job).await {
+        Err(SyncError::NotAdmitted(AdmitError::Foreign)) => {
+            store::record_foreign(&state.database, &job).await?;
+            return Err(SyncError::NotAdmitted(AdmitError::Foreign));
+        }
+        committed => committed?,
+    };
+    count(state, &committed.stored);
+    Ok(complete(state, &job, committed).await)
+}
+
+fn count(state: &AppState, stored: &audit::store::Stored) {
+    state.metrics.audit_records_stored.inc_by(stored.records);
+    state.metrics.audit_records_quarantined.inc_by(stored.quarantined);
+}
+
+/// Adds what Valkey keeps to what is committed. The accounts of a store that does not answer stay absent.
+async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> SyncAnswer {
+    let Committed { plan: Plan { volatile, nowhere, .. }, durable, now, approvals, stored: _ } = committed;
+    let mut placed = durable.grants;
+    let mut recalls = durable.recalls;
+    placed.extend(nowhere);
+    match valkey::apply(&mut state.valkey.clone(), job.holder, job.call, &volatile, now).await {
+        Ok(applied) => {
+            placed.extend(applied.grants);
+            recalls.extend(applied.recalls);
+        }
+        Err(error) => tracing::warn!(error = %crate::problem::chain(&error), "accounts of volatile budgets are left unanswered"),
+    }
+    placed.sort_by_key(|(index, _)| *index);
+    SyncAnswer {
+        call: u64::try_from(job.call).unwrap_or(0),
+        accounts: placed.into_iter().map(|(_, grant)| grant).collect(),
+        recalls,
+        approvals,
+        records_stored: job.batch.map(|(batch, _)| batch.first_sequence),
+    }
+}

@@ -1,0 +1,114 @@
+//! The transaction of a sync call: the holder, its accounts, its approvals, its records, in this order of locks.
+
+use super::SyncError;
+use crate::admin_events::{self, Actor, AdminEvent};
+use crate::approvals::{self, Terms};
+use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
+use crate::budgets::store::Applied;
+use crate::budgets::{Granting, Plan, Reports, store as accounts};
+use crate::holders::{HolderId, admit};
+use decision_core::policy::CompiledPolicy;
+use decision_core::time::Timestamp;
+use sqlx::PgPool;
+use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch};
+
+/// How often a transaction that lost a race is tried.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// A checked call and what it is carried out under.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Who calls.
+    pub holder: HolderId,
+    /// Its Envoy, by the token.
+    pub envoy_id: &'a str,
+    /// The call's number.
+    pub call: i64,
+    /// What the worker enforces.
+    pub activation: i64,
+    /// Account reports.
+    pub reports: &'a Reports,
+    /// The policy in force.
+    pub policy: &'a CompiledPolicy,
+    /// Whether this process still grants.
+    pub granting: Granting,
+    /// Approvals to request or consume.
+    pub asks: &'a [ApprovalAsk],
+    /// Consumed approvals to give back.
+    pub undos: &'a [ApprovalUndo],
+    /// How long approvals live.
+    pub terms: Terms<'a>,
+    /// Records, and the sequence number of the first.
+    pub batch: Option<(&'a RecordBatch, i64)>,
+}
+
+/// What is committed.
+#[derive(Debug)]
+pub struct Committed {
+    /// The call's reports by place; the durable ones are booked.
+    pub plan: Plan,
+    /// The durable part.
+    pub durable: Applied,
+    /// The database's clock.
+    pub now: Timestamp,
+    /// Answers to the asks.
+    pub approvals: Vec<ApprovalAnswer>,
+    /// What became of the records.
+    pub stored: Stored,
+}
+
+/// Carries out the durable part of a call and commits it.
+pub async fn commit(database: &PgPool, job: &Job<'_>) -> Result<Committed, SyncError> {
+    let mut insertion = Insertion::Bulk;
+    let mut attempt = 1;
+    loop {
+        match attempt_commit(database, job, insertion).await {
+            Err(SyncError::Database(error)) if attempt < ATTEMPTS_MAX && is_lost_race(&error) => {}
+            // A record that the table refuses must not stop the call for ever: find it, and put it aside.
+            Err(SyncError::Database(error)) if insertion == Insertion::Bulk && job.batch.is_some() && is_refusal(&error) => {
+                insertion = Insertion::OneByOne;
+            }
+            done => return done,
+        }
+        attempt += 1;
+    }
+}
+
+/// A deadlock, a serialisation failure, or another call that opened the same approval first.
+fn is_lost_race(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    error.constraint() == Some("approvals_one_open") || error.code().is_some_and(|code| code.starts_with("40"))
+}
+
+async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) -> Result<Committed, SyncError> {
+    let mut transaction = database.begin().await?;
+    let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.activation).await?;
+    let plan = Plan::new(job.policy, job.reports, admission.now, admission.holders, job.granting);
+    let durable = accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness).await?;
+    let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
+    approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
+    let stored = match job.batch {
+        Some((batch, first)) => {
+            let sender = Sender { holder: job.holder, envoy_id: job.envoy_id };
+            ingest(&mut transaction, sender, batch, first, insertion).await?
+        }
+        None => Stored::default(),
+    };
+    // INVARIANT (I5): nothing is answered before this.
+    transaction.commit().await?;
+    Ok(Committed { plan, durable, now: admission.now, approvals, stored })
+}
+
+/// Records that an Envoy spoke for a holder of another one.
+pub async fn record_foreign(database: &PgPool, job: &Job<'_>) -> Result<(), sqlx::Error> {
+    let mut transaction = database.begin().await?;
+    let target = job.holder.0.to_string();
+    let event = AdminEvent {
+        action: "holder.refused",
+        target: &target,
+        reason: "the holder belongs to another Envoy",
+        detail: serde_json::json!({"envoy_id": job.envoy_id, "call": job.call}),
+    };
+    admin_events::record(&mut transaction, Actor::CONTROL_PLANE, event).await?;
+    transaction.commit().await
+}

@@ -1,0 +1,163 @@
+//! What a request's record says, and whether its backend was reached.
+
+use crate::counters::name;
+use crate::exchange::{Exchange, Trace, Verdicts};
+use crate::host::Host;
+use crate::vm::Vm;
+use decision_core::decide::Observer;
+use decision_core::decision::{Check as CoreCheck, DenyReason, Target};
+use decision_core::holder::Reservations;
+use decision_core::principal::Trial;
+use decision_core::time::Timestamp;
+use std::borrow::Cow;
+pub(crate) use wire::audit::{Check, Outcome};
+use wire::audit::{AuditRecord, Charge, CheckOutcome, Decision, Stage, User};
+
+const CHECKS_MAX: usize = 8;
+
+/// The checks that were made, in order, without allocating.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Checks {
+    made: [Option<CheckOutcome>; CHECKS_MAX],
+}
+
+impl Checks {
+    pub(crate) fn add(&mut self, check: Check, outcome: Outcome) {
+        if let Some(slot) = self.made.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(CheckOutcome { check, outcome });
+        }
+    }
+
+    /// Notes the check that refused, if the decision has not noted it.
+    pub(crate) fn refused(&mut self, reason: DenyReason) {
+        let check = Check::from(reason.check());
+        let last = self.made.iter().flatten().last();
+        if last != Some(&CheckOutcome { check, outcome: Outcome::Deny }) {
+            self.add(check, Outcome::Deny);
+        }
+    }
+}
+
+impl Observer for Checks {
+    fn checked(&mut self, check: CoreCheck, refused: Option<DenyReason>) {
+        self.add(check.into(), if refused.is_some() { Outcome::Deny } else { Outcome::Permit });
+    }
+}
+
+/// Whether the backend may have seen the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    Yes,
+    No,
+}
+
+/// Backend never reached ⇔ no upstream connection was made and there was at most one attempt: the properties show the
+/// last attempt only. Good answers need no property, which keeps them off the hot path.
+pub(crate) fn backend_reached(trace: &Trace, host: &impl Host) -> Reached {
+    if trace.status.is_some_and(|status| status < 400) {
+        return Reached::Yes;
+    }
+    if host.property(&["upstream", "local_address"]).is_some_and(|address| !address.is_empty()) {
+        return Reached::Yes;
+    }
+    let attempts = host.property(&["upstream", "request_attempt_count"]);
+    let attempts = attempts.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    if attempts > 1 { Reached::Yes } else { Reached::No }
+}
+
+/// What was charged in the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Charged<'c> {
+    pub(crate) held: Option<&'c Reservations>,
+    pub(crate) reached: Reached,
+}
+
+impl Charged<'_> {
+    pub(crate) const fn nothing() -> Self {
+        Self { held: None, reached: Reached::No }
+    }
+}
+
+/// Queues the record of an exchange that has ended.
+pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged: Charged<'_>, now: Timestamp) {
+    let (trace, headers) = (&exchange.trace, &exchange.headers);
+    let seen = trace.arrived != Timestamp::EPOCH;
+    let arrived = if seen { trace.arrived } else { now };
+    let mut id_text = [0; 36];
+    let request_id = if seen { trace.request_id } else { vm.ids.request_id(now) };
+    let id_text = request_id.text(&mut id_text);
+    let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
+    let version = trace.active.as_ref().map(|active| active.version).unwrap_or_default();
+    let status = trace.status.or_else(|| sent_status(host));
+    let charges = charged.held.map(|held| {
+        let amount = |amount: decision_core::budget::Units| if charged.reached == Reached::Yes { amount.get() } else { 0 };
+        let charge = |(budget, scope, units)| Charge { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope), amount: amount(units) };
+        vm.leases.scopes(held).map(charge).collect()
+    });
+    let micros = |later: Timestamp, earlier: Timestamp| u64::try_from(later.since(earlier).as_micros()).unwrap_or(u64::MAX);
+    let record = AuditRecord {
+        at_us: arrived.as_micros(),
+        gateway: exchange.settings.gateway.into(),
+        stage: if seen { Stage::Filter } else { Stage::Envoy },
+        method: seen.then(|| String::from_utf8_lossy(headers.method())),
+        path: seen.then(|| headers.path_lossy()),
+        route: route.map(|route| Cow::Borrowed(&*route.name)),
+        action: route.filter(|route| !route.action.is_empty()).map(|route| Cow::Borrowed(&*route.action)),
+        user: user(trace),
+        correlation_id: Cow::Borrowed(headers.correlation_id().unwrap_or(id_text)),
+        causation_id: headers.causation_id().map(Cow::Borrowed),
+        request_id: request_id.bytes(),
+        decision: match trace.verdict.decision {
+            Verdicts::None => Decision::None,
+            Verdicts::Permit => Decision::Permit,
+            Verdicts::Deny => Decision::Deny,
+            Verdicts::Indeterminate => Decision::Indeterminate,
+        },
+        reason: Cow::Borrowed(trace.verdict.reason),
+        checks: trace.checks.made.iter().flatten().copied().collect(),
+        activation: version.activation,
+        revision: version.revision,
+        key_set: version.key_set,
+        charges: charges.unwrap_or_default(),
+        approval_id: trace.approval_id.as_deref().map(Cow::Borrowed),
+        sandbox: trace.target == Some(Target::Sandbox),
+        status,
+        details: details(trace, status, host).map(Cow::Owned),
+        total_us: micros(now, arrived),
+        upstream_us: trace.forwarded_at.zip(trace.responded_at).map(|(forwarded, responded)| micros(responded, forwarded)),
+    };
+    let dropped = vm.records.push(&record);
+    if dropped > 0 {
+        vm.counters.add(host, name::RECORDS_DROPPED, i64::from(dropped));
+    }
+}
+
+fn user(trace: &Trace) -> Option<User<'_>> {
+    let principal = trace.principal.as_ref()?;
+    let identity = &principal.identity;
+    Some(User {
+        issuer: Cow::Borrowed(&identity.issuer),
+        subject: Cow::Borrowed(&identity.subject),
+        user_id: Cow::Borrowed(&identity.user_id),
+        customer_id: identity.customer_id.as_deref().map(Cow::Borrowed),
+        agent_id: identity.agent_id.as_deref().map(Cow::Borrowed),
+        roles: Cow::Borrowed(&principal.roles_joined),
+        trial: identity.trial != Trial::No,
+    })
+}
+
+/// The status that Envoy sent, where we did not see it.
+fn sent_status(host: &impl Host) -> Option<u16> {
+    let code = host.property(&["response", "code"])?;
+    u16::try_from(i64::from_le_bytes(code.try_into().ok()?)).ok().filter(|code| *code != 0)
+}
+
+/// Envoy's response code details, where something else than a good answer or our own refusal happened.
+fn details(trace: &Trace, status: Option<u16>, host: &impl Host) -> Option<String> {
+    if trace.forwarded_at.is_some() && status.is_some_and(|status| status < 500) || trace.verdict.decision == Verdicts::Deny {
+        return None;
+    }
+    let details = host.property(&["response", "code_details"])?;
+    let text = String::from_utf8_lossy(&details);
+    Some(text.chars().take(256).collect())
+}

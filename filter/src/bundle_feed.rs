@@ -1,0 +1,261 @@
+//! How a bundle gets into every worker: one virtual machine holds a long poll and puts what comes into shared data; the
+//! others see the new version on their tick.
+
+use crate::counters::name;
+use crate::host::{Host, HttpCall, Level};
+use crate::root::CallResult;
+use crate::settings::Settings;
+use crate::vm::{NotActivated, Vm};
+use decision_core::time::Timestamp;
+use std::time::Duration;
+
+const CLAIM: &str = "plant_gateway.claim";
+const VERSION: &str = "plant_gateway.version";
+const STANDING: &str = "plant_gateway.standing";
+const IMAGES: [&str; 2] = ["plant_gateway.bundle.0", "plant_gateway.bundle.1"];
+
+/// A claim is renewed so often, and another machine takes over when it has not been for so long.
+const CLAIM_RENEWAL: Duration = Duration::from_millis(500);
+const CLAIM_LIFETIME: Duration = Duration::from_secs(3);
+const POLL_TIMEOUT: Duration = Duration::from_secs(35);
+const BACKOFF_MAX_MS: u64 = 5_000;
+
+/// What this machine knows of the feed.
+#[derive(Debug, Default)]
+pub(crate) struct BundleFeed {
+    /// Distinguishes the machines; 0 until it was drawn.
+    identity: u64,
+    claim_due: Timestamp,
+    leads: Leads,
+    etag: Vec<u8>,
+    in_flight: Option<u32>,
+    poll_due: Timestamp,
+    failures: u32,
+    seen: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leads {
+    #[default]
+    No,
+    Yes,
+}
+
+/// How the last poll of this Envoy went, whichever worker made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Unknown,
+    Connected,
+    Unauthorized,
+    Unreachable,
+    BundleRefused,
+}
+
+impl Standing {
+    const ALL: [Self; 5] = [Self::Unknown, Self::Connected, Self::Unauthorized, Self::Unreachable, Self::BundleRefused];
+
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Connected => "connected",
+            Self::Unauthorized => "unauthorized: check the data-plane token",
+            Self::Unreachable => "unreachable",
+            Self::BundleRefused => "bundle refused: see the log",
+        }
+    }
+}
+
+impl BundleFeed {
+    pub(crate) fn standing(&self, host: &impl Host) -> Standing {
+        let text = host.shared(STANDING).value.unwrap_or_default();
+        Standing::ALL.into_iter().find(|standing| standing.text().as_bytes() == text).unwrap_or(Standing::Unknown)
+    }
+
+    /// Whether the call is this feed's.
+    pub(crate) fn owns(&self, token: u32) -> bool {
+        self.in_flight == Some(token)
+    }
+}
+
+fn set_standing(host: &impl Host, standing: Standing) {
+    if host.shared(STANDING).value.as_deref() != Some(standing.text().as_bytes()) {
+        host.set_shared(STANDING, standing.text().as_bytes(), None).unwrap_or(());
+    }
+}
+
+/// Follows the shared version, and polls if this machine leads. Returns whether a new bundle is in force.
+pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) -> Change {
+    let change = follow(vm, host);
+    if now >= vm.feed.claim_due {
+        vm.feed.claim_due = now.plus(CLAIM_RENEWAL);
+        vm.feed.leads = claim(vm, host, now);
+    }
+    if vm.feed.leads == Leads::Yes && vm.feed.in_flight.is_none() && now >= vm.feed.poll_due {
+        poll(vm, host, settings, now);
+    }
+    change
+}
+
+/// Whether a new bundle is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    Activated,
+}
+
+fn follow(vm: &mut Vm, host: &impl Host) -> Change {
+    let Some(version) = host.shared(VERSION).value else { return Change::None };
+    if version == vm.feed.seen {
+        return Change::None;
+    }
+    let key = version.last().and_then(|slot| IMAGES.get(usize::from(*slot)));
+    let image = key.and_then(|key| host.shared(key).value).unwrap_or_default();
+    vm.feed.seen = version;
+    activate(vm, host, &image)
+}
+
+fn activate(vm: &mut Vm, host: &impl Host, image: &[u8]) -> Change {
+    match vm.activate(host, image) {
+        Ok(()) => Change::Activated,
+        Err(NotActivated::Older { .. }) => Change::None,
+        Err(error @ NotActivated::Refused(_)) => {
+            host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(&error)));
+            Change::None
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Takes or renews the claim to be the one that polls. Identity holds no context id: the old and the new root of a
+/// machine share this state.
+fn claim(vm: &mut Vm, host: &impl Host, now: Timestamp) -> Leads {
+    if vm.feed.identity == 0 {
+        vm.feed.identity = u64::from_le_bytes(first_eight(&vm.ids.holder_id())).max(1);
+    }
+    let shared = host.shared(CLAIM);
+    let (holder, expires) = shared.value.as_deref().map_or((0, 0), read_claim);
+    if holder != vm.feed.identity && expires > now.as_micros() {
+        return Leads::No;
+    }
+    let mut value = vm.feed.identity.to_le_bytes().to_vec();
+    value.extend(now.plus(CLAIM_LIFETIME).as_micros().to_le_bytes());
+    // With this cas a key that another machine created meanwhile is left alone.
+    let cas = shared.cas.unwrap_or(u32::MAX);
+    if host.set_shared(CLAIM, &value, Some(cas)).is_ok() { Leads::Yes } else { Leads::No }
+}
+
+fn read_claim(value: &[u8]) -> (u64, i64) {
+    let (holder, expires) = value.split_at_checked(8).unwrap_or_default();
+    (u64::from_le_bytes(first_eight(holder)), i64::from_le_bytes(first_eight(expires)))
+}
+
+fn first_eight(bytes: &[u8]) -> [u8; 8] {
+    bytes.first_chunk::<8>().copied().unwrap_or_default()
+}
+
+fn poll(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    let authorization = authorization();
+    let mut headers: Vec<(&str, &[u8])> = vec![
+        (":method", b"GET"),
+        (":path", b"/data-plane/v1/bundle"),
+        (":authority", b"control-plane"),
+        ("authorization", authorization.as_bytes()),
+    ];
+    let etag = vm.feed.etag.clone();
+    if !etag.is_empty() {
+        headers.push(("if-none-match", &etag));
+    }
+    let call = HttpCall { cluster: &settings.poll_cluster, headers: &headers, body: None, timeout: POLL_TIMEOUT };
+    match host.http_call(&call) {
+        Ok(token) => vm.feed.in_flight = Some(token),
+        Err(_) => failed(vm, host, Standing::Unreachable, now),
+    }
+}
+
+/// The bearer token of this Envoy, from the environment of its process: it stands in no configuration dump.
+pub(crate) fn authorization() -> String {
+    format!("Bearer {}", std::env::var("PLANT_DATA_PLANE_TOKEN").unwrap_or_default())
+}
+
+/// The answer to the long poll.
+pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: Timestamp) -> Change {
+    vm.feed.in_flight = None;
+    match result.status(host) {
+        Some(200) => {
+            let image = host.call_body(result.body_size);
+            let etag = host.call_header("etag").unwrap_or_default();
+            publish(vm, host, &image, etag, now)
+        }
+        Some(304) => {
+            vm.feed.failures = 0;
+            vm.feed.poll_due = now;
+            set_standing(host, Standing::Connected);
+            Change::None
+        }
+        Some(401 | 403) => {
+            failed(vm, host, Standing::Unauthorized, now);
+            Change::None
+        }
+        Some(_) | None => {
+            failed(vm, host, Standing::Unreachable, now);
+            Change::None
+        }
+    }
+}
+
+/// Takes the bundle itself first, so that a bad one never gets into shared data.
+fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Timestamp) -> Change {
+    let outcome = vm.activate(host, image);
+    if let Err(error @ NotActivated::Refused(_)) = &outcome {
+        host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(error)));
+        failed(vm, host, Standing::BundleRefused, now);
+        return Change::None;
+    }
+    vm.feed.failures = 0;
+    vm.feed.poll_due = now;
+    vm.feed.etag = etag;
+    set_standing(host, Standing::Connected);
+    if let Err(NotActivated::Older { offered, current }) = outcome {
+        if offered < current {
+            host.log(Level::Warn, &format!("activation {offered} was offered and {current} is in force: kept"));
+        }
+        return Change::None;
+    }
+    let slot = vm.feed.seen.last().map_or(0, |slot| 1 - (slot & 1));
+    if let (Some(key), Some(active)) = (IMAGES.get(usize::from(slot)), vm.active.as_ref()) {
+        let version = active.version;
+        let mut value = version.database_id.to_vec();
+        for number in [version.activation, version.revision, version.key_set, version.revocation] {
+            value.extend(number.to_le_bytes());
+        }
+        value.push(slot);
+        if host.set_shared(key, image, None).is_ok() && host.set_shared(VERSION, &value, None).is_ok() {
+            vm.feed.seen = value;
+        }
+    }
+    Change::Activated
+}
+
+fn failed(vm: &mut Vm, host: &impl Host, standing: Standing, now: Timestamp) {
+    set_standing(host, standing);
+    vm.counters.add(host, name::BUNDLE_POLL_FAILURES, 1);
+    vm.feed.failures = vm.feed.failures.saturating_add(1);
+    let backoff = (100_u64 << vm.feed.failures.min(6)).min(BACKOFF_MAX_MS);
+    vm.feed.poll_due = now.plus(Duration::from_millis(backoff / 2 + vm.ids.jitter(backoff / 2)));
+    if vm.feed.failures == 1 {
+        host.log(Level::Warn, &format!("the control plane's bundle cannot be had ({}); retrying", standing.text()));
+    }
+}

@@ -1,0 +1,68 @@
+//! Metrics, named once. Envoy turns `.label=.=value;.;` into Prometheus labels (see `stats_tags` in `envoy/`).
+
+use crate::host::{Host, Metric};
+use decision_core::gateway::Gateway;
+use hashbrown::HashMap;
+
+/// Metric ids, defined at first use.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    decisions: HashMap<(Gateway, &'static str, &'static str), Option<u32>>,
+    totals: HashMap<&'static str, Option<u32>>,
+}
+
+impl Counters {
+    /// `gateway_decisions_total{gateway,decision,reason}`.
+    pub(crate) fn decided(&mut self, host: &impl Host, gateway: Gateway, decision: &'static str, reason: &'static str) {
+        let id = *self.decisions.entry((gateway, decision, reason)).or_insert_with(|| {
+            let name = format!(
+                "gateway.decisions.gateway=.={};.;decision=.={decision};.;reason=.={reason};.;total",
+                gateway.name()
+            );
+            host.define(Metric::Counter, &name)
+        });
+        if let Some(id) = id {
+            host.increment(id, 1);
+        }
+    }
+
+    /// Adds to the counter of that name.
+    pub(crate) fn add(&mut self, host: &impl Host, name: &'static str, by: i64) {
+        if let Some(id) = self.id(host, Metric::Counter, name) {
+            host.increment(id, by);
+        }
+    }
+
+    /// Sets the gauge of that name.
+    pub(crate) fn set(&mut self, host: &impl Host, name: &'static str, value: u64) {
+        if let Some(id) = self.id(host, Metric::Gauge, name) {
+            host.record(id, value);
+        }
+    }
+
+    /// Records a value in the histogram of that name.
+    pub(crate) fn observe(&mut self, host: &impl Host, name: &'static str, value: u64) {
+        if let Some(id) = self.id(host, Metric::Histogram, name) {
+            host.record(id, value);
+        }
+    }
+
+    fn id(&mut self, host: &impl Host, kind: Metric, name: &'static str) -> Option<u32> {
+        *self.totals.entry(name).or_insert_with(|| host.define(kind, name))
+    }
+}
+
+/// Names of the metrics without labels.
+pub(crate) mod name {
+    pub(crate) const RECORDS_DROPPED: &str = "gateway.audit_records_dropped_total";
+    pub(crate) const RECORDS_QUEUED: &str = "gateway.audit_records_queued";
+    pub(crate) const SYNC_CALLS: &str = "gateway.sync_calls_total";
+    pub(crate) const SYNC_FAILURES: &str = "gateway.sync_failures_total";
+    pub(crate) const BUNDLE_ACTIVATION: &str = "gateway.bundle_activation";
+    pub(crate) const BUNDLE_REFUSED: &str = "gateway.bundles_refused_total";
+    pub(crate) const BUNDLE_POLL_FAILURES: &str = "gateway.bundle_poll_failures_total";
+    pub(crate) const TOKENS_VERIFIED: &str = "gateway.tokens_verified_total";
+    pub(crate) const OWN_TIME: &str = "gateway.decision_microseconds";
+    pub(crate) const REQUESTS_HELD: &str = "gateway.requests_held_total";
+    pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
+}

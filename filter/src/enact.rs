@@ -1,0 +1,155 @@
+//! Effects on the host: the only place that edits headers, forwards or replies. A permit is spent here.
+
+use crate::exchange::{Exchange, Verdict, Verdicts};
+use crate::facts::Presence;
+use crate::host::Host;
+use crate::problem::{self, Problem};
+use crate::settings::UpstreamHeaders;
+use decision_core::budget::{BudgetId, Units, Window, seconds_until};
+use decision_core::decision::{Denial, Permit, Target};
+use decision_core::failure::Fault;
+use decision_core::policy::CredentialForwarding;
+use decision_core::principal::{Principal, Trial};
+use decision_core::time::Timestamp;
+use wire::sync::ApprovalRefusal;
+
+/// A refusal with what its text needs.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    /// By a rule.
+    Denied(Denial),
+    /// A budget is spent.
+    Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
+    /// A governor has to approve.
+    ApprovalPending { denial: Denial, approval_id: String, url: String },
+    /// The approval that was presented cannot be used.
+    ApprovalRefused { denial: Denial, refusal: ApprovalRefusal },
+    /// It could not be decided.
+    Failed(Fault),
+}
+
+impl Refusal {
+    /// Seconds after which a retry makes sense.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Spent { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
+            Self::Failed(_) => Some(1),
+            Self::Denied(denial) => problem::retry_after(denial.reason),
+            Self::ApprovalPending { .. } | Self::ApprovalRefused { .. } => None,
+        }
+    }
+}
+
+/// Edits the request and lets it go to the backend. What a client sent under a trusted name goes first.
+pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) {
+    let (trace, headers) = (&exchange.trace, &exchange.headers);
+    for name in headers.untrusted() {
+        host.remove_request_header(name);
+    }
+    let route = trace.active.as_ref().and_then(|active| active.policy.route_by_id(permit.route()));
+    let credential = match (route.map(|route| route.credential), permit.target()) {
+        // The sandbox never gets a live token.
+        (Some(credential), Target::Production) => credential,
+        (Some(_), Target::Sandbox) | (None, Target::Production | Target::Sandbox) => CredentialForwarding::Drop,
+    };
+    forward_credential(exchange, host, credential);
+    if permit.target() == Target::Sandbox {
+        host.set_request_header("x-target-backend", b"sandbox");
+    }
+    let mut id_text = [0; 36];
+    let id_text = trace.request_id.text(&mut id_text);
+    host.set_request_header("x-request-id", id_text.as_bytes());
+    if headers.correlation_id().is_none() {
+        host.set_request_header("x-correlation-id", id_text.as_bytes());
+    }
+    if let Some(principal) = trace.principal.as_ref() {
+        host.set_request_header("x-user-id", principal.identity.user_id.as_bytes());
+        if let Some(customer) = principal.identity.customer_id.as_ref() {
+            host.set_request_header("x-customer-id", customer.as_bytes());
+        }
+        if exchange.settings.upstream_headers == UpstreamHeaders::Full {
+            describe_user(host, principal);
+        }
+    }
+    if exchange.settings.upstream_headers == UpstreamHeaders::Full {
+        host.set_request_header("x-gateway", b"plant-gateway");
+        host.set_request_header("x-gateway-type", exchange.settings.gateway.name().as_bytes());
+        if let Some(causation) = headers.causation_id() {
+            host.set_request_header("x-causation-id", causation.as_bytes());
+        }
+    }
+}
+
+fn forward_credential(exchange: &Exchange, host: &impl Host, credential: CredentialForwarding) {
+    if exchange.headers.has_authorization() == Presence::Absent {
+        return;
+    }
+    match credential {
+        CredentialForwarding::Forward => {}
+        CredentialForwarding::Drop => host.remove_request_header("authorization"),
+        CredentialForwarding::OriginalHeader => {
+            if let Ok(Some(value)) = exchange.headers.authorization() {
+                host.set_request_header("x-original-authorization", value);
+            }
+            host.remove_request_header("authorization");
+        }
+    }
+}
+
+fn describe_user(host: &impl Host, principal: &Principal) {
+    host.set_request_header("x-user-roles", principal.roles_joined.as_bytes());
+    host.set_request_header("x-user-issuer", principal.identity.issuer.as_bytes());
+    if let Some(agent) = principal.identity.agent_id.as_ref() {
+        host.set_request_header("x-agent-id", agent.as_bytes());
+    }
+    let trial: &[u8] = match principal.identity.trial {
+        Trial::No => b"false",
+        Trial::Until(_) => b"true",
+    };
+    host.set_request_header("x-trial-mode", trial);
+}
+
+/// Adds to the backend's response what the client is promised.
+pub(crate) fn annotate_response(exchange: &Exchange, host: &impl Host) {
+    let mut id_text = [0; 36];
+    let id_text = exchange.trace.request_id.text(&mut id_text);
+    host.set_response_header("x-correlation-id", exchange.headers.correlation_id().unwrap_or(id_text).as_bytes());
+}
+
+/// Answers with problem details (RFC 9457). The stream stays paused: it is never forwarded, even if the host takes no reply.
+pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusal) {
+    exchange.trace.verdict = match refusal {
+        Refusal::Failed(fault) => Verdict { decision: Verdicts::Indeterminate, reason: fault.code() },
+        Refusal::Denied(denial)
+        | Refusal::Spent { denial, .. }
+        | Refusal::ApprovalPending { denial, .. }
+        | Refusal::ApprovalRefused { denial, .. } => Verdict { decision: Verdicts::Deny, reason: denial.reason.code() },
+    };
+    exchange.trace.status = Some(reply(exchange, host, refusal));
+}
+
+fn reply(exchange: &Exchange, host: &impl Host, refusal: &Refusal) -> u16 {
+    let problem = Problem::of(exchange, refusal);
+    let mut id_text = [0; 36];
+    let id_text = exchange.trace.request_id.text(&mut id_text);
+    let correlation = exchange.headers.correlation_id().unwrap_or(id_text);
+    let body = problem.body(exchange, correlation);
+    let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(6);
+    headers.push(("x-correlation-id", correlation.as_bytes()));
+    headers.push(("cache-control", b"no-store"));
+    if !body.is_empty() {
+        headers.push(("content-type", problem.content_type(exchange)));
+    }
+    if let Some(challenge) = problem.challenge {
+        headers.push(("www-authenticate", challenge.as_bytes()));
+    }
+    let retry_after = problem.retry_after.map(|seconds| seconds.to_string());
+    if let Some(seconds) = retry_after.as_ref() {
+        headers.push(("retry-after", seconds.as_bytes()));
+    }
+    if let Some(location) = problem.location.as_ref() {
+        headers.push(("location", location.as_bytes()));
+    }
+    host.reply(problem.status, problem.details, &headers, &body).unwrap_or(());
+    problem.status
+}

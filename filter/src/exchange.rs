@@ -1,0 +1,198 @@
+//! One HTTP exchange: Envoy's callbacks in, the pipeline's steps out. Holds the state, decides nothing.
+
+use crate::audit::Checks;
+use crate::facts::RequestHeaders;
+use crate::ids::RequestId;
+use crate::settings::Settings;
+use crate::vm::Active;
+use decision_core::decision::{Permit, Target};
+use decision_core::gateway::Method;
+use decision_core::holder::{Reservations, Wait};
+use decision_core::policy::RouteId;
+use decision_core::principal::Principal;
+use decision_core::time::Timestamp;
+use std::rc::Rc;
+
+/// What is known about one request, from its arrival to its record.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) headers: RequestHeaders,
+    pub(crate) trace: Trace,
+    pub(crate) state: State,
+    pub(crate) body: Body,
+}
+
+/// What the record will say.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    pub(crate) arrived: Timestamp,
+    pub(crate) request_id: RequestId,
+    pub(crate) active: Option<Rc<Active>>,
+    pub(crate) principal: Option<Rc<Principal>>,
+    pub(crate) method: Option<Method>,
+    pub(crate) route: Option<RouteId>,
+    pub(crate) checks: Checks,
+    pub(crate) verdict: Verdict,
+    pub(crate) approval_id: Option<String>,
+    pub(crate) target: Option<Target>,
+    pub(crate) forwarded_at: Option<Timestamp>,
+    pub(crate) responded_at: Option<Timestamp>,
+    pub(crate) status: Option<u16>,
+}
+
+/// How the request was answered by us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) decision: Verdicts,
+    pub(crate) reason: &'static str,
+}
+
+/// The overall outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Verdicts {
+    /// Not decided: Envoy answered, or the client left.
+    #[default]
+    None,
+    Permit,
+    Deny,
+    Indeterminate,
+}
+
+impl Verdicts {
+    /// Its name in metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Permit => "permit",
+            Self::Deny => "deny",
+            Self::Indeterminate => "indeterminate",
+        }
+    }
+}
+
+/// How far an exchange has come. What survives between callbacks is moved from one state to the next.
+#[derive(Debug, Default)]
+pub(crate) enum State {
+    /// The request's headers have not been seen.
+    #[default]
+    New,
+    /// No bundle yet.
+    AwaitingPolicy { until: Timestamp },
+    /// The body is needed to bind an approval to it.
+    AwaitingBody { permit: Permit },
+    /// A lease has to grow.
+    AwaitingLease { permit: Permit, wait: Box<Wait>, until: Timestamp },
+    /// The control plane is asked about an approval.
+    AwaitingApproval { permit: Permit, held: Reservations, until: Timestamp, consumes: Consumes },
+    /// Towards the backend.
+    Forwarded { held: Reservations, consumes: Consumes },
+    /// We answered.
+    Replied,
+    /// Recorded.
+    Finished,
+}
+
+/// Whether an approval is consumed by the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consumes {
+    Nothing,
+    Approval,
+}
+
+/// The request's body, as far as an approval needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// Nothing has come yet.
+    Open,
+    /// More may come; this is the SHA-256 of what has.
+    Partial([u8; 32]),
+    /// It has ended; this is its SHA-256.
+    Complete([u8; 32]),
+    /// It has ended, and nobody asked for its hash.
+    Ended,
+    /// Larger than what is bound to an approval.
+    TooLarge,
+}
+
+impl Exchange {
+    pub(crate) fn new(settings: Rc<Settings>) -> Self {
+        Self { settings, headers: RequestHeaders::default(), trace: Trace::default(), state: State::New, body: Body::Open }
+    }
+
+    /// Until when a held request waits.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        match &self.state {
+            State::AwaitingPolicy { until } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => Some(*until),
+            State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
+        }
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+pub(crate) use stream::Stream;
+
+#[cfg(target_arch = "wasm32")]
+mod stream {
+    use super::Exchange;
+    use crate::host::Envoy;
+    use crate::pipeline::{self, Step};
+    use crate::settings::Settings;
+    use crate::vm::{Vm, Waiting};
+    use proxy_wasm::traits::{Context, HttpContext};
+    use proxy_wasm::types::Action;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// Envoy's callbacks for one stream.
+    pub(crate) struct Stream {
+        context: u32,
+        vm: Rc<RefCell<Vm>>,
+        exchange: Rc<RefCell<Exchange>>,
+    }
+
+    impl Stream {
+        pub(crate) fn new(context: u32, vm: Rc<RefCell<Vm>>, settings: Rc<Settings>) -> Self {
+            Self { context, vm, exchange: Rc::new(RefCell::new(Exchange::new(settings))) }
+        }
+
+        fn follow(&self, step: Step) -> Action {
+            match step {
+                Step::Forward => Action::Continue,
+                Step::Answered | Step::NeedsBody => Action::Pause,
+                Step::Held => {
+                    self.vm.borrow_mut().waiting.push(Waiting { context: self.context, exchange: Rc::clone(&self.exchange) });
+                    Action::Pause
+                }
+            }
+        }
+    }
+
+    impl Context for Stream {}
+
+    impl HttpContext for Stream {
+        fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+            let step = pipeline::begin(&mut self.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &Envoy, end_of_stream);
+            self.follow(step)
+        }
+
+        fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+            let step = pipeline::body(&mut self.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &Envoy, size, end_of_stream);
+            step.map_or(Action::Pause, |step| self.follow(step))
+        }
+
+        fn on_http_request_trailers(&mut self, _: usize) -> Action {
+            let step = pipeline::body(&mut self.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &Envoy, 0, true);
+            step.map_or(Action::Pause, |step| self.follow(step))
+        }
+
+        fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+            pipeline::respond(&mut self.exchange.borrow_mut(), &Envoy);
+            Action::Continue
+        }
+
+        fn on_log(&mut self) {
+            pipeline::finish(&mut self.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &Envoy);
+        }
+    }
+}

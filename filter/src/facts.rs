@@ -1,0 +1,231 @@
+//! The header block of one request, read once and kept: everything that deciding, forwarding and recording needs.
+
+use crate::host::{Host, HostError};
+use decision_core::decision::DenyReason;
+use decision_core::facts::{HeaderBlock, MalformedHeaderBlock, Presented};
+use std::ops::Range;
+
+/// Longest accepted correlation, causation or approval id, in bytes.
+const ID_LENGTH_MAX: usize = 256;
+
+/// The request as it arrived. Owns the host's buffer; everything else is places in it.
+#[derive(Debug, Default)]
+pub(crate) struct RequestHeaders {
+    block: Vec<u8>,
+    method: Place,
+    target: Place,
+    authority: Place,
+    accept: Place,
+    content_type: Place,
+    authorization: Found,
+    registration_key: Found,
+    approval_id: Found,
+    correlation_id: Place,
+    causation_id: Place,
+    request_id: Place,
+    untrusted: Vec<Place>,
+}
+
+type Place = Range<usize>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Found {
+    #[default]
+    Absent,
+    Once(Place),
+    Repeated,
+}
+
+impl Found {
+    fn add(&mut self, place: Place) {
+        *self = match self {
+            Self::Absent => Self::Once(place),
+            Self::Once(_) | Self::Repeated => Self::Repeated,
+        };
+    }
+}
+
+/// The block could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("the host gave no headers")]
+    Host(#[from] HostError),
+    #[error("the host's header block is malformed")]
+    Malformed(#[from] MalformedHeaderBlock),
+}
+
+impl RequestHeaders {
+    /// Reads the effective stream's request headers: one host call.
+    pub(crate) fn read(host: &impl Host) -> Result<Self, Unreadable> {
+        let block = host.request_headers()?;
+        let mut headers = Self::default();
+        for (name, value) in HeaderBlock::parse(&block)?.iter() {
+            headers.note(name, place_in(&block, name), place_in(&block, value));
+        }
+        headers.block = block;
+        Ok(headers)
+    }
+
+    fn note(&mut self, name: &[u8], name_place: Place, value: Place) {
+        match name {
+            b":method" => self.method = value,
+            b":path" => self.target = value,
+            b":authority" => self.authority = value,
+            b"accept" => self.accept = value,
+            b"content-type" => self.content_type = value,
+            b"authorization" => self.authorization.add(value),
+            b"x-cp-registration-key" => {
+                self.registration_key.add(value);
+                self.distrust(name_place);
+            }
+            b"x-approval-id" => {
+                self.approval_id.add(value);
+                self.distrust(name_place);
+            }
+            b"x-correlation-id" => keep_first(&mut self.correlation_id, value),
+            b"x-causation-id" => keep_first(&mut self.causation_id, value),
+            b"x-request-id" => keep_first(&mut self.request_id, value),
+            _ if is_trusted_by_backends(name) => self.distrust(name_place),
+            _ => {}
+        }
+    }
+
+    fn distrust(&mut self, name: Place) {
+        // A repeated header is removed by its first mention: the host removes every copy.
+        self.untrusted.push(name);
+    }
+
+    fn at(&self, place: &Place) -> &[u8] {
+        self.block.get(place.clone()).unwrap_or_default()
+    }
+
+    fn text_at(&self, place: &Place) -> Option<&str> {
+        std::str::from_utf8(self.at(place)).ok().filter(|text| !text.is_empty())
+    }
+
+    fn presented(&self, found: &Found) -> Presented<'_> {
+        match found {
+            Found::Absent => Presented::Absent,
+            Found::Once(place) => Presented::Once(self.at(place)),
+            Found::Repeated => Presented::Repeated,
+        }
+    }
+
+    pub(crate) fn method(&self) -> &[u8] {
+        self.at(&self.method)
+    }
+
+    /// Path and query as sent.
+    pub(crate) fn target(&self) -> &[u8] {
+        self.at(&self.target)
+    }
+
+    /// The path as sent, for records and refusals: nothing is assumed of it.
+    pub(crate) fn path_lossy(&self) -> std::borrow::Cow<'_, str> {
+        let path = self.target().split(|byte| *byte == b'?').next().unwrap_or_default();
+        String::from_utf8_lossy(path.get(..1_024).unwrap_or(path))
+    }
+
+    pub(crate) fn authority(&self) -> &[u8] {
+        self.at(&self.authority)
+    }
+
+    /// The `Authorization` header's value, if it stands there once.
+    pub(crate) fn authorization(&self) -> Result<Option<&[u8]>, DenyReason> {
+        once(self.presented(&self.authorization), "authorization")
+    }
+
+    pub(crate) fn registration_key(&self) -> Result<Option<&[u8]>, DenyReason> {
+        once(self.presented(&self.registration_key), "x-cp-registration-key")
+    }
+
+    /// The approval that the client presents.
+    pub(crate) fn approval_id(&self) -> Result<Option<&str>, DenyReason> {
+        match once(self.presented(&self.approval_id), "x-approval-id")? {
+            None => Ok(None),
+            Some(value) => sane_id(value).map(Some).ok_or(DenyReason::AmbiguousHeader("x-approval-id")),
+        }
+    }
+
+    /// The client's correlation id, if it is sane.
+    pub(crate) fn correlation_id(&self) -> Option<&str> {
+        sane_id(self.at(&self.correlation_id))
+    }
+
+    /// The parent request: `X-Causation-ID`, else the `X-Request-ID` that the client sent.
+    pub(crate) fn causation_id(&self) -> Option<&str> {
+        sane_id(self.at(&self.causation_id)).or_else(|| sane_id(self.at(&self.request_id)))
+    }
+
+    pub(crate) fn has_authorization(&self) -> Presence {
+        if self.authorization == Found::Absent { Presence::Absent } else { Presence::Present }
+    }
+
+    /// The headers that backends believe, and that a client sent.
+    pub(crate) fn untrusted(&self) -> impl Iterator<Item = &str> {
+        self.untrusted.iter().filter_map(|place| self.text_at(place))
+    }
+
+    /// Which body format a refusal takes.
+    pub(crate) fn problem_format(&self) -> ProblemFormat {
+        if self.at(&self.content_type).starts_with(b"application/grpc") {
+            return ProblemFormat::Empty;
+        }
+        let accept = self.at(&self.accept);
+        let names = |media: &[u8]| accept.windows(media.len()).any(|window| window.eq_ignore_ascii_case(media));
+        if names(b"application/json") && !names(b"application/problem+json") { ProblemFormat::Json } else { ProblemFormat::ProblemJson }
+    }
+}
+
+/// Whether a header is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Absent,
+    Present,
+}
+
+/// Which body format a refusal takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProblemFormat {
+    /// RFC 9457's media type.
+    ProblemJson,
+    /// `application/json`, for clients that ask for that and do not know the former.
+    Json,
+    /// No body: in gRPC it would become the status message.
+    Empty,
+}
+
+fn once<'r>(presented: Presented<'r>, name: &'static str) -> Result<Option<&'r [u8]>, DenyReason> {
+    match presented {
+        Presented::Absent => Ok(None),
+        Presented::Once(value) => Ok(Some(value)),
+        Presented::Repeated => Err(DenyReason::AmbiguousHeader(name)),
+    }
+}
+
+fn keep_first(place: &mut Place, value: Place) {
+    if place.start == place.end {
+        *place = value;
+    }
+}
+
+/// An id that may be logged, stored and sent on: visible ASCII, not too long.
+fn sane_id(value: &[u8]) -> Option<&str> {
+    let sane = !value.is_empty() && value.len() <= ID_LENGTH_MAX && value.iter().all(u8::is_ascii_graphic);
+    if sane { std::str::from_utf8(value).ok() } else { None }
+}
+
+/// Names whose headers backends take for the gateway's word.
+fn is_trusted_by_backends(name: &[u8]) -> bool {
+    let Some(name) = name.strip_prefix(b"x-") else { return false };
+    const PREFIXES: [&[u8]; 6] = [b"user-", b"gateway", b"metering-", b"rbac-", b"governor-", b"policy-"];
+    const NAMES: [&[u8]; 7] =
+        [b"customer-id", b"agent-id", b"trial-mode", b"target-backend", b"original-authorization", b"debug-trace", b"actual-cost-micros"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
+}
+
+/// Where `part`, a slice of `whole`, lies in it.
+fn place_in(whole: &[u8], part: &[u8]) -> Place {
+    let start = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
+    start..start.saturating_add(part.len())
+}

@@ -1,0 +1,73 @@
+//! `/health` and `/ready`, answered by the filter itself on every listener.
+
+use crate::exchange::Exchange;
+use crate::facts::RequestHeaders;
+use crate::host::Host;
+use crate::vm::Vm;
+use serde::Serialize;
+
+/// Which question a probe asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// Is the filter alive?
+    Health,
+    /// Can it decide?
+    Ready,
+}
+
+/// Whether the request is a probe. Exact paths only.
+pub(crate) fn probe(headers: &RequestHeaders) -> Option<Probe> {
+    match (headers.method(), headers.target()) {
+        (b"GET" | b"HEAD", b"/health") => Some(Probe::Health),
+        (b"GET" | b"HEAD", b"/ready") => Some(Probe::Ready),
+        _ => None,
+    }
+}
+
+#[derive(Serialize)]
+struct Health<'h> {
+    status: &'h str,
+    service: &'h str,
+    gateway: &'h str,
+}
+
+#[derive(Serialize)]
+struct Readiness<'h> {
+    ready: bool,
+    gateway: &'h str,
+    activation: u64,
+    revision: u64,
+    key_set: u64,
+    control_plane: &'h str,
+}
+
+/// Answers: 200, or 503 until a bundle is loaded.
+pub(crate) fn answer(probe: Probe, exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
+    let gateway = exchange.settings.gateway.name();
+    let (status, body) = match probe {
+        Probe::Health => (200, serde_json::to_vec(&Health { status: "healthy", service: "plant-gateway", gateway })),
+        Probe::Ready => {
+            let version = vm.active.as_ref().map(|active| active.version);
+            let status = if version.is_some() { 200 } else { 503 };
+            let shown = version.unwrap_or_default();
+            let control_plane = vm.feed.standing(host);
+            let readiness = Readiness {
+                ready: version.is_some(),
+                gateway,
+                activation: shown.activation,
+                revision: shown.revision,
+                key_set: shown.key_set,
+                control_plane: control_plane.text(),
+            };
+            (status, serde_json::to_vec(&readiness))
+        }
+    };
+    exchange.trace.status = Some(status);
+    let headers: [(&str, &[u8]); 2] = [("content-type", b"application/json"), ("cache-control", b"no-store")];
+    let details = match probe {
+        Probe::Health => "gateway_health",
+        Probe::Ready => "gateway_ready",
+    };
+    // If the host takes no reply the stream stays paused and Envoy's own time-out ends it: never forwarded.
+    host.reply(status, details, &headers, &body.unwrap_or_default()).unwrap_or(());
+}

@@ -1,0 +1,517 @@
+//! The request path: facts → authenticate → decide → reserve → enact; later settle → record. Each function is one
+//! stop and hands what it made to the next; nothing travels back.
+
+use crate::audit;
+use crate::enact::{self, Refusal};
+use crate::exchange::{Body, Consumes, Exchange, State, Trace, Verdict, Verdicts};
+use crate::facts::RequestHeaders;
+use crate::health;
+use crate::host::Host;
+use crate::signature::{Asked, Verifier};
+use crate::counters::name;
+use crate::vm::{Active, Vm, WAITING_MAX};
+use authn::Admission;
+use decision_core::decide_observed;
+use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
+use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::failure::{FailureMode, Fault, Resolution, resolve};
+use decision_core::gateway::{Gateway, Method};
+use decision_core::holder::{Reservations, Shortfall, WhenShort};
+use decision_core::path::CanonicalPath;
+use decision_core::policy::{Requirement, Route};
+use decision_core::principal::{CredentialFault, Principal};
+use decision_core::time::Timestamp;
+use sha2::{Digest, Sha256};
+use std::rc::Rc;
+use std::time::Duration;
+use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome, ApprovalUndo};
+
+/// How long a request waits for a lease or an approval: two calls of 1.5 s.
+const WAIT: Duration = Duration::from_secs(3);
+/// How long a request waits for the first bundle, before a bundle says otherwise.
+const COLD_START_WAIT: Duration = Duration::from_secs(3);
+/// The largest body that is bound to an approval.
+const APPROVAL_BODY_MAX: usize = 64 * 1_024;
+/// A held request whose buffered body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final.
+const HELD_BODY_MAX: usize = 900 * 1_024;
+
+/// What a stop of the path came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Step {
+    /// The request may go on to the backend.
+    Forward,
+    /// We answered it.
+    Answered,
+    /// The body is needed first.
+    NeedsBody,
+    /// It waits, to be woken by the root context.
+    Held,
+}
+
+/// The request's headers are here.
+pub(crate) fn begin(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, end_of_stream: bool) -> Step {
+    let now = host.now();
+    vm.become_holder();
+    exchange.trace.arrived = now;
+    exchange.trace.request_id = vm.ids.request_id(now);
+    if end_of_stream {
+        exchange.body = Body::Ended;
+    }
+    match RequestHeaders::read(host) {
+        Ok(headers) => exchange.headers = headers,
+        Err(_) => return refuse(exchange, host, Denial { reason: DenyReason::AmbiguousHeader("headers"), route: None }),
+    }
+    if let Some(probe) = health::probe(&exchange.headers) {
+        exchange.trace.verdict = Verdict { decision: Verdicts::Permit, reason: "health" };
+        exchange.state = State::Replied;
+        health::answer(probe, exchange, vm, host);
+        return Step::Answered;
+    }
+    if vm.active.is_none() {
+        return hold(exchange, vm, host, State::AwaitingPolicy { until: now.plus(COLD_START_WAIT) });
+    }
+    judge(exchange, vm, host, now)
+}
+
+/// Path, route, credential, decision.
+fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp) -> Step {
+    let Some(active) = vm.active.clone() else { return fail(exchange, host, Fault::PolicyUnavailable) };
+    exchange.trace.active = Some(Rc::clone(&active));
+    let gateway = exchange.settings.gateway;
+    match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
+        Ok(permit) => admit(exchange, vm, host, permit, now),
+        Err(denial) => refuse(exchange, host, denial),
+    }
+}
+
+fn decide_on(
+    headers: &RequestHeaders,
+    trace: &mut Trace,
+    vm: &mut Vm,
+    host: &impl Host,
+    active: &Active,
+    gateway: Gateway,
+    now: Timestamp,
+) -> Result<Permit, Denial> {
+    let unmatched = |reason| Denial { reason, route: None };
+    let path = CanonicalPath::parse(headers.target()).map_err(|fault| unmatched(DenyReason::AmbiguousPath(fault)))?;
+    let method = Method::parse(headers.method()).ok_or_else(|| unmatched(DenyReason::NoRoute))?;
+    trace.method = Some(method);
+    let route = active.policy.route(gateway, method, path.path());
+    trace.route = route.map(|route| route.id);
+    let refused = |reason| Denial { reason, route: trace.route };
+    let principal = match route {
+        Some(route) if needs_token(route) => authenticate(headers, vm, host, active, now).map_err(refused)?,
+        Some(_) | None => Presented::Nothing,
+    };
+    let authentication = match (&principal, route.map(|route| route.requirement)) {
+        (Presented::Token(principal), _) => Authentication::Verified(principal),
+        (Presented::Bad(fault), _) => Authentication::Refused(*fault),
+        (Presented::Nothing, Some(Requirement::RegistrationKey)) => registration(headers, active).map_err(refused)?,
+        (Presented::Nothing, _) => Authentication::Anonymous,
+    };
+    let facts = RequestFacts { gateway, method, route, authentication };
+    let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
+    if let Presented::Token(principal) = principal {
+        trace.principal = Some(principal);
+    }
+    match decision {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Deny(denial) => Err(denial),
+    }
+}
+
+fn needs_token(route: &Route) -> bool {
+    match route.requirement {
+        Requirement::Authenticated | Requirement::Permission(_) => true,
+        Requirement::Public | Requirement::RegistrationKey => false,
+    }
+}
+
+enum Presented {
+    Nothing,
+    Token(Rc<Principal>),
+    Bad(CredentialFault),
+}
+
+/// The verified-token cache, then the strict verifier.
+fn authenticate(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Active, now: Timestamp) -> Result<Presented, DenyReason> {
+    let Some(authorization) = headers.authorization()? else { return Ok(Presented::Nothing) };
+    if let Some(principal) = vm.tokens.get(authorization, now) {
+        return Ok(Presented::Token(Rc::clone(principal)));
+    }
+    if vm.failures.admit(now) == Admission::Refused {
+        return Ok(Presented::Bad(CredentialFault::VerificationBudgetSpent));
+    }
+    let implementation = vm.implementation(host);
+    let mut verifier = Verifier { host, implementation, asked: Asked::No };
+    let verified = authn::authenticate(&active.issuers, authorization, now, &mut verifier);
+    if verifier.asked == Asked::Yes {
+        vm.counters.add(host, name::TOKENS_VERIFIED, 1);
+    }
+    let verified = verified.and_then(|identity| active.policy.principal(identity).ok_or(CredentialFault::NoKnownRole));
+    match verified {
+        Ok(principal) => {
+            let principal = Rc::new(principal);
+            vm.tokens.insert(authorization, Rc::clone(&principal), principal.identity.expires_at);
+            Ok(Presented::Token(principal))
+        }
+        Err(fault) => {
+            if verifier.asked == Asked::Yes {
+                vm.failures.failed(now);
+            }
+            Ok(Presented::Bad(fault))
+        }
+    }
+}
+
+/// Compared by hash, all keys, in constant time.
+fn registration<'p>(headers: &RequestHeaders, active: &Active) -> Result<Authentication<'p>, DenyReason> {
+    let Some(key) = headers.registration_key()? else { return Ok(Authentication::Anonymous) };
+    let presented: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
+    let mut found = 0;
+    for known in &active.registration_key_hashes {
+        let difference = known.iter().zip(presented).fold(0, |difference, (a, b)| difference | (a ^ b));
+        found |= u8::from(std::hint::black_box(difference) == 0);
+    }
+    Ok(if found == 0 { Authentication::Anonymous } else { Authentication::Registered })
+}
+
+/// Permitted by the rules: what is still missing is room in the budgets, and a person's approval.
+fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp) -> Step {
+    exchange.trace.target = Some(permit.target());
+    if permit.approval() == ApprovalNeed::Governor {
+        match exchange.body {
+            Body::Open | Body::Partial(_) => {
+                exchange.state = State::AwaitingBody { permit };
+                return Step::NeedsBody;
+            }
+            Body::Ended => exchange.body = Body::Complete(Sha256::digest([]).into()),
+            Body::TooLarge => return refuse(exchange, host, Denial { reason: DenyReason::ApprovalBodyTooLarge, route: Some(permit.route()) }),
+            Body::Complete(_) => {}
+        }
+    }
+    let when_short = if vm.sync.is_failing() { WhenShort::FailureMode } else { WhenShort::Wait };
+    reserve(exchange, vm, host, permit, now, when_short)
+}
+
+/// All charges or none.
+fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp, when_short: WhenShort) -> Step {
+    let (Some(active), Some(principal)) = (exchange.trace.active.clone(), exchange.trace.principal.clone()) else {
+        // Public and registration-key routes have no user and, by the policy compiler, no charge and no approval.
+        return forward(exchange, vm, host, permit, Reservations::default(), Consumes::Nothing);
+    };
+    match vm.leases.reserve(&active.policy, &active.binding, &principal, permit.charges(), now, when_short) {
+        Ok(held) => {
+            let outcome = if held.failed_open() { audit::Outcome::FailedOpen } else { audit::Outcome::Permit };
+            exchange.trace.checks.add(audit::Check::Budget, outcome);
+            match permit.approval() {
+                ApprovalNeed::None => forward(exchange, vm, host, permit, held, Consumes::Nothing),
+                ApprovalNeed::Governor => ask_approval(exchange, vm, host, permit, held, now),
+            }
+        }
+        Err(Shortfall::Short(wait)) if vm.waiting.len() >= WAITING_MAX => {
+            vm.leases.end_wait(wait);
+            fail(exchange, host, Fault::TooManyWaiting)
+        }
+        Err(Shortfall::Short(wait)) => {
+            let until = exchange.trace.arrived.max(now).plus(WAIT);
+            hold(exchange, vm, host, State::AwaitingLease { permit, wait, until })
+        }
+        Err(Shortfall::Spent { budget, window, cap, settled }) => {
+            exchange.state = State::Replied;
+            exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::Deny);
+            let denial = Denial { reason: DenyReason::BudgetSpent(budget), route: Some(permit.route()) };
+            enact::refuse(exchange, host, &Refusal::Spent { denial, budget, window, cap, settled, now });
+            Step::Answered
+        }
+        Err(Shortfall::Unscoped(budget)) => {
+            refuse_after_decision(exchange, host, Denial { reason: DenyReason::BudgetUnscoped(budget), route: Some(permit.route()) })
+        }
+        Err(Shortfall::Unavailable(_)) => match resolve(Fault::BudgetUnavailable, FailureMode::Closed) {
+            Resolution::FailedClosed | Resolution::FailedOpen => {
+                exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::FailedClosed);
+                fail(exchange, host, Fault::BudgetUnavailable)
+            }
+        },
+    }
+}
+
+/// A grant by a governor has to be consumed, or requested. Both ride in the next sync call.
+fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, now: Timestamp) -> Step {
+    let ask = approval_ask(exchange);
+    match ask {
+        Ok(Some(_)) if vm.waiting.len() >= WAITING_MAX => {
+            vm.leases.release(held);
+            fail(exchange, host, Fault::TooManyWaiting)
+        }
+        Ok(Some(ask)) => {
+            let consumes = if ask.approval_id.is_some() { Consumes::Approval } else { Consumes::Nothing };
+            exchange.trace.approval_id.clone_from(&ask.approval_id);
+            vm.asks.push(ask);
+            vm.sync.hurry();
+            hold(exchange, vm, host, State::AwaitingApproval { permit, held, until: now.plus(WAIT), consumes })
+        }
+        Ok(None) => {
+            vm.leases.release(held);
+            fail(exchange, host, Fault::ApprovalUnavailable)
+        }
+        Err(reason) => {
+            vm.leases.release(held);
+            refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) })
+        }
+    }
+}
+
+/// `None` when a fact that the binding needs is missing, which the path to here excludes.
+fn approval_ask(exchange: &Exchange) -> Result<Option<ApprovalAsk>, DenyReason> {
+    let approval_id = exchange.headers.approval_id()?.map(String::from);
+    let (trace, headers) = (&exchange.trace, &exchange.headers);
+    let Body::Complete(body_sha256) = exchange.body else { return Ok(None) };
+    let Some((active, principal)) = trace.active.as_ref().zip(trace.principal.as_ref()) else { return Ok(None) };
+    let Some(route) = trace.route.and_then(|route| active.policy.route_by_id(route)) else { return Ok(None) };
+    let Ok(path) = CanonicalPath::parse(headers.target()) else { return Ok(None) };
+    let authority = std::str::from_utf8(headers.authority()).map_err(|_| DenyReason::AmbiguousHeader("host"))?;
+    Ok(Some(ApprovalAsk {
+        request_id: trace.request_id.bytes(),
+        approval_id,
+        binding: ApprovalBinding {
+            gateway: exchange.settings.gateway.into(),
+            issuer: principal.identity.issuer.to_string(),
+            subject: principal.identity.subject.to_string(),
+            method: trace.method.map_or("", Method::name).into(),
+            authority: authority.to_ascii_lowercase(),
+            path: path.path().into(),
+            query: path.query().unwrap_or_default().into(),
+            body_sha256,
+        },
+        route: route.name.to_string(),
+        action: route.action.to_string(),
+    }))
+}
+
+/// Everything is in hand: the permit is spent here.
+fn forward(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, consumes: Consumes) -> Step {
+    enact::forward(exchange, host, permit);
+    let now = host.now();
+    exchange.trace.forwarded_at = Some(now);
+    let own = u64::try_from(now.since(exchange.trace.arrived).as_micros()).unwrap_or(u64::MAX);
+    vm.counters.observe(host, name::OWN_TIME, own);
+    exchange.trace.verdict = Verdict { decision: Verdicts::Permit, reason: "ok" };
+    exchange.state = State::Forwarded { held, consumes };
+    Step::Forward
+}
+
+fn refuse(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
+    exchange.trace.checks.refused(denial.reason);
+    exchange.state = State::Replied;
+    enact::refuse(exchange, host, &Refusal::Denied(denial));
+    Step::Answered
+}
+
+fn refuse_after_decision(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
+    exchange.trace.checks.add(denial.reason.check().into(), audit::Outcome::Deny);
+    refuse(exchange, host, denial)
+}
+
+fn fail(exchange: &mut Exchange, host: &impl Host, fault: Fault) -> Step {
+    exchange.state = State::Replied;
+    enact::refuse(exchange, host, &Refusal::Failed(fault));
+    Step::Answered
+}
+
+fn hold(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, state: State) -> Step {
+    if vm.waiting.len() >= WAITING_MAX {
+        return fail(exchange, host, Fault::TooManyWaiting);
+    }
+    vm.counters.add(host, name::REQUESTS_HELD, 1);
+    exchange.state = state;
+    Step::Held
+}
+
+/// A piece of the body, or its end. `None`: nothing has changed, keep holding.
+pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size: usize, end_of_stream: bool) -> Option<Step> {
+    match &exchange.state {
+        State::New | State::Forwarded { .. } | State::Finished => Some(Step::Forward),
+        State::Replied => None,
+        State::AwaitingPolicy { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+            note_body(exchange, host, size, end_of_stream);
+            if size > HELD_BODY_MAX {
+                leave(exchange, vm);
+                return Some(fail(exchange, host, Fault::TooManyWaiting));
+            }
+            None
+        }
+        State::AwaitingBody { .. } => {
+            note_body(exchange, host, size, end_of_stream);
+            if matches!(exchange.body, Body::Open | Body::Partial(_)) {
+                return None;
+            }
+            let State::AwaitingBody { permit } = std::mem::take(&mut exchange.state) else { return None };
+            Some(admit(exchange, vm, host, permit, host.now()))
+        }
+    }
+}
+
+/// Envoy hands over all that is buffered so far, and its size; with trailers it hands over nothing.
+fn note_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stream: bool) {
+    let hash = match exchange.body {
+        Body::Complete(_) | Body::Ended | Body::TooLarge => return,
+        Body::Open | Body::Partial(_) if size > APPROVAL_BODY_MAX => {
+            exchange.body = Body::TooLarge;
+            return;
+        }
+        Body::Partial(hash) if size == 0 => hash,
+        Body::Open | Body::Partial(_) => Sha256::digest(host.request_body(size)).into(),
+    };
+    exchange.body = if end_of_stream { Body::Complete(hash) } else { Body::Partial(hash) };
+}
+
+/// Why a held request is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// The control plane answered, or a bundle came.
+    Answer,
+    /// Time has passed.
+    Tick,
+}
+
+/// A held request is looked at again. Its stream is selected.
+pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: Wake, now: Timestamp) -> Step {
+    let failing = vm.sync.is_failing();
+    match std::mem::take(&mut exchange.state) {
+        State::AwaitingPolicy { .. } if vm.active.is_some() => judge(exchange, vm, host, now),
+        State::AwaitingPolicy { until } if now >= until => fail(exchange, host, Fault::PolicyUnavailable),
+        State::AwaitingLease { permit, wait, until } if now >= until || failing => {
+            vm.leases.end_wait(wait);
+            reserve(exchange, vm, host, permit, now, WhenShort::FailureMode)
+        }
+        State::AwaitingLease { permit, wait, until } if why == Wake::Answer => {
+            vm.leases.end_wait(wait);
+            let step = reserve(exchange, vm, host, permit, now, WhenShort::Wait);
+            if let State::AwaitingLease { until: renewed, .. } = &mut exchange.state {
+                *renewed = until;
+            }
+            step
+        }
+        State::AwaitingApproval { permit, held, until, consumes } => match vm.answers.remove(&exchange.trace.request_id.bytes()) {
+            Some(outcome) => approval_answered(exchange, vm, host, permit, held, outcome),
+            None if now >= until || failing => {
+                exchange.state = State::AwaitingApproval { permit, held, until, consumes };
+                leave(exchange, vm);
+                fail(exchange, host, Fault::ApprovalUnavailable)
+            }
+            None => {
+                exchange.state = State::AwaitingApproval { permit, held, until, consumes };
+                Step::Held
+            }
+        },
+        unchanged @ (State::AwaitingPolicy { .. } | State::AwaitingLease { .. }) => {
+            exchange.state = unchanged;
+            Step::Held
+        }
+        // Answered or gone meanwhile: it is no longer ours to hold.
+        other @ (State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished) => {
+            exchange.state = other;
+            Step::Answered
+        }
+    }
+}
+
+fn approval_answered(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, outcome: ApprovalOutcome) -> Step {
+    let route = Some(permit.route());
+    match outcome {
+        ApprovalOutcome::Granted => {
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Permit);
+            return forward(exchange, vm, host, permit, held, Consumes::Approval);
+        }
+        ApprovalOutcome::Pending { approval_id, url } => {
+            exchange.trace.approval_id = Some(approval_id.clone());
+            exchange.state = State::Replied;
+            let denial = Denial { reason: DenyReason::ApprovalRequired, route };
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
+            enact::refuse(exchange, host, &Refusal::ApprovalPending { denial, approval_id, url });
+        }
+        ApprovalOutcome::Refused(refusal) => {
+            exchange.state = State::Replied;
+            let denial = Denial { reason: DenyReason::ApprovalRefused, route };
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
+            enact::refuse(exchange, host, &Refusal::ApprovalRefused { denial, refusal });
+        }
+    }
+    vm.leases.release(held);
+    Step::Answered
+}
+
+/// The response's headers are here.
+pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
+    match exchange.state {
+        State::Forwarded { .. } => {
+            exchange.trace.responded_at = Some(host.now());
+            exchange.trace.status = host.response_status();
+            enact::annotate_response(exchange, host);
+        }
+        State::AwaitingPolicy { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+            // Envoy answers in our place: a time-out, or too large a body.
+            exchange.trace.status = host.response_status();
+            enact::annotate_response(exchange, host);
+        }
+        State::New | State::Replied | State::Finished => {}
+    }
+}
+
+/// Gives back what a held request holds.
+fn leave(exchange: &mut Exchange, vm: &mut Vm) {
+    match std::mem::take(&mut exchange.state) {
+        State::AwaitingLease { wait, .. } => vm.leases.end_wait(wait),
+        State::AwaitingApproval { held, consumes, .. } => {
+            vm.leases.release(held);
+            let request_id = exchange.trace.request_id.bytes();
+            vm.asks.retain(|ask| ask.request_id != request_id);
+            vm.answers.remove(&request_id);
+            undo_approval(exchange, vm, consumes);
+        }
+        State::New
+        | State::AwaitingPolicy { .. }
+        | State::AwaitingBody { .. }
+        | State::Forwarded { .. }
+        | State::Replied
+        | State::Finished => {}
+    }
+}
+
+fn undo_approval(exchange: &Exchange, vm: &mut Vm, consumes: Consumes) {
+    if let (Consumes::Approval, Some(approval_id)) = (consumes, exchange.trace.approval_id.clone()) {
+        vm.undos.push(ApprovalUndo { request_id: exchange.trace.request_id.bytes(), approval_id });
+        vm.sync.hurry();
+    }
+}
+
+/// The stream has ended: settle or release, record. Also for requests that the filter never saw.
+pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
+    let now = host.now();
+    match std::mem::replace(&mut exchange.state, State::Finished) {
+        State::Forwarded { held, consumes } => {
+            let reached = audit::backend_reached(&exchange.trace, host);
+            audit::record(exchange, vm, host, audit::Charged { held: Some(&held), reached }, now);
+            match reached {
+                audit::Reached::Yes => vm.leases.settle(held, |_, _| {}),
+                audit::Reached::No => {
+                    vm.leases.release(held);
+                    undo_approval(exchange, vm, consumes);
+                }
+            }
+        }
+        state @ (State::AwaitingPolicy { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
+            exchange.state = state;
+            leave(exchange, vm);
+            exchange.state = State::Finished;
+            exchange.trace.verdict.reason = "client_left";
+            audit::record(exchange, vm, host, audit::Charged::nothing(), now);
+        }
+        State::New | State::Replied => audit::record(exchange, vm, host, audit::Charged::nothing(), now),
+        State::Finished => {}
+    }
+    vm.counters.decided(host, exchange.settings.gateway, exchange.trace.verdict.decision.name(), exchange.trace.verdict.reason);
+}

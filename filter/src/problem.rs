@@ -1,0 +1,362 @@
+//! The one table from a refusal to a status and to problem details (RFC 9457), and how they are written.
+
+use crate::enact::Refusal;
+use crate::exchange::Exchange;
+use crate::facts::ProblemFormat;
+use decision_core::budget::{Budget, Unit};
+use decision_core::decision::DenyReason;
+use decision_core::failure::Fault;
+use decision_core::principal::{CredentialFault, Trial};
+use serde::Serialize;
+use wire::sync::ApprovalRefusal;
+
+/// A refusal, as the client sees it.
+#[derive(Debug)]
+pub(crate) struct Problem<'p> {
+    pub(crate) status: u16,
+    slug: &'static str,
+    title: &'static str,
+    detail: String,
+    check: &'static str,
+    pub(crate) challenge: Option<&'static str>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) location: Option<String>,
+    /// Envoy's response code details.
+    pub(crate) details: &'static str,
+    extras: Extras<'p>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Extras<'p> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    required_permission: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial_expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<BudgetState<'p>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade_url: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_id: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_url: Option<&'p str>,
+}
+
+#[derive(Debug, Serialize)]
+struct BudgetState<'p> {
+    name: &'p str,
+    unit: &'static str,
+    limit: i64,
+    settled: i64,
+    resets_at: String,
+}
+
+#[derive(Serialize)]
+struct Body<'b> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'b str,
+    instance: &'b str,
+    check: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'b str>,
+    correlation_id: &'b str,
+    #[serde(flatten)]
+    extras: &'b Extras<'b>,
+}
+
+/// Used until a policy says otherwise.
+const PROBLEM_BASE: &str = "https://waooaw.com/errors/";
+
+const BEARER: &str = "Bearer";
+const BEARER_INVALID: &str = "Bearer error=\"invalid_token\"";
+const BEARER_INSUFFICIENT: &str = "Bearer error=\"insufficient_scope\"";
+
+struct Row(u16, &'static str, &'static str, &'static str);
+
+/// Status, slug, title and detail of every reason. The texts of the original where it had one.
+fn row(reason: DenyReason) -> Row {
+    match reason {
+        DenyReason::AmbiguousPath(_) => Row(400, "validation-error", "Validation Error", "The path is ambiguous"),
+        DenyReason::AmbiguousHeader(_) => Row(400, "validation-error", "Validation Error", "A header is repeated or malformed"),
+        DenyReason::NoRoute => Row(404, "not-found", "Not Found", "No route has this method and path"),
+        DenyReason::CredentialMissing => {
+            Row(401, "unauthorized", "Unauthorized", "Missing Authorization header. Please provide a valid Bearer token.")
+        }
+        DenyReason::CredentialRefused(fault) => credential_row(fault),
+        DenyReason::RegistrationKeyRefused => Row(401, "unauthorized", "Unauthorized", "Missing or invalid registration key"),
+        DenyReason::PermissionMissing => Row(403, "permission-denied", "Permission Denied", "Insufficient permissions"),
+        DenyReason::TrialExpired => Row(403, "trial-expired", "Trial Expired", "The trial period has expired"),
+        DenyReason::TrialRestricted => Row(403, "trial-restricted", "Trial Restricted", "Not available during a trial"),
+        DenyReason::ApprovalRequired => Row(403, "approval-required", "Approval Required", "A governor has to approve this request"),
+        DenyReason::ApprovalRefused => Row(403, "approval-required", "Approval Required", "The approval cannot be used"),
+        DenyReason::ApprovalBodyTooLarge => {
+            Row(413, "validation-error", "Validation Error", "A request that needs an approval may have a body of 64 KiB at most")
+        }
+        DenyReason::BudgetSpent(_) => Row(402, "budget-exceeded", "Budget Exceeded", "Budget exceeded"),
+        DenyReason::BudgetUnscoped(_) => Row(403, "budget-unscoped", "Budget Unscoped", "The token names nobody to charge"),
+    }
+}
+
+/// What the client learns about a token: never anything about keys, users or claims.
+fn credential_row(fault: CredentialFault) -> Row {
+    match fault {
+        CredentialFault::NotBearer => Row(
+            401,
+            "invalid-token-format",
+            "Invalid Token Format",
+            "Authorization header must be in format: Bearer <token>",
+        ),
+        CredentialFault::Expired => {
+            Row(401, "token-expired", "Token Expired", "Your authentication token has expired. Please log in again.")
+        }
+        CredentialFault::VerificationBudgetSpent => Row(
+            429,
+            "too-many-requests",
+            "Too Many Requests",
+            "Too many authentication requests. Please retry shortly.",
+        ),
+        CredentialFault::Malformed
+        | CredentialFault::AlgorithmRefused
+        | CredentialFault::HeaderRefused
+        | CredentialFault::UnknownKey
+        | CredentialFault::SignatureInvalid
+        | CredentialFault::IssuerMismatch
+        | CredentialFault::AudienceMismatch
+        | CredentialFault::TokenTypeRefused
+        | CredentialFault::ClaimMissing(_)
+        | CredentialFault::NotYetValid
+        | CredentialFault::LifetimeTooLong
+        | CredentialFault::NoKnownRole
+        | CredentialFault::TrialClaimsInvalid => Row(401, "invalid-token", "Invalid Token", "Token validation failed"),
+    }
+}
+
+fn challenge(reason: DenyReason) -> Option<&'static str> {
+    match reason {
+        DenyReason::CredentialMissing => Some(BEARER),
+        DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) => None,
+        DenyReason::CredentialRefused(_) => Some(BEARER_INVALID),
+        DenyReason::PermissionMissing => Some(BEARER_INSUFFICIENT),
+        DenyReason::AmbiguousPath(_)
+        | DenyReason::AmbiguousHeader(_)
+        | DenyReason::NoRoute
+        | DenyReason::RegistrationKeyRefused
+        | DenyReason::TrialExpired
+        | DenyReason::TrialRestricted
+        | DenyReason::ApprovalRequired
+        | DenyReason::ApprovalRefused
+        | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::BudgetSpent(_)
+        | DenyReason::BudgetUnscoped(_) => None,
+    }
+}
+
+/// Envoy's response code details: `gateway_denied:` and the check that refused.
+const fn details(reason: DenyReason) -> &'static str {
+    use decision_core::decision::Check;
+    match reason.check() {
+        Check::Path => "gateway_denied:path",
+        Check::Route => "gateway_denied:route",
+        Check::Authentication => "gateway_denied:authentication",
+        Check::Permission => "gateway_denied:permission",
+        Check::Trial => "gateway_denied:trial",
+        Check::Approval => "gateway_denied:approval",
+        Check::Budget => "gateway_denied:budget",
+    }
+}
+
+/// Seconds after which a retry of a request denied for `reason` makes sense.
+pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
+    match reason {
+        DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) => Some(1),
+        DenyReason::AmbiguousPath(_)
+        | DenyReason::AmbiguousHeader(_)
+        | DenyReason::NoRoute
+        | DenyReason::CredentialMissing
+        | DenyReason::CredentialRefused(_)
+        | DenyReason::RegistrationKeyRefused
+        | DenyReason::PermissionMissing
+        | DenyReason::TrialExpired
+        | DenyReason::TrialRestricted
+        | DenyReason::ApprovalRequired
+        | DenyReason::ApprovalRefused
+        | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::BudgetSpent(_)
+        | DenyReason::BudgetUnscoped(_) => None,
+    }
+}
+
+impl<'p> Problem<'p> {
+    /// A refusal in the words of the policy in force.
+    pub(crate) fn of(exchange: &'p Exchange, refusal: &'p Refusal) -> Problem<'p> {
+        let problem = match refusal {
+            Refusal::Failed(fault) => Self::failed(*fault),
+            Refusal::Denied(denial) => Self::denied(exchange, denial.reason),
+            Refusal::Spent { denial, budget, .. } => {
+                let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
+                Self::spent(exchange, denial.reason, refusal, budget)
+            }
+            Refusal::ApprovalPending { denial, approval_id, url } => Self::approval_pending(exchange, denial.reason, approval_id, url),
+            Refusal::ApprovalRefused { denial, refusal } => {
+                Self { detail: approval_detail(*refusal).into(), ..Self::denied(exchange, denial.reason) }
+            }
+        };
+        Self { retry_after: refusal.retry_after(), ..problem }
+    }
+
+    fn failed(fault: Fault) -> Self {
+        let slug = if fault == Fault::PolicyUnavailable { "policy-unavailable" } else { "service-unavailable" };
+        let check = match fault {
+            Fault::PolicyUnavailable => "policy",
+            Fault::BudgetUnavailable => "budget",
+            Fault::ApprovalUnavailable => "approval",
+            Fault::TooManyWaiting => "queue",
+        };
+        Self {
+            status: 503,
+            slug,
+            title: "Service Unavailable",
+            detail: fault.detail().into(),
+            check,
+            challenge: None,
+            retry_after: None,
+            location: None,
+            details: "gateway_failed_closed",
+            extras: Extras::default(),
+        }
+    }
+
+    fn denied(exchange: &'p Exchange, reason: DenyReason) -> Self {
+        let Row(mut status, slug, title, detail) = row(reason);
+        let settings = exchange.trace.active.as_ref().map(|active| active.policy.settings());
+        let mut detail = String::from(detail);
+        let mut extras = Extras::default();
+        match reason {
+            DenyReason::NoRoute => status = settings.map_or(status, |settings| settings.no_route_status),
+            DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
+            DenyReason::AmbiguousHeader(name) => detail = format!("{detail}: `{name}`"),
+            DenyReason::PermissionMissing => extras.required_permission = action(exchange),
+            DenyReason::TrialExpired => {
+                extras.trial_expires_at = trial_end(exchange);
+                extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url);
+            }
+            DenyReason::TrialRestricted => extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url),
+            DenyReason::CredentialMissing
+            | DenyReason::CredentialRefused(_)
+            | DenyReason::RegistrationKeyRefused
+            | DenyReason::ApprovalRequired
+            | DenyReason::ApprovalRefused
+            | DenyReason::ApprovalBodyTooLarge
+            | DenyReason::BudgetSpent(_)
+            | DenyReason::BudgetUnscoped(_) => {}
+        }
+        Self {
+            status,
+            slug,
+            title,
+            detail,
+            check: reason.check().name(),
+            challenge: challenge(reason),
+            retry_after: None,
+            location: None,
+            details: details(reason),
+            extras,
+        }
+    }
+
+    fn spent(exchange: &'p Exchange, reason: DenyReason, refusal: &Refusal, budget: Option<&'p Budget>) -> Self {
+        use decision_core::budget::SpentProblem;
+        let mut problem = Self::denied(exchange, reason);
+        let (Some(budget), Refusal::Spent { window, cap, settled, .. }) = (budget, refusal) else { return problem };
+        let (title, detail) = match budget.problem {
+            SpentProblem::BudgetExceeded => ("Budget Exceeded", "Budget exceeded"),
+            SpentProblem::TrialLimitExceeded => ("Trial Limit Exceeded", "Trial limit exceeded"),
+            SpentProblem::RateLimitExceeded => ("Rate Limit Exceeded", "Rate limit exceeded"),
+        };
+        (problem.status, problem.slug, problem.title) = (budget.status, budget.problem.slug(), title);
+        problem.detail = format!("{detail}: `{}`", budget.name);
+        let unit = match budget.unit {
+            Unit::MicroUsd => "micro_usd",
+            Unit::Tasks => "tasks",
+            Unit::Requests => "requests",
+        };
+        let resets_at = rfc3339(window.end.as_seconds());
+        problem.extras.budget = Some(BudgetState { name: &budget.name, unit, limit: cap.get(), settled: settled.get(), resets_at });
+        problem.extras.upgrade_url = exchange.trace.active.as_ref().map(|active| &*active.policy.settings().upgrade_url);
+        problem
+    }
+
+    fn approval_pending(exchange: &'p Exchange, reason: DenyReason, approval_id: &'p str, url: &'p str) -> Self {
+        let mut problem = Self::denied(exchange, reason);
+        if exchange.trace.active.as_ref().is_some_and(|active| active.policy.settings().approval_redirect) {
+            problem.status = 307;
+            problem.location = Some(url.into());
+        }
+        problem.extras.approval_id = Some(approval_id);
+        problem.extras.approval_url = Some(url);
+        problem
+    }
+
+    /// The media type of the body.
+    pub(crate) fn content_type(&self, exchange: &Exchange) -> &'static [u8] {
+        match exchange.headers.problem_format() {
+            ProblemFormat::ProblemJson | ProblemFormat::Empty => b"application/problem+json",
+            ProblemFormat::Json => b"application/json",
+        }
+    }
+
+    /// The body; empty for gRPC.
+    pub(crate) fn body(&self, exchange: &Exchange, correlation_id: &str) -> Vec<u8> {
+        if exchange.headers.problem_format() == ProblemFormat::Empty {
+            return Vec::new();
+        }
+        let active = exchange.trace.active.as_ref();
+        let base = active.map_or(PROBLEM_BASE, |active| &*active.policy.settings().problem_base);
+        let body = Body {
+            r#type: [base, self.slug].concat(),
+            title: self.title,
+            status: self.status,
+            detail: &self.detail,
+            instance: &exchange.headers.path_lossy(),
+            check: self.check,
+            rule: active.zip(exchange.trace.route).and_then(|(active, route)| active.policy.route_by_id(route)).map(|route| &*route.name),
+            correlation_id,
+            extras: &self.extras,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+fn action(exchange: &Exchange) -> Option<&str> {
+    let active = exchange.trace.active.as_ref()?;
+    active.policy.route_by_id(exchange.trace.route?).map(|route| &*route.action)
+}
+
+fn trial_end(exchange: &Exchange) -> Option<String> {
+    match exchange.trace.principal.as_ref()?.identity.trial {
+        Trial::Until(end) => Some(rfc3339(end.as_seconds())),
+        Trial::No => None,
+    }
+}
+
+const fn approval_detail(refusal: ApprovalRefusal) -> &'static str {
+    match refusal {
+        // Whose it is, and that it exists, is not told.
+        ApprovalRefusal::Unknown => "The approval does not exist",
+        ApprovalRefusal::OtherRequest => "The approval is for another request",
+        ApprovalRefusal::Undecided => "No governor has decided yet",
+        ApprovalRefusal::Rejected => "A governor refused this request",
+        ApprovalRefusal::Consumed => "The approval was used already",
+        ApprovalRefusal::Expired => "The approval has expired",
+        ApprovalRefusal::TooManyPending => "Too many requests of this user wait for an approval",
+    }
+}
+
+/// `2026-01-31T00:00:00Z`.
+fn rfc3339(seconds: i64) -> String {
+    let (year, month, day) = decision_core::budget::date_of_day(seconds.div_euclid(86_400));
+    let second = seconds.rem_euclid(86_400);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+}

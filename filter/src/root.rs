@@ -1,0 +1,168 @@
+//! The root context: configures a listener, and for one root of each virtual machine, ticks and calls out.
+
+use crate::host::Host;
+use crate::pipeline::{self, Step, Wake};
+use crate::vm::{Vm, Waiting};
+use decision_core::time::Timestamp;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// What came back from a call-out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallResult {
+    pub(crate) header_count: usize,
+    pub(crate) body_size: usize,
+}
+
+impl CallResult {
+    /// The status; `None` when there was no response at all. Then the header map must not be asked.
+    pub(crate) fn status(self, host: &impl Host) -> Option<u16> {
+        if self.header_count == 0 { None } else { host.call_status() }
+    }
+}
+
+/// Looks at every held request again. Selects each stream, and the root again in the end.
+pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: Wake, now: Timestamp) {
+    let waiting = std::mem::take(&mut vm.borrow_mut().waiting);
+    if waiting.is_empty() {
+        return;
+    }
+    for held in waiting {
+        let overdue = held.exchange.borrow().deadline().is_none_or(|until| now >= until) || vm.borrow().sync.is_failing();
+        if why == Wake::Tick && !overdue {
+            vm.borrow_mut().waiting.push(held);
+        } else {
+            wake_one(vm, host, held, why, now);
+        }
+    }
+    // The root's own calls follow.
+    host.select(root).unwrap_or(());
+}
+
+fn wake_one(vm: &Rc<RefCell<Vm>>, host: &impl Host, held: Waiting, why: Wake, now: Timestamp) {
+    // The stream is gone: its `on_log` has given back what it held.
+    if host.select(held.context).is_err() {
+        return;
+    }
+    let step = pipeline::wake(&mut held.exchange.borrow_mut(), &mut vm.borrow_mut(), host, why, now);
+    match step {
+        // If the host cannot resume, the stream stays paused until Envoy's time-out: never forwarded undecided.
+        Step::Forward => host.resume_request().unwrap_or(()),
+        Step::Held => vm.borrow_mut().waiting.push(held),
+        Step::Answered | Step::NeedsBody => {}
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+pub(crate) use context::Root;
+
+#[cfg(target_arch = "wasm32")]
+mod context {
+    use super::{CallResult, wake_all};
+    use crate::bundle_feed::{self, Change};
+    use crate::exchange::Stream;
+    use crate::host::{Envoy, Host, Level};
+    use crate::pipeline::Wake;
+    use crate::settings::Settings;
+    use crate::sync;
+    use crate::vm::{Vm, this_vm};
+    use proxy_wasm::traits::{Context, HttpContext, RootContext};
+    use proxy_wasm::types::ContextType;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    /// Bundles, leases and held requests are looked after so often.
+    const TICK: Duration = Duration::from_millis(20);
+
+    /// One listener's root context.
+    pub(crate) struct Root {
+        id: u32,
+        settings: Option<Rc<Settings>>,
+        vm: Rc<RefCell<Vm>>,
+    }
+
+    impl Root {
+        pub(crate) fn new(id: u32) -> Self {
+            Self { id, settings: None, vm: this_vm() }
+        }
+
+        fn owns_machine(&self) -> bool {
+            self.vm.borrow_mut().owner.get_or_insert(self.id) == &self.id
+        }
+    }
+
+    impl Context for Root {
+        fn on_http_call_response(&mut self, token: u32, header_count: usize, body_size: usize, _: usize) {
+            let now = Envoy.now();
+            let result = CallResult { header_count, body_size };
+            let mut vm = self.vm.borrow_mut();
+            if vm.feed.owns(token) {
+                bundle_feed::answered(&mut vm, &Envoy, result, now);
+            } else if vm.sync.owns(token) {
+                sync::answered(&mut vm, &Envoy, result, now);
+            }
+            drop(vm);
+            wake_all(&self.vm, &Envoy, self.id, Wake::Answer, now);
+        }
+
+        fn on_done(&mut self) -> bool {
+            let mut vm = self.vm.borrow_mut();
+            if vm.owner == Some(self.id) {
+                vm.owner = None;
+                // Last words: they leave if a connection is open and idle, and they are idempotent.
+                if let Some(settings) = self.settings.as_ref()
+                    && !vm.records.is_empty()
+                {
+                    sync::call(&mut vm, &Envoy, settings, Envoy.now());
+                }
+            }
+            true
+        }
+    }
+
+    impl RootContext for Root {
+        fn on_configure(&mut self, _: usize) -> bool {
+            let configuration = self.get_plugin_configuration().unwrap_or_default();
+            match Settings::parse(&configuration) {
+                Ok(settings) => {
+                    self.settings = Some(Rc::new(settings));
+                    self.vm.borrow_mut().implementation(&Envoy);
+                    self.set_tick_period(TICK);
+                    true
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                    Envoy.log(Level::Error, &format!("{error}{cause}"));
+                    false
+                }
+            }
+        }
+
+        fn on_tick(&mut self) {
+            if !self.owns_machine() {
+                return;
+            }
+            let Some(settings) = self.settings.clone() else { return };
+            let now = Envoy.now();
+            let mut vm = self.vm.borrow_mut();
+            let change = bundle_feed::tick(&mut vm, &Envoy, &settings, now);
+            sync::tick(&mut vm, &Envoy, &settings, now);
+            drop(vm);
+            let why = match change {
+                Change::Activated => Wake::Answer,
+                Change::None => Wake::Tick,
+            };
+            wake_all(&self.vm, &Envoy, self.id, why, now);
+        }
+
+        fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
+            let settings = self.settings.clone()?;
+            Some(Box::new(Stream::new(context, Rc::clone(&self.vm), settings)))
+        }
+
+        fn get_type(&self) -> Option<ContextType> {
+            Some(ContextType::HttpContext)
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Plugin configuration: JSON, unknown fields refused. A bad one fails `on_configure`, whole.
+
+use decision_core::gateway::Gateway;
+use serde::Deserialize;
+
+/// What one listener's plugin configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) gateway: Gateway,
+    pub(crate) control_plane_cluster: String,
+    pub(crate) poll_cluster: String,
+    pub(crate) upstream_headers: UpstreamHeaders,
+}
+
+/// How much the backend is told about the user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UpstreamHeaders {
+    /// User, customer, correlation and request id.
+    #[default]
+    Lean,
+    /// Also causation, roles, trial mode, agent and gateway.
+    Full,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    gateway: String,
+    #[serde(default = "control_plane")]
+    control_plane_cluster: String,
+    #[serde(default)]
+    poll_cluster: Option<String>,
+    #[serde(default)]
+    upstream_headers: UpstreamHeaders,
+}
+
+fn control_plane() -> String {
+    "control_plane".into()
+}
+
+/// Why a plugin configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidSettings {
+    /// Not the JSON that is expected.
+    #[error("the plugin configuration is not valid")]
+    Json(#[source] serde_json::Error),
+    /// Not a gateway that this filter serves.
+    #[error("`gateway` is `{gateway}`; it must be CP, PP or PLANT")]
+    Gateway {
+        /// What it says.
+        gateway: String,
+    },
+}
+
+impl Settings {
+    pub(crate) fn parse(configuration: &[u8]) -> Result<Self, InvalidSettings> {
+        let document: Document = serde_json::from_slice(configuration).map_err(InvalidSettings::Json)?;
+        let gateway = Gateway::parse(&document.gateway).filter(|gateway| *gateway != Gateway::Admin);
+        let gateway = gateway.ok_or(InvalidSettings::Gateway { gateway: document.gateway })?;
+        let poll_cluster = document.poll_cluster.unwrap_or_else(|| document.control_plane_cluster.clone());
+        Ok(Self { gateway, control_plane_cluster: document.control_plane_cluster, poll_cluster, upstream_headers: document.upstream_headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_unknown_fields_and_gateways() {
+        assert!(Settings::parse(br#"{"gateway":"CP"}"#).is_ok());
+        for bad in [&br#"{"gateway":"CP","gatway":1}"#[..], br#"{"gateway":"ADMIN"}"#, br#"{"gateway":"X"}"#, b"", b"{}", b"[1]"] {
+            assert!(Settings::parse(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The one call by which this holder reports, asks and delivers: see `wire::sync`.
+
+use crate::bundle_feed::authorization;
+use crate::counters::name;
+use crate::host::{Host, HttpCall, Level};
+use crate::root::CallResult;
+use crate::settings::Settings;
+use crate::vm::Vm;
+use decision_core::budget::Units;
+use decision_core::holder::{Grant, Report};
+use decision_core::time::Timestamp;
+use std::time::Duration;
+use wire::frame::{self, MEDIA_TYPE_SYNC};
+use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
+
+const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// A holder with leases or records calls at least so often.
+const REGULAR_MS: u64 = 750;
+const REGULAR_JITTER_MS: u64 = 200;
+const BACKOFF_MAX_MS: u64 = 2_000;
+/// Accounts in one call; the rest follow at once.
+const ACCOUNTS_PER_CALL: usize = 5_000;
+
+/// How the calls stand.
+#[derive(Debug, Default)]
+pub(crate) struct SyncState {
+    call: u64,
+    in_flight: Option<u32>,
+    due: Timestamp,
+    retry_at: Timestamp,
+    failures: u32,
+    hurried: bool,
+    undos_sent: usize,
+}
+
+impl SyncState {
+    /// The next call should not wait for its turn.
+    pub(crate) const fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    /// Whether the last two calls failed: then nobody waits for the next.
+    pub(crate) const fn is_failing(&self) -> bool {
+        self.failures >= 2
+    }
+
+    /// Whether the call is this one's.
+    pub(crate) fn owns(&self, token: u32) -> bool {
+        self.in_flight == Some(token)
+    }
+}
+
+/// Makes a call if one is due. One is in flight at a time.
+pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    if vm.holder.is_none() || vm.sync.in_flight.is_some() || now < vm.sync.retry_at {
+        return;
+    }
+    let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
+    let regular = now >= vm.sync.due && (vm.leases.holds_leases() || !vm.records.is_empty() || !vm.undos.is_empty());
+    if urgent || regular {
+        call(vm, host, settings, now);
+    }
+}
+
+/// Makes the call, whatever is due: the last words of a machine that ends.
+pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    let Some(holder) = vm.holder else { return };
+    vm.sync.hurried = false;
+    vm.sync.call += 1;
+    vm.sync.due = now.plus(Duration::from_millis(REGULAR_MS + vm.ids.jitter(REGULAR_JITTER_MS)));
+    let mut accounts = Vec::new();
+    vm.leases.reports(now, ACCOUNTS_PER_CALL, |report| accounts.push(account_report(&report)));
+    vm.sync.undos_sent = vm.undos.len();
+    let request = SyncRequest {
+        holder,
+        call: vm.sync.call,
+        activation: vm.active.as_ref().map_or(0, |active| active.version.activation),
+        accounts,
+        approvals: vm.asks.clone(),
+        undos: vm.undos.clone(),
+        records: vm.records.next_batch(),
+    };
+    vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());
+    let authorization = authorization();
+    let headers: [(&str, &[u8]); 5] = [
+        (":method", b"POST"),
+        (":path", b"/data-plane/v1/sync"),
+        (":authority", b"control-plane"),
+        ("content-type", MEDIA_TYPE_SYNC.as_bytes()),
+        ("authorization", authorization.as_bytes()),
+    ];
+    let body = match frame::encode(&request) {
+        Ok(body) => body,
+        Err(error) => {
+            host.log(Level::Error, &format!("a sync call could not be written: {error}"));
+            return failed(vm, host, now);
+        }
+    };
+    let call = HttpCall { cluster: &settings.control_plane_cluster, headers: &headers, body: Some(&body), timeout: CALL_TIMEOUT };
+    vm.counters.add(host, name::SYNC_CALLS, 1);
+    match host.http_call(&call) {
+        Ok(token) => vm.sync.in_flight = Some(token),
+        Err(_) => failed(vm, host, now),
+    }
+}
+
+fn account_report(report: &Report<'_>) -> AccountReport {
+    AccountReport {
+        budget: report.budget.into(),
+        scope: report.scope.into(),
+        window_start: report.window_start.as_seconds(),
+        generation: report.generation,
+        used: report.used.get(),
+        held: report.held.get(),
+        overrun: report.overrun.get(),
+        target: report.target.get(),
+        minimum: report.minimum.get(),
+        charge: report.charge.get(),
+        close: report.close,
+    }
+}
+
+/// The answer, or its absence.
+pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: Timestamp) {
+    vm.sync.in_flight = None;
+    match result.status(host) {
+        Some(200) => match frame::decode::<SyncAnswer>(&host.call_body(result.body_size)) {
+            Ok(answer) if answer.call == vm.sync.call => apply(vm, answer),
+            Ok(answer) => {
+                host.log(Level::Error, &format!("sync call {} was answered as {}", vm.sync.call, answer.call));
+                failed(vm, host, now);
+            }
+            Err(error) => {
+                host.log(Level::Error, &format!("the answer to a sync call cannot be read: {error}"));
+                failed(vm, host, now);
+            }
+        },
+        // Closed, or not ours: the leases are forfeited and a new holder begins.
+        Some(status @ (403 | 409 | 410)) => begin_anew(vm, host, status, now),
+        Some(status) => {
+            if vm.sync.failures == 0 {
+                host.log(Level::Warn, &format!("a sync call was answered with {status}; retrying"));
+            }
+            failed(vm, host, now);
+        }
+        None => failed(vm, host, now),
+    }
+}
+
+fn apply(vm: &mut Vm, answer: SyncAnswer) {
+    vm.sync.failures = 0;
+    for account in &answer.accounts {
+        let grant = Grant {
+            generation: account.generation,
+            granted: Units::new(account.granted),
+            cap: Units::new(account.cap),
+            settled: Units::new(account.settled),
+            known: account.known,
+        };
+        vm.leases.apply(&account.budget, &account.scope, Timestamp::from_seconds(account.window_start), &grant);
+    }
+    for recall in &answer.recalls {
+        vm.leases.recall(&recall.budget, &recall.scope, Timestamp::from_seconds(recall.window_start));
+    }
+    for approval in answer.approvals {
+        let asked = vm.asks.iter().position(|ask| ask.request_id == approval.request_id);
+        if let Some(index) = asked {
+            vm.asks.swap_remove(index);
+            vm.answers.insert(approval.request_id, approval.outcome);
+        }
+    }
+    vm.undos.drain(..vm.sync.undos_sent.min(vm.undos.len()));
+    vm.sync.undos_sent = 0;
+    if let Some(first_sequence) = answer.records_stored {
+        vm.records.stored(first_sequence);
+    }
+}
+
+fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
+    host.log(Level::Warn, &format!("this holder was closed (status {status}): its leases are forfeited, a new one begins"));
+    vm.counters.add(host, name::HOLDERS_CLOSED, 1);
+    vm.leases.forget();
+    vm.records.renumber();
+    vm.holder = Some(vm.ids.holder_id());
+    vm.sync = SyncState { retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
+}
+
+fn failed(vm: &mut Vm, host: &impl Host, now: Timestamp) {
+    vm.counters.add(host, name::SYNC_FAILURES, 1);
+    vm.sync.failures = vm.sync.failures.saturating_add(1);
+    let backoff = (50_u64 << vm.sync.failures.min(6)).min(BACKOFF_MAX_MS);
+    vm.sync.retry_at = now.plus(Duration::from_millis(backoff / 2 + vm.ids.jitter(backoff / 2)));
+}

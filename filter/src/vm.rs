@@ -1,0 +1,152 @@
+//! What belongs to one virtual machine, whichever listener a request came to: the bundle in force, the leases, the
+//! verified tokens, the queue of records, the requests that wait.
+
+use crate::bundle_feed::BundleFeed;
+use crate::counters::{Counters, name};
+use crate::exchange::Exchange;
+use crate::host::{Host, Level};
+use crate::ids::IdSource;
+use crate::records::RecordQueue;
+use crate::signature::{self, Implementation};
+use crate::sync::SyncState;
+use authn::{Issuers, TokenCache, VerificationBudget};
+use decision_core::holder::{Binding, LeaseHolder};
+use decision_core::policy::CompiledPolicy;
+use decision_core::principal::Principal;
+use hashbrown::HashMap;
+use std::cell::RefCell;
+use std::rc::Rc;
+use wire::bundle::{Bundle, BundleError, BundleVersion};
+use wire::sync::{ApprovalAsk, ApprovalOutcome, ApprovalUndo, Id};
+
+/// Verified tokens that are kept: at most so many, in at most so many bytes.
+const TOKENS_MAX: usize = 10_000;
+const TOKEN_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+/// Failed verifications per second and worker before unknown tokens are turned away unverified.
+const FAILURES_PER_SECOND: u32 = 500;
+/// Requests that may wait, for whatever.
+pub(crate) const WAITING_MAX: usize = 1_024;
+
+/// The bundle in force.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) version: BundleVersion,
+    pub(crate) policy: CompiledPolicy,
+    pub(crate) issuers: Issuers,
+    pub(crate) registration_key_hashes: Vec<[u8; 32]>,
+    pub(crate) binding: Binding,
+}
+
+/// The state of one virtual machine.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    /// The root context that ticks and calls out.
+    pub(crate) owner: Option<u32>,
+    pub(crate) active: Option<Rc<Active>>,
+    pub(crate) leases: LeaseHolder,
+    /// Made at the first request: the main thread's machine never holds a lease.
+    pub(crate) holder: Option<Id>,
+    pub(crate) tokens: TokenCache<Rc<Principal>>,
+    pub(crate) failures: VerificationBudget,
+    pub(crate) implementation: Implementation,
+    pub(crate) records: RecordQueue,
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) asks: Vec<ApprovalAsk>,
+    pub(crate) answers: HashMap<Id, ApprovalOutcome>,
+    pub(crate) undos: Vec<ApprovalUndo>,
+    pub(crate) ids: IdSource,
+    pub(crate) counters: Counters,
+    pub(crate) feed: BundleFeed,
+    pub(crate) sync: SyncState,
+}
+
+/// A request that waits, and the stream to select before anything is done to it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) context: u32,
+    pub(crate) exchange: Rc<RefCell<Exchange>>,
+}
+
+thread_local! {
+    static VM: Rc<RefCell<Vm>> = Rc::new(RefCell::new(Vm::new()));
+}
+
+/// The machine that this code runs in.
+pub(crate) fn this_vm() -> Rc<RefCell<Vm>> {
+    VM.with(Rc::clone)
+}
+
+/// Why an image was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotActivated {
+    #[error("{0}")]
+    Refused(#[source] BundleError),
+    #[error("activation {offered} does not supersede {current}")]
+    Older { offered: u64, current: u64 },
+}
+
+impl Vm {
+    pub(crate) fn new() -> Self {
+        Self {
+            owner: None,
+            active: None,
+            leases: LeaseHolder::default(),
+            holder: None,
+            tokens: TokenCache::new(TOKENS_MAX, TOKEN_BYTES_MAX),
+            failures: VerificationBudget::new(FAILURES_PER_SECOND, FAILURES_PER_SECOND),
+            implementation: Implementation::Untried,
+            records: RecordQueue::default(),
+            waiting: Vec::new(),
+            asks: Vec::new(),
+            answers: HashMap::new(),
+            undos: Vec::new(),
+            ids: IdSource::new(),
+            counters: Counters::default(),
+            feed: BundleFeed::default(),
+            sync: SyncState::default(),
+        }
+    }
+
+    /// Which implementation verifies; tries the host the first time.
+    pub(crate) fn implementation(&mut self, host: &impl Host) -> Implementation {
+        if self.implementation == Implementation::Untried {
+            self.implementation = signature::try_host(host);
+        }
+        self.implementation
+    }
+
+    /// Switches to a bundle: whole, and never backwards. On an error the bundle in force stays.
+    pub(crate) fn activate(&mut self, host: &impl Host, image: &[u8]) -> Result<(), NotActivated> {
+        let loaded = Bundle::decode(image).and_then(|bundle| bundle.load()).map_err(|error| {
+            self.counters.add(host, name::BUNDLE_REFUSED, 1);
+            NotActivated::Refused(error)
+        })?;
+        if let Some(active) = self.active.as_ref()
+            && !loaded.version.supersedes(&active.version)
+        {
+            return Err(NotActivated::Older { offered: loaded.version.activation, current: active.version.activation });
+        }
+        let binding = self.leases.bind(&loaded.policy);
+        self.tokens.clear();
+        self.counters.set(host, name::BUNDLE_ACTIVATION, loaded.version.activation);
+        host.log(
+            Level::Info,
+            &format!("activation {} (revision {}, key set {}) is in force", loaded.version.activation, loaded.version.revision, loaded.version.key_set),
+        );
+        self.active = Some(Rc::new(Active {
+            version: loaded.version,
+            policy: loaded.policy,
+            issuers: loaded.issuers,
+            registration_key_hashes: loaded.registration_key_hashes,
+            binding,
+        }));
+        Ok(())
+    }
+
+    /// The holder's id; made now if this is the first request.
+    pub(crate) fn become_holder(&mut self) {
+        if self.holder.is_none() {
+            self.holder = Some(self.ids.holder_id());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The default bundle sources, read and compiled as the control plane does it.
+
+use decision_core::budget::{Rhythm, SpentProblem, Unit};
+use decision_core::failure::FailureMode;
+use decision_core::policy::CompiledPolicy;
+use decision_core::policy::compile::compile;
+use decision_core::principal::Tier;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use wire::policy::{PolicyDocument, Requirement};
+
+/// The folder of the sources.
+pub(crate) fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies")
+}
+
+/// The YAML files directly in `path`, by their path below the folder of the sources.
+pub(crate) fn yaml_files(path: &str) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(folder().join(path)).unwrap().map(|entry| entry.unwrap().path());
+    let yaml = entries.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    yaml.map(|file| (Path::new(path).join(file.file_name().unwrap()).display().to_string(), fs::read_to_string(&file).unwrap())).collect()
+}
+
+/// The document that the sources make.
+pub(crate) fn document() -> PolicyDocument {
+    let mut files = yaml_files("");
+    files.extend(yaml_files("routes"));
+    wire::sources::read(&files).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The policy that the sources make.
+pub(crate) fn compiled() -> CompiledPolicy {
+    compile(&document().to_source()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn every_permission_is_carried_by_a_route_and_a_role() {
+    let document = document();
+    let on_routes: BTreeSet<&str> = document.routes.iter().filter_map(|route| route.permission.as_deref()).collect();
+    let catalogue: BTreeSet<&str> = document.permissions.iter().map(String::as_str).collect();
+    assert_eq!(on_routes, catalogue, "the catalogue and the permissions on routes differ");
+    for role in &document.roles {
+        let distinct: BTreeSet<&String> = role.permissions.iter().collect();
+        assert_eq!(distinct.len(), role.permissions.len(), "role {} lists a permission twice", role.name);
+    }
+}
+
+#[test]
+fn every_read_route_answers_head() {
+    use wire::policy::Method::{Get, Head};
+    for route in document().routes {
+        assert_eq!(route.methods.contains(&Get), route.methods.contains(&Head), "route {}", route.name);
+    }
+}
+
+/// The first spent budget names the problem: a trial's eleventh task must not read "too many requests".
+#[test]
+fn the_budgets_are_the_original_s_in_the_order_in_which_they_answer() {
+    use {FailureMode::*, Rhythm::*, SpentProblem::*, Tier::*, Unit::*};
+    let expected = [
+        ("trial-tasks-daily", Tasks, Day, 10, Some(Trial), true, TrialLimitExceeded, 429, Closed),
+        ("agent-daily", MicroUsd, Day, 1_000_000, None, true, BudgetExceeded, 402, Closed),
+        ("platform-monthly", MicroUsd, Month, 100_000_000, None, true, BudgetExceeded, 402, Closed),
+        ("rate-trial-hour", Requests, Hour, 100, Some(Trial), false, RateLimitExceeded, 429, Open),
+        ("rate-trial-minute", Requests, Minute, 10, Some(Trial), false, RateLimitExceeded, 429, Open),
+        ("rate-paid-hour", Requests, Hour, 1_000, Some(Paid), false, RateLimitExceeded, 429, Open),
+        ("rate-paid-minute", Requests, Minute, 50, Some(Paid), false, RateLimitExceeded, 429, Open),
+        ("rate-enterprise-hour", Requests, Hour, 10_000, Some(Enterprise), false, RateLimitExceeded, 429, Open),
+        ("rate-enterprise-minute", Requests, Minute, 200, Some(Enterprise), false, RateLimitExceeded, 429, Open),
+    ];
+    let policy = compiled();
+    assert_eq!(policy.budgets().len(), expected.len());
+    for (budget, (name, unit, rhythm, cap, tier, durable, problem, status, mode)) in policy.budgets().iter().zip(expected) {
+        assert_eq!((&*budget.name, budget.unit, budget.rhythm, budget.cap.get()), (name, unit, rhythm, cap));
+        assert_eq!((budget.tier, budget.durable, budget.problem), (tier, durable, problem), "{name}");
+        assert_eq!((budget.status, budget.failure_mode), (status, mode), "{name}");
+    }
+}
+
+/// CP asks for no permission: what it lets a user change must be the user's own, paid for, or approved.
+#[test]
+fn what_only_roles_guard_is_not_on_cp() {
+    let guarded = [
+        "admin.",
+        "agents.update",
+        "agents.deploy",
+        "agents.execute",
+        "agents.pause",
+        "agents.resume",
+        "agents.restart",
+        "agents.logs",
+        "agents.categorize",
+        "billing.manage",
+        "budgets.platform",
+        "budgets.agent.override",
+        "database.",
+        "deployments.",
+        "industries.create",
+        "industries.edit",
+        "infrastructure.",
+        "monitoring.",
+        "reports.",
+        "tickets.",
+    ];
+    for route in document().routes {
+        let on_cp = route.gateways.contains(&wire::policy::Gateway::Cp);
+        assert!(!on_cp || !guarded.iter().any(|name| route.name.starts_with(name)), "route {} is on CP", route.name);
+    }
+}
+
+#[test]
+fn only_named_routes_need_no_user() {
+    for route in document().routes {
+        let expected = ["auth.", "audit.events", "customers.regist", "otp.", "notifications.events"];
+        let identified = matches!(route.require, Requirement::Authenticated | Requirement::Permission);
+        assert!(identified || expected.iter().any(|name| route.name.starts_with(name)), "route {}", route.name);
+    }
+}
