@@ -183,81 +183,30 @@ impl ApiError {
     #[must_use]
     pub fn problem(&self) -> Problem {
         match self {
-            Self::CredentialMissing => Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "Unauthorized",
-                "missing `Authorization` header; provide a bearer token",
-            ),
+            Self::CredentialMissing => UNAUTHORIZED.because("missing `Authorization` header; provide a bearer token"),
             Self::CredentialRefused(fault) => refused_credential(*fault),
-            Self::EnvoyUnknown => Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "invalid-token",
-                "Invalid Token",
-                "unknown or revoked data-plane token",
-            ),
+            Self::EnvoyUnknown => INVALID_TOKEN.because("unknown or revoked data-plane token"),
             Self::Denied { reason, rule } => {
-                let problem = Problem::new(StatusCode::FORBIDDEN, "permission-denied", "Permission Denied", *reason);
-                Problem { rule: rule.clone(), ..problem }
+                Problem { rule: rule.clone(), ..PERMISSION_DENIED.because(*reason) }
             }
-            Self::ForeignHolder => Problem::new(
-                StatusCode::FORBIDDEN,
-                "permission-denied",
-                "Permission Denied",
-                "the holder belongs to another Envoy",
-            ),
-            Self::StaleCall => {
-                Problem::new(StatusCode::CONFLICT, "stale-call", "Stale Call", "a newer call of the holder was carried out")
-            }
-            Self::HolderClosed => {
-                Problem::new(StatusCode::GONE, "holder-closed", "Holder Closed", "the holder was silent for too long; start a new one")
-            }
-            Self::InvalidReport { detail } => {
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report", *detail)
-            }
-            Self::NoRoute => Problem::new(StatusCode::NOT_FOUND, "not-found", "Not Found", "no such path"),
-            Self::MethodNotAllowed => Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "Method Not Allowed",
-                "the path does not take this method",
-            ),
-            Self::NotFound { .. } => {
-                Problem::new(StatusCode::NOT_FOUND, "not-found", "Not Found", self.to_string())
-            }
-            Self::Conflict { detail } => Problem::new(StatusCode::CONFLICT, "conflict", "Conflict", detail.clone()),
-            Self::InvalidRequest { detail } => {
-                Problem::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error", detail.clone())
-            }
+            Self::ForeignHolder => PERMISSION_DENIED.because("the holder belongs to another Envoy"),
+            Self::NoRoute => NOT_FOUND.because("no such path"),
+            Self::MethodNotAllowed => METHOD_NOT_ALLOWED.because("the path does not take this method"),
+            Self::NotFound { .. } => NOT_FOUND.because(self.to_string()),
+            Self::Conflict { detail } => CONFLICT.because(detail.clone()),
+            Self::InvalidRequest { detail } => VALIDATION_ERROR.because(detail.clone()),
             Self::InvalidPolicy(fault) => invalid_policy(fault),
-            Self::WouldLockOut { reason } => Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "policy-locks-out-author",
-                "Policy Locks Out Its Author",
-                format!("under this policy you could not activate another revision (`{reason}`)"),
-            ),
-            Self::TooLarge => Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "payload-too-large",
-                "Payload Too Large",
-                "the body exceeds the limit",
-            ),
-            Self::UnsupportedMediaType { expected } => Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Unsupported Media Type",
-                format!("send `content-type: {expected}`"),
-            ),
-            Self::TimedOut => unavailable("the request took too long"),
-            Self::Unavailable { what } => unavailable(*what),
-            Self::Database(error) if is_transient(error) => unavailable("the database cannot be reached"),
-            Self::Valkey(_) => unavailable("the counter store cannot be reached"),
-            Self::Database(_) | Self::Internal { .. } => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal-server-error",
-                "Internal Server Error",
-                "an unexpected error occurred",
-            ),
+            Self::WouldLockOut { reason } => POLICY_LOCKS_OUT
+                .because(format!("under this policy you could not activate another revision (`{reason}`)")),
+            Self::TooLarge => PAYLOAD_TOO_LARGE.because("the body exceeds the limit"),
+            Self::UnsupportedMediaType { expected } => {
+                UNSUPPORTED_MEDIA_TYPE.because(format!("send `content-type: {expected}`"))
+            }
+            Self::TimedOut => UNAVAILABLE.because("the request took too long"),
+            Self::Unavailable { what } => UNAVAILABLE.because(*what),
+            Self::Database(error) if is_transient(error) => UNAVAILABLE.because("the database cannot be reached"),
+            Self::Valkey(_) => UNAVAILABLE.because("the counter store cannot be reached"),
+            Self::Database(_) | Self::Internal { .. } => INTERNAL.because("an unexpected error occurred"),
         }
     }
 
@@ -315,12 +264,23 @@ pub struct Problem {
     pub field: Option<String>,
 }
 
-impl Problem {
-    fn new(status: StatusCode, slug: &str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind: format!("{PROBLEM_BASE}{slug}"),
-            title,
-            status: status.as_u16(),
+/// A kind of problem: what all its occurrences have in common.
+struct Kind {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+}
+
+impl Kind {
+    const fn new(status: StatusCode, slug: &'static str, title: &'static str) -> Self {
+        Self { status, slug, title }
+    }
+
+    fn because(&self, detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem {
+            kind: format!("{PROBLEM_BASE}{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
             detail: detail.into(),
             rule: None,
             file: None,
@@ -329,6 +289,27 @@ impl Problem {
         }
     }
 }
+
+const UNAUTHORIZED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized");
+const INVALID_TOKEN: Kind = Kind::new(StatusCode::UNAUTHORIZED, "invalid-token", "Invalid Token");
+const INVALID_TOKEN_FORMAT: Kind =
+    Kind::new(StatusCode::UNAUTHORIZED, "invalid-token-format", "Invalid Token Format");
+const TOKEN_EXPIRED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "token-expired", "Token Expired");
+const PERMISSION_DENIED: Kind = Kind::new(StatusCode::FORBIDDEN, "permission-denied", "Permission Denied");
+const NOT_FOUND: Kind = Kind::new(StatusCode::NOT_FOUND, "not-found", "Not Found");
+const METHOD_NOT_ALLOWED: Kind =
+    Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
+const CONFLICT: Kind = Kind::new(StatusCode::CONFLICT, "conflict", "Conflict");
+const VALIDATION_ERROR: Kind = Kind::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error");
+const INVALID_POLICY: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-policy", "Invalid Policy");
+const POLICY_LOCKS_OUT: Kind =
+    Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-locks-out-author", "Policy Locks Out Its Author");
+const PAYLOAD_TOO_LARGE: Kind = Kind::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "Payload Too Large");
+const UNSUPPORTED_MEDIA_TYPE: Kind =
+    Kind::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported Media Type");
+const UNAVAILABLE: Kind = Kind::new(StatusCode::SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable");
+const INTERNAL: Kind =
+    Kind::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-server-error", "Internal Server Error");
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -384,18 +365,10 @@ pub async fn time_limited(limit: Duration, request: Request, next: Next) -> Resp
 
 fn refused_credential(fault: CredentialFault) -> Problem {
     match fault {
-        CredentialFault::NotBearer => Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid-token-format",
-            "Invalid Token Format",
-            "the `Authorization` header must be `Bearer <token>`",
-        ),
-        CredentialFault::Expired => Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "token-expired",
-            "Token Expired",
-            "the token has expired; log in again",
-        ),
+        CredentialFault::NotBearer => {
+            INVALID_TOKEN_FORMAT.because("the `Authorization` header must be `Bearer <token>`")
+        }
+        CredentialFault::Expired => TOKEN_EXPIRED.because("the token has expired; log in again"),
         CredentialFault::Malformed
         | CredentialFault::AlgorithmRefused
         | CredentialFault::HeaderRefused
@@ -409,27 +382,15 @@ fn refused_credential(fault: CredentialFault) -> Problem {
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
         | CredentialFault::TrialClaimsInvalid
-        | CredentialFault::VerificationBudgetSpent => Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid-token",
-            "Invalid Token",
-            format!("token validation failed: {}", fault.code()),
-        ),
+        | CredentialFault::VerificationBudgetSpent => {
+            INVALID_TOKEN.because(format!("token validation failed: {}", fault.code()))
+        }
     }
 }
 
 fn invalid_policy(fault: &PolicyFault) -> Problem {
-    let problem = Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "invalid-policy",
-        "Invalid Policy",
-        fault.message.clone(),
-    );
+    let problem = INVALID_POLICY.because(fault.message.clone());
     Problem { file: fault.file.clone(), line: fault.line, field: fault.field.clone(), ..problem }
-}
-
-fn unavailable(detail: &'static str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable", detail)
 }
 
 /// Whether the database may answer the same query in a moment: connection trouble, a restart, or a lost race.

@@ -59,9 +59,12 @@ impl SecretsDirectory {
         if !is_name(name) {
             return Err(SecretError::InvalidName { name: named() });
         }
-        let unreadable = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => SecretError::Missing { name: named() },
-            _ => SecretError::Unreadable { name: named(), source },
+        let unreadable = |source: io::Error| {
+            if source.kind() == io::ErrorKind::NotFound {
+                SecretError::Missing { name: named() }
+            } else {
+                SecretError::Unreadable { name: named(), source }
+            }
         };
         let mut bytes = Vec::new();
         let file = File::open(self.0.join(name)).map_err(unreadable)?;

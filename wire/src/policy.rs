@@ -99,6 +99,9 @@ pub struct Issuer {
     pub issuer: String,
     /// The gateways that accept its tokens.
     pub gateways: Vec<Gateway>,
+    /// The roles that its tokens may carry; others are ignored. Empty: any.
+    #[serde(default)]
+    pub roles: Vec<String>,
     /// Accepted `aud` values; empty: tokens must carry none.
     #[serde(default)]
     pub audiences: Vec<String>,

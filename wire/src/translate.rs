@@ -36,7 +36,7 @@ impl PolicyDocument {
 }
 
 fn issuer_source(issuer: &wire::Issuer) -> IssuerSource {
-    IssuerSource { name: issuer.name.clone(), gateways: gateways(&issuer.gateways) }
+    IssuerSource { name: issuer.name.clone(), gateways: gateways(&issuer.gateways), roles: issuer.roles.clone() }
 }
 
 fn role_source(role: &wire::Role) -> RoleSource {

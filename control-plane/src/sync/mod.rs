@@ -52,9 +52,12 @@ fn number(number: u64) -> Result<i64, SyncError> {
     i64::try_from(number).ok().filter(|number| *number < 1 << 53).ok_or(SyncError::Invalid("a number is too large"))
 }
 
-fn check_batch(batch: &RecordBatch) -> Result<i64, SyncError> {
-    let first = number(batch.first_sequence)?;
-    if first < 1 { Err(SyncError::Invalid("the first sequence number is 1")) } else { Ok(first) }
+fn checked_batch(batch: Option<&RecordBatch>) -> Result<Option<(&RecordBatch, i64)>, SyncError> {
+    let Some(batch) = batch else { return Ok(None) };
+    match number(batch.first_sequence)? {
+        first @ 1.. => Ok(Some((batch, first))),
+        ..1 => Err(SyncError::Invalid("the first sequence number is 1")),
+    }
 }
 
 /// Carries out one call.
@@ -82,7 +85,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
             lifetime: Duration::from_secs(u64::from(settings.approval_lifetime_s)),
             public_url: &state.settings.public_url,
         },
-        batch: request.records.as_ref().map(|batch| Ok((batch, check_batch(batch)?))).transpose::<SyncError>()?,
+        batch: checked_batch(request.records.as_ref())?,
     };
     let committed = match store::commit(&state.database, &job).await {
         Err(SyncError::NotAdmitted(AdmitError::Foreign)) => {

@@ -207,7 +207,6 @@ impl LeaseHolder {
     }
 
     /// Leaves the queue: to try again, or because the request is gone.
-    #[expect(clippy::boxed_local, reason = "the box is what a shortfall carries")]
     pub fn end_wait(&mut self, wait: Box<Wait>) {
         for (found, amount) in wait.places.into_iter().flatten() {
             if let Some(account) = self.account(found) {

@@ -2,7 +2,7 @@
 
 use super::route::{InvalidTemplate, PathTemplate, RouteIndex};
 use super::source::{BudgetSource, PolicySource, RequirementSource, RouteSource};
-use super::{CHARGES_MAX, CompiledPolicy, Requirement, Route, RouteId};
+use super::{CHARGES_MAX, CompiledPolicy, IssuerPowers, Requirement, Route, RouteId};
 use crate::budget::{Budget, BudgetId, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
 use crate::decision::Charge;
 use crate::failure::FailureMode;
@@ -92,7 +92,7 @@ pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
     }
     let catalogue = PermissionCatalogue::new(source.permissions.iter().map(String::as_str)).map_err(CompileError::Catalogue)?;
     let roles = compile_roles(source, &catalogue)?;
-    let issuers = compile_issuers(source)?;
+    let issuers = compile_issuers(source, &roles)?;
     let budgets = compile_budgets(source)?;
     let mut routes: Vec<Route> = Vec::with_capacity(source.routes.len());
     let mut indexes: [RouteIndex; 4] = Default::default();
@@ -130,15 +130,22 @@ fn compile_roles(source: &PolicySource, catalogue: &PermissionCatalogue) -> Resu
     Ok(roles)
 }
 
-fn compile_issuers(source: &PolicySource) -> Result<HashMap<Box<str>, GatewaySet>, CompileError> {
-    let mut issuers: HashMap<Box<str>, GatewaySet> = HashMap::new();
+fn compile_issuers(
+    source: &PolicySource,
+    roles: &HashMap<Box<str>, PermissionSet>,
+) -> Result<HashMap<Box<str>, IssuerPowers>, CompileError> {
+    let mut issuers: HashMap<Box<str>, IssuerPowers> = HashMap::new();
     for issuer in &source.issuers {
         let at = format!("issuers[{}]", issuer.name);
         let gateways: GatewaySet = issuer.gateways.iter().copied().collect();
         if gateways.is_empty() {
             return Err(CompileError::Inconsistent { at: format!("{at}.gateways"), rule: "an issuer needs at least one gateway" });
         }
-        if issuers.insert(issuer.name.as_str().into(), gateways).is_some() {
+        if let Some(unheard) = issuer.roles.iter().find(|role| !roles.contains_key(role.as_str())) {
+            return Err(unknown(&format!("{at}.roles"), unheard, roles.keys().map(|role| &**role)));
+        }
+        let powers = IssuerPowers { gateways, roles: issuer.roles.iter().map(|role| role.as_str().into()).collect() };
+        if issuers.insert(issuer.name.as_str().into(), powers).is_some() {
             return Err(CompileError::Repeated { at, name: issuer.name.clone() });
         }
     }
@@ -280,14 +287,11 @@ fn compile_route(
     })
 }
 
-/// A route with neither cost nor tasks is uncharged altogether: rate budgets do not count it either.
+/// Rates count every request of a user; money and tasks only where the route has a cost.
 fn compile_charges(route: &RouteSource, at: &str, source: &PolicySource, budgets: &[Budget]) -> Result<Box<[Charge]>, CompileError> {
     let cost = route.cost_micros.unwrap_or(source.settings.cost_micros_default);
     if cost < 0 || route.tasks < 0 {
         return Err(range(&format!("{at}.cost_micros"), &cost.min(route.tasks).to_string(), "0 or more"));
-    }
-    if cost == 0 && route.tasks == 0 {
-        return Ok(Box::default());
     }
     let gateways: Vec<Gateway> = route.gateways.clone();
     let charges: Vec<Charge> = budgets

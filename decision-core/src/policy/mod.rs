@@ -58,13 +58,27 @@ pub struct Route {
 /// Settings that decisions depend on.
 pub type PolicySettings = source::SettingsSource;
 
+/// What an issuer's tokens are good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct IssuerPowers {
+    gateways: GatewaySet,
+    /// Empty: any role.
+    roles: Vec<Box<str>>,
+}
+
+impl IssuerPowers {
+    fn may_assign(&self, role: &str) -> bool {
+        self.roles.is_empty() || self.roles.iter().any(|assignable| **assignable == *role)
+    }
+}
+
 /// Everything that decisions depend on, apart from facts and time.
 #[derive(Clone, Debug)]
 pub struct CompiledPolicy {
     settings: PolicySettings,
     catalogue: PermissionCatalogue,
     roles: HashMap<Box<str>, PermissionSet>,
-    issuers: HashMap<Box<str>, GatewaySet>,
+    issuers: HashMap<Box<str>, IssuerPowers>,
     routes: Vec<Route>,
     budgets: Vec<Budget>,
     indexes: [route::RouteIndex; 4],
@@ -130,17 +144,21 @@ impl CompiledPolicy {
     #[must_use]
     pub fn accepts_issuer(&self, issuer: &str, gateway: Gateway) -> IssuerAcceptance {
         match self.issuers.get(issuer) {
-            Some(gateways) if gateways.contains(gateway) => IssuerAcceptance::Accepted,
+            Some(powers) if powers.gateways.contains(gateway) => IssuerAcceptance::Accepted,
             Some(_) | None => IssuerAcceptance::Foreign,
         }
     }
 
-    /// The identity under this policy. `None` when none of its roles is known here.
+    /// The identity under this policy. Roles that its issuer may not assign count as unknown, so that a portal cannot
+    /// mint an administrator of another. `None` when no role is left.
     #[must_use]
     pub fn principal(&self, identity: Identity) -> Option<Principal> {
         let mut permissions = PermissionSet::EMPTY;
         let mut known = false;
-        for role in &identity.roles {
+        // An issuer that the policy does not have is refused by `decide`, under its own reason.
+        let powers = self.issuers.get(&identity.issuer);
+        let may_assign = |role: &str| powers.is_none_or(|powers| powers.may_assign(role));
+        for role in identity.roles.iter().filter(|role| may_assign(role)) {
             if let Some(set) = self.roles.get(role) {
                 permissions.extend(set);
                 known = true;
@@ -149,8 +167,10 @@ impl CompiledPolicy {
         if !known {
             return None;
         }
-        let governor = identity.governor_agent_id.is_some() && identity.roles.iter().any(|role| **role == *self.settings.governor_role);
-        let roles_joined = identity.roles.join(",").into();
+        let governs = |role: &Box<str>| **role == *self.settings.governor_role && may_assign(role);
+        let governor = identity.governor_agent_id.is_some() && identity.roles.iter().any(governs);
+        let assigned: Vec<&str> = identity.roles.iter().filter(|role| may_assign(role)).map(|role| &**role).collect();
+        let roles_joined = assigned.join(",").into();
         Some(Principal { permissions, tier: Tier::of(&identity), governor, roles_joined, identity })
     }
 }

@@ -51,6 +51,7 @@ impl Default for SettingsSource {
 pub struct IssuerSource {
     pub name: String,
     pub gateways: Vec<Gateway>,
+    pub roles: Vec<String>,
 }
 
 /// A role.

@@ -87,11 +87,13 @@ fn request(route: &Route) -> String {
 }
 
 fn callers(document: &PolicyDocument, policy: &CompiledPolicy, gateway: Gateway) -> Vec<Caller> {
-    let issuer = document.issuers.iter().find(|issuer| issuer.gateways.iter().any(|on| Gateway::from(*on) == gateway));
-    let issuer = &issuer.unwrap().name;
-    let user = |name: &str, role: &str, governor: bool, trial: Trial| Caller {
-        name: name.into(),
-        who: Who::User(Box::new(policy.principal(identity(issuer, role, governor, trial)).unwrap())),
+    let user = |name: &str, role: &str, governor: bool, trial: Trial| {
+        let issuer = document.issuers.iter().find(|issuer| {
+            let assigns = issuer.roles.is_empty() || issuer.roles.iter().any(|assignable| assignable == role);
+            assigns && issuer.gateways.iter().any(|on| Gateway::from(*on) == gateway)
+        });
+        let identity = identity(&issuer.unwrap().name, role, governor, trial);
+        Caller { name: name.into(), who: Who::User(Box::new(policy.principal(identity).unwrap())) }
     };
     let mut callers = vec![
         Caller { name: "nobody".into(), who: Who::Nobody },
