@@ -44,22 +44,14 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for algorithm in [
-            Algorithm::Hs256,
-            Algorithm::Rs256,
-            Algorithm::Es256,
-            Algorithm::EdDsa,
-        ] {
+        for algorithm in [Algorithm::Hs256, Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa] {
             assert_eq!(Algorithm::from_jose_name(algorithm.name()), Some(algorithm));
         }
     }
 
     #[test]
     fn knows_no_name_in_other_case_and_no_other_algorithm() {
-        for name in [
-            "", "none", "None", "hs256", "Rs256", "PS256", "RS512", "ES384", "ES256K", "HS256 ",
-            "dir",
-        ] {
+        for name in ["", "none", "None", "hs256", "Rs256", "PS256", "RS512", "ES384", "ES256K", "HS256 ", "dir"] {
             assert_eq!(Algorithm::from_jose_name(name), None, "{name}");
         }
     }

@@ -25,10 +25,7 @@ pub fn authenticate(
 ) -> Result<Identity, CredentialFault> {
     let jws = parse_jws(bearer(authorization)?)?;
     let claims = Claims::parse(&jws.payload)?;
-    let issuer = claims
-        .issuer()
-        .and_then(|iss| issuers.find(iss))
-        .ok_or(CredentialFault::IssuerMismatch)?;
+    let issuer = claims.issuer().and_then(|iss| issuers.find(iss)).ok_or(CredentialFault::IssuerMismatch)?;
     check_signature(&jws, issuer.key_for(&jws.header)?, verifier)?;
     claims.check(&jws.header, issuer, now)
 }
@@ -38,9 +35,7 @@ pub fn authenticate(
 /// # Errors
 /// [`CredentialFault::NotBearer`], or [`CredentialFault::Malformed`] if the token is too long or not ASCII.
 pub fn bearer(authorization: &[u8]) -> Result<&str, CredentialFault> {
-    let (scheme, rest) = authorization
-        .split_at_checked(SCHEME.len())
-        .ok_or(CredentialFault::NotBearer)?;
+    let (scheme, rest) = authorization.split_at_checked(SCHEME.len()).ok_or(CredentialFault::NotBearer)?;
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     let token = rest.get(spaces..).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(SCHEME) || spaces == 0 || token.is_empty() {
@@ -69,22 +64,12 @@ mod tests {
 
     fn issuers() -> Issuers {
         let other_key = VerificationKey::from_secret(None, &[7; 32]).unwrap();
-        let pp = IssuerRules {
-            name: "pp".into(),
-            issuer: "pp.example".into(),
-            keys: vec![other_key],
-            ..rules()
-        };
+        let pp = IssuerRules { name: "pp".into(), issuer: "pp.example".into(), keys: vec![other_key], ..rules() };
         Issuers::new(vec![rules(), pp]).unwrap()
     }
 
     fn outcome(token: &str) -> Result<Identity, CredentialFault> {
-        authenticate(
-            &issuers(),
-            format!("Bearer {token}").as_bytes(),
-            NOW,
-            &mut PureRust,
-        )
+        authenticate(&issuers(), format!("Bearer {token}").as_bytes(), NOW, &mut PureRust)
     }
 
     #[test]
@@ -118,21 +103,14 @@ mod tests {
             "Bearer a,Bearer b",
             "Bearer a\n",
         ] {
-            assert_eq!(
-                bearer(value.as_bytes()),
-                Err(CredentialFault::NotBearer),
-                "{value:?}"
-            );
+            assert_eq!(bearer(value.as_bytes()), Err(CredentialFault::NotBearer), "{value:?}");
         }
     }
 
     #[test]
     fn refuses_two_joined_header_values() {
         let token = hs256_token(HEADER, &good_claims().to_string());
-        assert_eq!(
-            outcome(&format!("{token},{token}")),
-            Err(CredentialFault::Malformed)
-        );
+        assert_eq!(outcome(&format!("{token},{token}")), Err(CredentialFault::Malformed));
     }
 
     #[test]
@@ -142,30 +120,16 @@ mod tests {
 
     #[test]
     fn refuses_a_token_that_is_too_long_before_reading_it() {
-        let value = [
-            b"Bearer ".as_slice(),
-            &vec![b' '; TOKEN_BYTES_MAX],
-            &vec![b'a'; TOKEN_BYTES_MAX + 1],
-        ]
-        .concat();
+        let value = [b"Bearer ".as_slice(), &vec![b' '; TOKEN_BYTES_MAX], &vec![b'a'; TOKEN_BYTES_MAX + 1]].concat();
         assert_eq!(bearer(&value), Err(CredentialFault::Malformed));
     }
 
     #[test]
     fn refuses_an_unknown_or_absent_issuer() {
-        for iss in [
-            json!("https://evil.example"),
-            json!("cp.example "),
-            json!("CP.example"),
-            json!(null),
-            json!(["cp.example"]),
-        ] {
+        for iss in [json!("https://evil.example"), json!("cp.example "), json!("CP.example"), json!(null), json!(["cp.example"])] {
             let mut claims = good_claims();
             claims["iss"] = iss;
-            assert_eq!(
-                outcome(&hs256_token(HEADER, &claims.to_string())),
-                Err(CredentialFault::IssuerMismatch)
-            );
+            assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::IssuerMismatch));
         }
     }
 
@@ -173,25 +137,13 @@ mod tests {
     fn refuses_a_token_of_one_issuer_signed_by_another() {
         let mut claims = good_claims();
         claims["iss"] = json!("pp.example");
-        assert_eq!(
-            outcome(&hs256_token(HEADER, &claims.to_string())),
-            Err(CredentialFault::SignatureInvalid)
-        );
+        assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::SignatureInvalid));
     }
 
     #[test]
     fn refuses_a_payload_that_is_no_json_object_or_has_duplicates() {
-        for payload in [
-            "",
-            "[]",
-            "hello",
-            r#"{"iss":"cp.example","iss":"cp.example"}"#,
-        ] {
-            assert_eq!(
-                outcome(&hs256_token(HEADER, payload)),
-                Err(CredentialFault::Malformed),
-                "{payload}"
-            );
+        for payload in ["", "[]", "hello", r#"{"iss":"cp.example","iss":"cp.example"}"#] {
+            assert_eq!(outcome(&hs256_token(HEADER, payload)), Err(CredentialFault::Malformed), "{payload}");
         }
     }
 
@@ -199,11 +151,7 @@ mod tests {
     fn refuses_hmac_by_the_public_key_of_an_asymmetric_issuer() {
         let (_, key) = es256_pair(None);
         let der = key.spki_der().unwrap().to_vec();
-        let issuers = Issuers::new(vec![IssuerRules {
-            keys: vec![key],
-            ..rules()
-        }])
-        .unwrap();
+        let issuers = Issuers::new(vec![IssuerRules { keys: vec![key], ..rules() }]).unwrap();
         let forged = crate::test_tokens::hs256_token_by(&der, HEADER, &good_claims().to_string());
         let value = format!("Bearer {forged}");
         let outcome = authenticate(&issuers, value.as_bytes(), NOW, &mut PureRust);

@@ -29,22 +29,13 @@ impl VerificationBudget {
     #[must_use]
     pub const fn new(failures_per_second: u32, burst: u32) -> Self {
         let level_max = burst as u64 * MICROS;
-        Self {
-            failures_per_second,
-            level: level_max,
-            level_max,
-            filled_at: Timestamp::EPOCH,
-        }
+        Self { failures_per_second, level: level_max, level_max, filled_at: Timestamp::EPOCH }
     }
 
     /// Whether there is room for one failure more. Takes nothing: successes are free.
     pub fn admit(&mut self, now: Timestamp) -> Admission {
         self.fill(now);
-        if self.level >= MICROS {
-            Admission::Admitted
-        } else {
-            Admission::Refused
-        }
+        if self.level >= MICROS { Admission::Admitted } else { Admission::Refused }
     }
 
     /// A verification failed.

@@ -49,14 +49,7 @@ impl<P> TokenCache<P> {
     /// counted.
     #[must_use]
     pub const fn new(capacity: usize, bytes_max: usize) -> Self {
-        Self {
-            index: HashTable::new(),
-            entries: Vec::new(),
-            hand: 0,
-            bytes: 0,
-            capacity,
-            bytes_max,
-        }
+        Self { index: HashTable::new(), entries: Vec::new(), hand: 0, bytes: 0, capacity, bytes_max }
     }
 
     /// The principal of a value that was inserted and has not expired. An expired one is removed.
@@ -81,21 +74,13 @@ impl<P> TokenCache<P> {
         if self.capacity == 0 || size > self.bytes_max {
             return;
         }
-        while self.entries.len() >= self.capacity
-            || self.bytes.saturating_add(size) > self.bytes_max
-        {
+        while self.entries.len() >= self.capacity || self.bytes.saturating_add(size) > self.bytes_max {
             self.evict();
         }
         let entries = &self.entries;
         let rehash = |place: &usize| entries.get(*place).map_or(0, |entry| entry.hash);
         self.index.insert_unique(hash, entries.len(), rehash);
-        self.entries.push(Entry {
-            authorization: authorization.into(),
-            hash,
-            expires_at,
-            referenced: false,
-            principal,
-        });
+        self.entries.push(Entry { authorization: authorization.into(), hash, expires_at, referenced: false, principal });
         self.bytes += size;
     }
 
@@ -142,11 +127,7 @@ impl<P> TokenCache<P> {
     }
 
     fn place(&self, authorization: &[u8], hash: u64) -> Option<usize> {
-        let is_it = |place: &usize| {
-            self.entries
-                .get(*place)
-                .is_some_and(|entry| is_same(&entry.authorization, authorization))
-        };
+        let is_it = |place: &usize| self.entries.get(*place).is_some_and(|entry| is_same(&entry.authorization, authorization));
         self.index.find(hash, is_it).copied()
     }
 
@@ -190,21 +171,15 @@ impl<P> TokenCache<P> {
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let ((words, rest), (other_words, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
     let mut pairs = words.iter().zip(other_words);
-    one.len() == other.len()
-        && rest == other_rest
-        && pairs.all(|(word, other)| u64::from_ne_bytes(*word) == u64::from_ne_bytes(*other))
+    one.len() == other.len() && rest == other_rest && pairs.all(|(word, other)| u64::from_ne_bytes(*word) == u64::from_ne_bytes(*other))
 }
 
 /// Multiplies and folds the last 32 bytes; zeros stand before a shorter value.
 fn hash(authorization: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let tail = authorization
-        .last_chunk::<HASHED_BYTES>()
-        .map_or(authorization, |tail| tail.as_slice());
+    let tail = authorization.last_chunk::<HASHED_BYTES>().map_or(authorization, |tail| tail.as_slice());
     let folded = tail.rchunks(8).fold(MULTIPLIER, |sum, chunk| {
-        let word = chunk
-            .iter()
-            .fold(0_u64, |word, &byte| (word << 8) | u64::from(byte));
+        let word = chunk.iter().fold(0_u64, |word, &byte| (word << 8) | u64::from(byte));
         (sum ^ word).wrapping_mul(MULTIPLIER).rotate_left(29)
     });
     let mixed = (folded ^ (folded >> 32)).wrapping_mul(MULTIPLIER);
@@ -236,14 +211,8 @@ mod tests {
         cache.insert(format!("Bearer a{tail}").as_bytes(), 1, LATER);
         assert_eq!(cache.get(format!("Bearer b{tail}").as_bytes(), NOW), None);
         cache.insert(format!("Bearer b{tail}").as_bytes(), 2, LATER);
-        assert_eq!(
-            cache.get(format!("Bearer a{tail}").as_bytes(), NOW),
-            Some(&1)
-        );
-        assert_eq!(
-            cache.get(format!("Bearer b{tail}").as_bytes(), NOW),
-            Some(&2)
-        );
+        assert_eq!(cache.get(format!("Bearer a{tail}").as_bytes(), NOW), Some(&1));
+        assert_eq!(cache.get(format!("Bearer b{tail}").as_bytes(), NOW), Some(&2));
     }
 
     #[test]
@@ -264,11 +233,7 @@ mod tests {
     fn removes_an_entry_at_the_moment_it_expires() {
         let mut cache = TokenCache::new(4, 4096);
         cache.insert(b"a", 1, LATER);
-        assert!(
-            cache
-                .get(b"a", Timestamp::from_micros(LATER.as_micros() - 1))
-                .is_some()
-        );
+        assert!(cache.get(b"a", Timestamp::from_micros(LATER.as_micros() - 1)).is_some());
         assert_eq!(cache.get(b"a", LATER), None);
         assert!(cache.is_empty());
         assert_eq!(cache.bytes(), 0);
@@ -321,9 +286,7 @@ mod tests {
             cache.insert(&[name], name, LATER);
         }
         cache.retain(|principal| principal % 3 == 0);
-        let left: Vec<u8> = (0..8)
-            .filter(|name| cache.get(&[*name], NOW).is_some())
-            .collect();
+        let left: Vec<u8> = (0..8).filter(|name| cache.get(&[*name], NOW).is_some()).collect();
         assert_eq!(left, [0, 3, 6]);
         cache.clear();
         assert_eq!((cache.len(), cache.bytes()), (0, 0));
@@ -357,11 +320,7 @@ mod tests {
 
     /// Values that share what is hashed, in groups.
     fn value(name: u8) -> Vec<u8> {
-        [
-            vec![name; usize::from(name % 5) + 1],
-            vec![name % 4; HASHED_BYTES],
-        ]
-        .concat()
+        [vec![name; usize::from(name % 5) + 1], vec![name % 4; HASHED_BYTES]].concat()
     }
 
     proptest! {

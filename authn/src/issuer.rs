@@ -91,18 +91,12 @@ impl IssuerRules {
     /// The one key that the header asks for: of the same algorithm, and of the same id. Without an id in the header, the
     /// only key of that algorithm.
     pub(crate) fn key_for(&self, header: &JwsHeader) -> Result<&VerificationKey, CredentialFault> {
-        let mut of_algorithm = self
-            .keys
-            .iter()
-            .filter(|key| key.algorithm == header.algorithm)
-            .peekable();
+        let mut of_algorithm = self.keys.iter().filter(|key| key.algorithm == header.algorithm).peekable();
         if of_algorithm.peek().is_none() && !self.keys.is_empty() {
             return Err(CredentialFault::AlgorithmRefused);
         }
         if header.kid.is_some() {
-            return of_algorithm
-                .find(|key| key.kid == header.kid)
-                .ok_or(CredentialFault::UnknownKey);
+            return of_algorithm.find(|key| key.kid == header.kid).ok_or(CredentialFault::UnknownKey);
         }
         match (of_algorithm.next(), of_algorithm.next()) {
             (Some(only), None) => Ok(only),
@@ -128,10 +122,7 @@ impl IssuerRules {
                 (one, another) => one == another,
             });
             if duplicate {
-                return Err(InvalidIssuers::DuplicateKeyId {
-                    name: name(),
-                    kid: key.kid.clone(),
-                });
+                return Err(InvalidIssuers::DuplicateKeyId { name: name(), kid: key.kid.clone() });
             }
         }
         Ok(())
@@ -194,15 +185,8 @@ impl Issuers {
                 if issuer.issuer == other.issuer {
                     return Err(InvalidIssuers::DuplicateIssuer(issuer.issuer.clone()));
                 }
-                if issuer
-                    .keys
-                    .iter()
-                    .any(|key| other.keys.iter().any(|theirs| key.is_same_key(theirs)))
-                {
-                    return Err(InvalidIssuers::SharedKey(
-                        other.name.clone(),
-                        issuer.name.clone(),
-                    ));
+                if issuer.keys.iter().any(|key| other.keys.iter().any(|theirs| key.is_same_key(theirs))) {
+                    return Err(InvalidIssuers::SharedKey(other.name.clone(), issuer.name.clone()));
                 }
             }
         }
@@ -228,11 +212,7 @@ mod tests {
     use crate::test_tokens::{es256_pair, hs256_key, rules};
 
     fn header(algorithm: Algorithm, kid: Option<&str>) -> JwsHeader {
-        JwsHeader {
-            algorithm,
-            kid: kid.map(Into::into),
-            typ: None,
-        }
+        JwsHeader { algorithm, kid: kid.map(Into::into), typ: None }
     }
 
     fn keyed(keys: Vec<VerificationKey>) -> IssuerRules {
@@ -258,11 +238,7 @@ mod tests {
             assert_eq!(found.unwrap_err(), CredentialFault::UnknownKey);
         }
         let without = keyed(vec![hs256_key(None)]);
-        assert!(
-            without
-                .key_for(&header(Algorithm::Hs256, Some("a")))
-                .is_err()
-        );
+        assert!(without.key_for(&header(Algorithm::Hs256, Some("a"))).is_err());
     }
 
     #[test]
@@ -270,82 +246,42 @@ mod tests {
         let one = keyed(vec![hs256_key(Some("a")), es256_pair(Some("e")).1]);
         assert!(one.key_for(&header(Algorithm::Hs256, None)).is_ok());
         let two = keyed(vec![hs256_key(Some("a")), other_key(Some("b"), 7)]);
-        assert_eq!(
-            two.key_for(&header(Algorithm::Hs256, None)).unwrap_err(),
-            CredentialFault::UnknownKey
-        );
+        assert_eq!(two.key_for(&header(Algorithm::Hs256, None)).unwrap_err(), CredentialFault::UnknownKey);
     }
 
     #[test]
     fn refuses_an_algorithm_that_no_key_of_the_issuer_has() {
         let rules = keyed(vec![es256_pair(None).1]);
-        assert_eq!(
-            rules.key_for(&header(Algorithm::Hs256, None)).unwrap_err(),
-            CredentialFault::AlgorithmRefused
-        );
+        assert_eq!(rules.key_for(&header(Algorithm::Hs256, None)).unwrap_err(), CredentialFault::AlgorithmRefused);
     }
 
     #[test]
     fn an_issuer_without_keys_verifies_nothing() {
-        assert_eq!(
-            keyed(vec![])
-                .key_for(&header(Algorithm::Hs256, None))
-                .unwrap_err(),
-            CredentialFault::UnknownKey
-        );
+        assert_eq!(keyed(vec![]).key_for(&header(Algorithm::Hs256, None)).unwrap_err(), CredentialFault::UnknownKey);
     }
 
     #[test]
     fn refuses_two_issuers_with_one_iss_or_one_name() {
-        let other = |name: &str, issuer: &str| IssuerRules {
-            name: name.into(),
-            issuer: issuer.into(),
-            keys: vec![],
-            ..rules()
-        };
+        let other = |name: &str, issuer: &str| IssuerRules { name: name.into(), issuer: issuer.into(), keys: vec![], ..rules() };
         let (name, issuer) = (rules().name, rules().issuer);
         assert!(Issuers::new(vec![rules(), other("x", "y")]).is_ok());
-        assert_eq!(
-            Issuers::new(vec![rules(), other("x", &issuer)]).unwrap_err(),
-            InvalidIssuers::DuplicateIssuer(issuer)
-        );
-        assert_eq!(
-            Issuers::new(vec![rules(), other(&name, "y")]).unwrap_err(),
-            InvalidIssuers::DuplicateName(name)
-        );
+        assert_eq!(Issuers::new(vec![rules(), other("x", &issuer)]).unwrap_err(), InvalidIssuers::DuplicateIssuer(issuer));
+        assert_eq!(Issuers::new(vec![rules(), other(&name, "y")]).unwrap_err(), InvalidIssuers::DuplicateName(name));
     }
 
     #[test]
     fn refuses_an_issuer_without_a_name() {
-        let unnamed = IssuerRules {
-            name: "".into(),
-            ..rules()
-        };
-        assert_eq!(
-            Issuers::new(vec![unnamed]).unwrap_err(),
-            InvalidIssuers::Unnamed
-        );
+        let unnamed = IssuerRules { name: "".into(), ..rules() };
+        assert_eq!(Issuers::new(vec![unnamed]).unwrap_err(), InvalidIssuers::Unnamed);
     }
 
     #[test]
     fn refuses_a_key_that_two_issuers_share() {
-        let one = IssuerRules {
-            name: "a".into(),
-            issuer: "a".into(),
-            ..keyed(vec![hs256_key(Some("x"))])
-        };
-        let two = IssuerRules {
-            name: "b".into(),
-            issuer: "b".into(),
-            ..keyed(vec![hs256_key(Some("y"))])
-        };
+        let one = IssuerRules { name: "a".into(), issuer: "a".into(), ..keyed(vec![hs256_key(Some("x"))]) };
+        let two = IssuerRules { name: "b".into(), issuer: "b".into(), ..keyed(vec![hs256_key(Some("y"))]) };
         let shared = Issuers::new(vec![one.clone(), two]).unwrap_err();
         assert_eq!(shared, InvalidIssuers::SharedKey("a".into(), "b".into()));
-        let third = IssuerRules {
-            name: "b".into(),
-            issuer: "b".into(),
-            ..keyed(vec![other_key(Some("x"), 3)])
-        };
+        let third = IssuerRules { name: "b".into(), issuer: "b".into(), ..keyed(vec![other_key(Some("x"), 3)]) };
         assert!(Issuers::new(vec![one, third]).is_ok());
     }
 
@@ -353,55 +289,26 @@ mod tests {
     fn refuses_two_keys_that_a_token_cannot_choose_between() {
         for kid in [Some("a"), None] {
             let rules = keyed(vec![hs256_key(kid), other_key(kid, 7)]);
-            let duplicate = InvalidIssuers::DuplicateKeyId {
-                name: rules.name.clone(),
-                kid: kid.map(Into::into),
-            };
+            let duplicate = InvalidIssuers::DuplicateKeyId { name: rules.name.clone(), kid: kid.map(Into::into) };
             assert_eq!(Issuers::new(vec![rules]).unwrap_err(), duplicate);
         }
         assert!(Issuers::new(vec![keyed(vec![hs256_key(None), es256_pair(None).1])]).is_ok());
-        assert!(
-            Issuers::new(vec![keyed(vec![
-                hs256_key(Some("a")),
-                es256_pair(Some("a")).1
-            ])])
-            .is_err()
-        );
+        assert!(Issuers::new(vec![keyed(vec![hs256_key(Some("a")), es256_pair(Some("a")).1])]).is_err());
     }
 
     #[test]
     fn refuses_a_skew_above_a_minute_and_a_lifetime_above_a_day() {
-        let skew = IssuerRules {
-            skew: SKEW_MAX + Duration::from_nanos(1),
-            ..rules()
-        };
-        assert!(matches!(
-            Issuers::new(vec![skew]),
-            Err(InvalidIssuers::SkewTooLong { .. })
-        ));
+        let skew = IssuerRules { skew: SKEW_MAX + Duration::from_nanos(1), ..rules() };
+        assert!(matches!(Issuers::new(vec![skew]), Err(InvalidIssuers::SkewTooLong { .. })));
         for lifetime_max in [LIFETIME_MAX + Duration::from_nanos(1), Duration::ZERO] {
-            let lifetime = IssuerRules {
-                lifetime_max,
-                ..rules()
-            };
-            assert!(matches!(
-                Issuers::new(vec![lifetime]),
-                Err(InvalidIssuers::LifetimeOutOfRange { .. })
-            ));
+            let lifetime = IssuerRules { lifetime_max, ..rules() };
+            assert!(matches!(Issuers::new(vec![lifetime]), Err(InvalidIssuers::LifetimeOutOfRange { .. })));
         }
     }
 
     #[test]
     fn optional_claims_have_names_that_round_trip() {
-        for name in [
-            "customer_id",
-            "agent_id",
-            "governor_agent_id",
-            "tier",
-            "jti",
-            "nbf",
-            "token_type",
-        ] {
+        for name in ["customer_id", "agent_id", "governor_agent_id", "tier", "jti", "nbf", "token_type"] {
             assert_eq!(OptionalClaim::parse(name).unwrap().name(), name);
         }
         assert_eq!(OptionalClaim::parse("sub"), None);

@@ -25,11 +25,7 @@ pub(crate) enum Json {
 
 impl Json {
     pub(crate) fn text(&self) -> Option<&str> {
-        if let Self::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 }
 
@@ -41,24 +37,13 @@ impl Members {
     /// Parses a text that is one object and nothing else.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut source = serde_json::Deserializer::from_slice(bytes);
-        let value = Strict {
-            depth_left: DEPTH_MAX,
-        }
-        .deserialize(&mut source)
-        .ok()?;
+        let value = Strict { depth_left: DEPTH_MAX }.deserialize(&mut source).ok()?;
         source.end().ok()?;
-        if let Json::Object(members) = value {
-            Some(members)
-        } else {
-            None
-        }
+        if let Json::Object(members) = value { Some(members) } else { None }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Json> {
-        self.0
-            .iter()
-            .find(|(known, _)| **known == *name)
-            .map(|(_, value)| value)
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| value)
     }
 
     /// As [`Members::get`]; a `null` counts as absent.
@@ -108,20 +93,13 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Json::Integer(value))
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "such a number is in no claim that we accept"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "such a number is in no claim that we accept")]
     fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
         Ok(i64::try_from(value).map_or(Json::Decimal(value as f64), Json::Integer))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Json, E> {
-        if value.is_finite() {
-            Ok(Json::Decimal(value))
-        } else {
-            Err(E::custom("not finite"))
-        }
+        if value.is_finite() { Ok(Json::Decimal(value)) } else { Err(E::custom("not finite")) }
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Json, E> {
@@ -184,19 +162,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_one_object() {
-        for text in [
-            "",
-            "[]",
-            "1",
-            "null",
-            "\"a\"",
-            "{}{}",
-            "{} x",
-            "{",
-            "{\"a\":1,}",
-            "\u{feff}{}",
-            "{'a':1}",
-        ] {
+        for text in ["", "[]", "1", "null", "\"a\"", "{}{}", "{} x", "{", "{\"a\":1,}", "\u{feff}{}", "{'a':1}"] {
             assert!(!accepts(text), "{text}");
         }
         assert!(accepts(" { } \n"));
@@ -217,19 +183,11 @@ mod tests {
 
     #[test]
     fn keeps_integers_exact() {
-        let members =
-            Members::parse(br#"{"a":9007199254740993,"b":-1,"c":1.5,"d":18446744073709551615}"#)
-                .unwrap();
-        assert_eq!(
-            members.get("a"),
-            Some(&Json::Integer(9_007_199_254_740_993))
-        );
+        let members = Members::parse(br#"{"a":9007199254740993,"b":-1,"c":1.5,"d":18446744073709551615}"#).unwrap();
+        assert_eq!(members.get("a"), Some(&Json::Integer(9_007_199_254_740_993)));
         assert_eq!(members.get("b"), Some(&Json::Integer(-1)));
         assert_eq!(members.get("c"), Some(&Json::Decimal(1.5)));
-        assert_eq!(
-            members.get("d"),
-            Some(&Json::Decimal(18_446_744_073_709_551_615.0))
-        );
+        assert_eq!(members.get("d"), Some(&Json::Decimal(18_446_744_073_709_551_615.0)));
     }
 
     #[test]

@@ -26,24 +26,14 @@ impl VerificationKey {
         if algorithm == Algorithm::Hs256 {
             return Self::from_secret(kid, &decoded(jwk, "k")?);
         }
-        if let Some(name) = PRIVATE_MEMBERS
-            .into_iter()
-            .find(|name| jwk.get(name).is_some())
-        {
+        if let Some(name) = PRIVATE_MEMBERS.into_iter().find(|name| jwk.get(name).is_some()) {
             return Err(InvalidKey::JwkPrivate(name));
         }
         match algorithm {
             Algorithm::Hs256 => Err(InvalidKey::JwkUnsupported),
             Algorithm::Rs256 => {
                 let (modulus, exponent) = (number(jwk, "n")?, number(jwk, "e")?);
-                Self::from_numbers(
-                    kid,
-                    algorithm,
-                    Spki::Rsa {
-                        modulus: &modulus,
-                        exponent: &exponent,
-                    },
-                )
+                Self::from_numbers(kid, algorithm, Spki::Rsa { modulus: &modulus, exponent: &exponent })
             }
             Algorithm::Es256 => {
                 let (x, y) = (coordinate(jwk, "x")?, coordinate(jwk, "y")?);
@@ -53,13 +43,7 @@ impl VerificationKey {
                 }
                 Self::from_numbers(kid, algorithm, Spki::P256 { point: &point })
             }
-            Algorithm::EdDsa => Self::from_numbers(
-                kid,
-                algorithm,
-                Spki::Ed25519 {
-                    point: &coordinate(jwk, "x")?,
-                },
-            ),
+            Algorithm::EdDsa => Self::from_numbers(kid, algorithm, Spki::Ed25519 { point: &coordinate(jwk, "x")? }),
         }
     }
 }
@@ -94,15 +78,8 @@ fn check_purpose(jwk: &Value) -> Result<(), InvalidKey> {
     let Some(operations) = jwk.get("key_ops") else {
         return Ok(());
     };
-    let operations = operations
-        .as_array()
-        .ok_or(InvalidKey::JwkMember("key_ops"))?;
-    let count = |name: &str| {
-        operations
-            .iter()
-            .filter(|operation| operation.as_str() == Some(name))
-            .count()
-    };
+    let operations = operations.as_array().ok_or(InvalidKey::JwkMember("key_ops"))?;
+    let count = |name: &str| operations.iter().filter(|operation| operation.as_str() == Some(name)).count();
     match (count("verify"), count("sign")) {
         (1, signs @ 0..=1) if operations.len() == 1 + signs => Ok(()),
         _ => Err(InvalidKey::JwkPurpose),
@@ -111,9 +88,7 @@ fn check_purpose(jwk: &Value) -> Result<(), InvalidKey> {
 
 fn decoded(jwk: &Value, name: &'static str) -> Result<Vec<u8>, InvalidKey> {
     let value = text(jwk, name)?.ok_or(InvalidKey::JwkMember(name))?;
-    URL_SAFE_NO_PAD
-        .decode(value)
-        .map_err(|_| InvalidKey::JwkMember(name))
+    URL_SAFE_NO_PAD.decode(value).map_err(|_| InvalidKey::JwkMember(name))
 }
 
 /// Base64urlUInt: the fewest bytes that hold the number (RFC 7518 §2).
@@ -126,9 +101,7 @@ fn number(jwk: &Value, name: &'static str) -> Result<Vec<u8>, InvalidKey> {
 
 /// Full length, leading zeros included (RFC 7518 §6.2.1.2).
 fn coordinate(jwk: &Value, name: &'static str) -> Result<[u8; 32], InvalidKey> {
-    decoded(jwk, name)?
-        .try_into()
-        .map_err(|_| InvalidKey::JwkMember(name))
+    decoded(jwk, name)?.try_into().map_err(|_| InvalidKey::JwkMember(name))
 }
 
 #[cfg(test)]
@@ -150,56 +123,33 @@ mod tests {
 
     #[test]
     fn takes_the_algorithm_of_the_type_when_alg_is_absent() {
-        assert_eq!(
-            VerificationKey::from_jwk(&ec()).unwrap().algorithm,
-            Algorithm::Es256
-        );
+        assert_eq!(VerificationKey::from_jwk(&ec()).unwrap().algorithm, Algorithm::Es256);
         assert!(with(ec(), "alg", json!("ES256")).is_ok());
     }
 
     #[test]
     fn refuses_alg_crv_and_kty_that_contradict() {
         for alg in ["RS256", "HS256", "ES384", "none", ""] {
-            assert_eq!(
-                with(ec(), "alg", json!(alg)).unwrap_err(),
-                InvalidKey::JwkUnsupported,
-                "{alg}"
-            );
+            assert_eq!(with(ec(), "alg", json!(alg)).unwrap_err(), InvalidKey::JwkUnsupported, "{alg}");
         }
         for crv in ["P-384", "secp256k1", "Ed25519"] {
-            assert_eq!(
-                with(ec(), "crv", json!(crv)).unwrap_err(),
-                InvalidKey::JwkUnsupported,
-                "{crv}"
-            );
+            assert_eq!(with(ec(), "crv", json!(crv)).unwrap_err(), InvalidKey::JwkUnsupported, "{crv}");
         }
-        assert_eq!(
-            with(ec(), "kty", json!("RSA")).unwrap_err(),
-            InvalidKey::JwkUnsupported
-        );
-        assert_eq!(
-            with(ec(), "alg", json!(1)).unwrap_err(),
-            InvalidKey::JwkMember("alg")
-        );
+        assert_eq!(with(ec(), "kty", json!("RSA")).unwrap_err(), InvalidKey::JwkUnsupported);
+        assert_eq!(with(ec(), "alg", json!(1)).unwrap_err(), InvalidKey::JwkMember("alg"));
     }
 
     #[test]
     fn refuses_a_private_member_in_a_public_key() {
         for name in PRIVATE_MEMBERS {
-            assert_eq!(
-                with(ec(), name, json!("AA")).unwrap_err(),
-                InvalidKey::JwkPrivate(name)
-            );
+            assert_eq!(with(ec(), name, json!("AA")).unwrap_err(), InvalidKey::JwkPrivate(name));
         }
     }
 
     #[test]
     fn refuses_a_use_other_than_sig() {
         assert!(with(ec(), "use", json!("sig")).is_ok());
-        assert_eq!(
-            with(ec(), "use", json!("enc")).unwrap_err(),
-            InvalidKey::JwkPurpose
-        );
+        assert_eq!(with(ec(), "use", json!("enc")).unwrap_err(), InvalidKey::JwkPurpose);
     }
 
     #[test]
@@ -207,57 +157,32 @@ mod tests {
         for good in [json!(["verify"]), json!(["sign", "verify"])] {
             assert!(with(ec(), "key_ops", good).is_ok());
         }
-        for bad in [
-            json!([]),
-            json!(["sign"]),
-            json!(["verify", "encrypt"]),
-            json!(["verify", "verify"]),
-            json!([1]),
-        ] {
-            assert_eq!(
-                with(ec(), "key_ops", bad.clone()).unwrap_err(),
-                InvalidKey::JwkPurpose,
-                "{bad}"
-            );
+        for bad in [json!([]), json!(["sign"]), json!(["verify", "encrypt"]), json!(["verify", "verify"]), json!([1])] {
+            assert_eq!(with(ec(), "key_ops", bad.clone()).unwrap_err(), InvalidKey::JwkPurpose, "{bad}");
         }
-        assert_eq!(
-            with(ec(), "key_ops", json!("verify")).unwrap_err(),
-            InvalidKey::JwkMember("key_ops")
-        );
+        assert_eq!(with(ec(), "key_ops", json!("verify")).unwrap_err(), InvalidKey::JwkMember("key_ops"));
     }
 
     #[test]
     fn refuses_a_coordinate_of_another_length_and_a_point_off_the_curve() {
-        assert_eq!(
-            with(ec(), "x", json!("AA")).unwrap_err(),
-            InvalidKey::JwkMember("x")
-        );
+        assert_eq!(with(ec(), "x", json!("AA")).unwrap_err(), InvalidKey::JwkMember("x"));
         assert_eq!(with(ec(), "x", json!(Y)).unwrap_err(), InvalidKey::Point);
     }
 
     #[test]
     fn refuses_a_number_with_leading_zeros() {
         let jwk = json!({"kty": "RSA", "n": "AAEB", "e": "AQAB"});
-        assert_eq!(
-            VerificationKey::from_jwk(&jwk).unwrap_err(),
-            InvalidKey::JwkMember("n")
-        );
+        assert_eq!(VerificationKey::from_jwk(&jwk).unwrap_err(), InvalidKey::JwkMember("n"));
     }
 
     #[test]
     fn refuses_a_short_secret() {
         let jwk = json!({"kty": "oct", "k": "AAAA"});
-        assert_eq!(
-            VerificationKey::from_jwk(&jwk).unwrap_err(),
-            InvalidKey::SecretTooShort { bytes: 3 }
-        );
+        assert_eq!(VerificationKey::from_jwk(&jwk).unwrap_err(), InvalidKey::SecretTooShort { bytes: 3 });
     }
 
     #[test]
     fn refuses_what_is_no_object() {
-        assert_eq!(
-            VerificationKey::from_jwk(&json!([])).unwrap_err(),
-            InvalidKey::JwkUnsupported
-        );
+        assert_eq!(VerificationKey::from_jwk(&json!([])).unwrap_err(), InvalidKey::JwkUnsupported);
     }
 }

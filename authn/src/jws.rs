@@ -53,8 +53,7 @@ pub enum Verified {
 /// signature that has the right length and range for the key.
 pub trait SignatureVerifier {
     /// Whether `signature` is by `key` over `signing_input`. ES256 signatures are `r ‖ s`, 32 bytes each.
-    fn verify(&mut self, key: &VerificationKey, signing_input: &[u8], signature: &[u8])
-    -> Verified;
+    fn verify(&mut self, key: &VerificationKey, signing_input: &[u8], signature: &[u8]) -> Verified;
 }
 
 /// Takes a token apart (RFC 7515 §5.2 steps 1 to 7), strictly: the exact alphabet, three parts, no padding, canonical
@@ -67,17 +66,10 @@ pub fn parse_jws(token: &str) -> Result<ParsedJws<'_>, CredentialFault> {
         return Err(CredentialFault::Malformed);
     }
     let (signing_input, signature) = token.rsplit_once('.').ok_or(CredentialFault::Malformed)?;
-    let (header, payload) = signing_input
-        .split_once('.')
-        .ok_or(CredentialFault::Malformed)?;
+    let (header, payload) = signing_input.split_once('.').ok_or(CredentialFault::Malformed)?;
     // A fourth part would leave a dot in the payload, which is not base64url.
     let header = parse_header(&decode(header)?)?;
-    Ok(ParsedJws {
-        header,
-        signing_input,
-        payload: decode(payload)?,
-        signature: decode(signature)?,
-    })
+    Ok(ParsedJws { header, signing_input, payload: decode(payload)?, signature: decode(signature)? })
 }
 
 /// Parses a token and verifies its signature with one key. The payload need not be JSON.
@@ -85,11 +77,7 @@ pub fn parse_jws(token: &str) -> Result<ParsedJws<'_>, CredentialFault> {
 /// # Errors
 /// [`CredentialFault::AlgorithmRefused`] or [`CredentialFault::UnknownKey`] if the token was not made for this key,
 /// [`CredentialFault::SignatureInvalid`], or what [`parse_jws`] refuses.
-pub fn verify_jws(
-    token: &str,
-    key: &VerificationKey,
-    verifier: &mut impl SignatureVerifier,
-) -> Result<Vec<u8>, CredentialFault> {
+pub fn verify_jws(token: &str, key: &VerificationKey, verifier: &mut impl SignatureVerifier) -> Result<Vec<u8>, CredentialFault> {
     let jws = parse_jws(token)?;
     if jws.header.kid.is_some() && jws.header.kid != key.kid {
         return Err(CredentialFault::UnknownKey);
@@ -107,9 +95,7 @@ pub(crate) fn check_signature(
         return Err(CredentialFault::AlgorithmRefused);
     }
     let verified = match key.signature_form(&jws.signature) {
-        SignatureForm::Possible => {
-            verifier.verify(key, jws.signing_input.as_bytes(), &jws.signature)
-        }
+        SignatureForm::Possible => verifier.verify(key, jws.signing_input.as_bytes(), &jws.signature),
         SignatureForm::Impossible => Verified::No,
     };
     match verified {
@@ -120,23 +106,15 @@ pub(crate) fn check_signature(
 
 /// Refuses every character outside `[A-Za-z0-9_-]`, padding, and last characters whose unused bits are not zero.
 fn decode(part: &str) -> Result<Vec<u8>, CredentialFault> {
-    URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| CredentialFault::Malformed)
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| CredentialFault::Malformed)
 }
 
 fn parse_header(json: &[u8]) -> Result<JwsHeader, CredentialFault> {
     let members = Members::parse(json).ok_or(CredentialFault::Malformed)?;
-    if PARAMETERS_REFUSED
-        .iter()
-        .any(|name| members.get(name).is_some())
-    {
+    if PARAMETERS_REFUSED.iter().any(|name| members.get(name).is_some()) {
         return Err(CredentialFault::HeaderRefused);
     }
-    let algorithm = members
-        .get("alg")
-        .and_then(Json::text)
-        .and_then(Algorithm::from_jose_name);
+    let algorithm = members.get("alg").and_then(Json::text).and_then(Algorithm::from_jose_name);
     Ok(JwsHeader {
         algorithm: algorithm.ok_or(CredentialFault::AlgorithmRefused)?,
         kid: parameter(&members, "kid")?,
@@ -176,40 +154,17 @@ mod tests {
 
     #[test]
     fn refuses_alg_none() {
-        for header in [
-            r#"{"alg":"none"}"#,
-            r#"{"alg":"None"}"#,
-            r#"{"alg":"NONE"}"#,
-            r#"{"alg":""}"#,
-        ] {
-            assert_eq!(
-                fault_of_header(header),
-                Some(CredentialFault::AlgorithmRefused),
-                "{header}"
-            );
+        for header in [r#"{"alg":"none"}"#, r#"{"alg":"None"}"#, r#"{"alg":"NONE"}"#, r#"{"alg":""}"#] {
+            assert_eq!(fault_of_header(header), Some(CredentialFault::AlgorithmRefused), "{header}");
             let unsigned = format!("{}.{}.", b64(header), b64("{}"));
-            assert_eq!(
-                parse_jws(&unsigned).err(),
-                Some(CredentialFault::AlgorithmRefused),
-                "{header}"
-            );
+            assert_eq!(parse_jws(&unsigned).err(), Some(CredentialFault::AlgorithmRefused), "{header}");
         }
     }
 
     #[test]
     fn refuses_an_alg_that_is_unknown_absent_or_no_string() {
-        for header in [
-            r#"{"alg":"PS256"}"#,
-            r#"{"alg":"hs256"}"#,
-            "{}",
-            r#"{"alg":null}"#,
-            r#"{"alg":["HS256"]}"#,
-        ] {
-            assert_eq!(
-                fault_of_header(header),
-                Some(CredentialFault::AlgorithmRefused),
-                "{header}"
-            );
+        for header in [r#"{"alg":"PS256"}"#, r#"{"alg":"hs256"}"#, "{}", r#"{"alg":null}"#, r#"{"alg":["HS256"]}"#] {
+            assert_eq!(fault_of_header(header), Some(CredentialFault::AlgorithmRefused), "{header}");
         }
     }
 
@@ -217,11 +172,7 @@ mod tests {
     fn refuses_crit_whatever_it_lists() {
         for crit in ["[]", r#"["b64"]"#, r#"["exp"]"#, "null", "{}"] {
             let header = format!(r#"{{"alg":"HS256","crit":{crit}}}"#);
-            assert_eq!(
-                fault_of_header(&header),
-                Some(CredentialFault::HeaderRefused),
-                "{header}"
-            );
+            assert_eq!(fault_of_header(&header), Some(CredentialFault::HeaderRefused), "{header}");
         }
     }
 
@@ -229,26 +180,17 @@ mod tests {
     fn refuses_b64() {
         for b64 in ["false", "true"] {
             let header = format!(r#"{{"alg":"HS256","b64":{b64}}}"#);
-            assert_eq!(
-                fault_of_header(&header),
-                Some(CredentialFault::HeaderRefused)
-            );
+            assert_eq!(fault_of_header(&header), Some(CredentialFault::HeaderRefused));
         }
     }
 
     #[test]
     fn refuses_jwe() {
         let header = r#"{"alg":"dir","enc":"A256GCM"}"#;
-        assert_eq!(
-            fault_of_header(header),
-            Some(CredentialFault::HeaderRefused)
-        );
+        assert_eq!(fault_of_header(header), Some(CredentialFault::HeaderRefused));
         let five_parts = format!("{}..aaaa.aaaa.aaaa", b64(header));
         assert!(parse_jws(&five_parts).is_err());
-        assert_eq!(
-            fault_of_header(r#"{"alg":"HS256","zip":"DEF"}"#),
-            Some(CredentialFault::HeaderRefused)
-        );
+        assert_eq!(fault_of_header(r#"{"alg":"HS256","zip":"DEF"}"#), Some(CredentialFault::HeaderRefused));
     }
 
     #[test]
@@ -256,32 +198,19 @@ mod tests {
         let header = r#"{"alg":"HS256","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5u":"https://evil","x5c":[]}"#;
         assert!(verify_jws(&hs256_token(header, "x"), &hs256_key(None), &mut PureRust).is_ok());
         let other = VerificationKey::from_secret(None, &[9; 32]).unwrap();
-        assert_eq!(
-            verify_jws(&hs256_token(header, "x"), &other, &mut PureRust),
-            Err(CredentialFault::SignatureInvalid)
-        );
+        assert_eq!(verify_jws(&hs256_token(header, "x"), &other, &mut PureRust), Err(CredentialFault::SignatureInvalid));
     }
 
     #[test]
     fn refuses_duplicate_member_names_in_the_header() {
-        assert_eq!(
-            fault_of_header(r#"{"alg":"HS256","alg":"HS256"}"#),
-            Some(CredentialFault::Malformed)
-        );
-        assert_eq!(
-            fault_of_header(r#"{"alg":"HS256","x":{"a":1,"a":1}}"#),
-            Some(CredentialFault::Malformed)
-        );
+        assert_eq!(fault_of_header(r#"{"alg":"HS256","alg":"HS256"}"#), Some(CredentialFault::Malformed));
+        assert_eq!(fault_of_header(r#"{"alg":"HS256","x":{"a":1,"a":1}}"#), Some(CredentialFault::Malformed));
     }
 
     #[test]
     fn refuses_a_header_that_is_no_json_object() {
         for header in ["", "[]", "null", "\"HS256\"", "{", r#"{"alg":"HS256"} {}"#] {
-            assert_eq!(
-                fault_of_header(header),
-                Some(CredentialFault::Malformed),
-                "{header}"
-            );
+            assert_eq!(fault_of_header(header), Some(CredentialFault::Malformed), "{header}");
         }
     }
 
@@ -290,11 +219,7 @@ mod tests {
         for value in ["1", "null", "\"\"", "[\"k\"]", r#""a\nb""#] {
             for name in ["kid", "typ"] {
                 let header = format!(r#"{{"alg":"HS256","{name}":{value}}}"#);
-                assert_eq!(
-                    fault_of_header(&header),
-                    Some(CredentialFault::Malformed),
-                    "{header}"
-                );
+                assert_eq!(fault_of_header(&header), Some(CredentialFault::Malformed), "{header}");
             }
         }
     }
@@ -304,31 +229,15 @@ mod tests {
         let frame = hs256_token(r#"{"alg":"HS256"}"#, "").len();
         let room = (TOKEN_BYTES_MAX - frame) / 4 * 3;
         assert!(parse_jws(&hs256_token(r#"{"alg":"HS256"}"#, &"x".repeat(room))).is_ok());
-        assert_eq!(
-            parse_jws(&hs256_token(r#"{"alg":"HS256"}"#, &"x".repeat(room + 3))),
-            Err(CredentialFault::Malformed)
-        );
+        assert_eq!(parse_jws(&hs256_token(r#"{"alg":"HS256"}"#, &"x".repeat(room + 3))), Err(CredentialFault::Malformed));
     }
 
     #[test]
     fn refuses_other_than_three_parts() {
         let token = hs256_token(r#"{"alg":"HS256"}"#, "x");
         let two = token.rsplit_once('.').unwrap().0;
-        for wrong in [
-            two,
-            "",
-            ".",
-            "..",
-            "...",
-            &format!("{token}."),
-            &format!(".{token}"),
-            &format!("{token}.AAAA"),
-        ] {
-            assert_eq!(
-                parse_jws(wrong).err(),
-                Some(CredentialFault::Malformed),
-                "{wrong}"
-            );
+        for wrong in [two, "", ".", "..", "...", &format!("{token}."), &format!(".{token}"), &format!("{token}.AAAA")] {
+            assert_eq!(parse_jws(wrong).err(), Some(CredentialFault::Malformed), "{wrong}");
         }
     }
 
@@ -336,22 +245,10 @@ mod tests {
     fn refuses_padding_and_every_character_outside_the_alphabet() {
         let token = hs256_token(r#"{"alg":"HS256"}"#, "x");
         for wrong in ["=", " ", "\n", "\t", "+", "/", "?", "\0", "é", ","] {
-            assert_eq!(
-                parse_jws(&format!("{token}{wrong}")).err(),
-                Some(CredentialFault::Malformed),
-                "{wrong:?}"
-            );
-            assert_eq!(
-                parse_jws(&format!("{wrong}{token}")).err(),
-                Some(CredentialFault::Malformed),
-                "{wrong:?}"
-            );
+            assert_eq!(parse_jws(&format!("{token}{wrong}")).err(), Some(CredentialFault::Malformed), "{wrong:?}");
+            assert_eq!(parse_jws(&format!("{wrong}{token}")).err(), Some(CredentialFault::Malformed), "{wrong:?}");
             let inside = token.replacen('.', &format!("{wrong}."), 1);
-            assert_eq!(
-                parse_jws(&inside).err(),
-                Some(CredentialFault::Malformed),
-                "{wrong:?}"
-            );
+            assert_eq!(parse_jws(&inside).err(), Some(CredentialFault::Malformed), "{wrong:?}");
         }
     }
 
@@ -363,16 +260,10 @@ mod tests {
         // 32 bytes are 43 characters; the last carries two unused bits.
         let (head, last) = token.split_at(token.len() - 1);
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let index = alphabet
-            .iter()
-            .position(|byte| [*byte] == last.as_bytes())
-            .unwrap();
+        let index = alphabet.iter().position(|byte| [*byte] == last.as_bytes()).unwrap();
         for bits in 1..4 {
             let other = char::from(alphabet[index | bits]);
-            assert_eq!(
-                parse_jws(&format!("{head}{other}")).err(),
-                Some(CredentialFault::Malformed)
-            );
+            assert_eq!(parse_jws(&format!("{head}{other}")).err(), Some(CredentialFault::Malformed));
         }
     }
 
@@ -381,20 +272,14 @@ mod tests {
         let token = hs256_token(r#"{"alg":"HS256","kid":"a"}"#, "x");
         assert!(verify_jws(&token, &hs256_key(Some("a")), &mut PureRust).is_ok());
         for kid in [None, Some("b"), Some("A")] {
-            assert_eq!(
-                verify_jws(&token, &hs256_key(kid), &mut PureRust),
-                Err(CredentialFault::UnknownKey)
-            );
+            assert_eq!(verify_jws(&token, &hs256_key(kid), &mut PureRust), Err(CredentialFault::UnknownKey));
         }
     }
 
     #[test]
     fn refuses_an_algorithm_that_is_not_the_keys() {
         let token = hs256_token(r#"{"alg":"RS256"}"#, "x");
-        assert_eq!(
-            verify_jws(&token, &hs256_key(None), &mut PureRust),
-            Err(CredentialFault::AlgorithmRefused)
-        );
+        assert_eq!(verify_jws(&token, &hs256_key(None), &mut PureRust), Err(CredentialFault::AlgorithmRefused));
     }
 
     #[test]
@@ -405,15 +290,7 @@ mod tests {
                 panic!("called");
             }
         }
-        let token = format!(
-            "{}.{}.{}",
-            b64(r#"{"alg":"HS256"}"#),
-            b64("x"),
-            b64(&SECRET[..31])
-        );
-        assert_eq!(
-            verify_jws(&token, &hs256_key(None), &mut Never),
-            Err(CredentialFault::SignatureInvalid)
-        );
+        let token = format!("{}.{}.{}", b64(r#"{"alg":"HS256"}"#), b64("x"), b64(&SECRET[..31]));
+        assert_eq!(verify_jws(&token, &hs256_key(None), &mut Never), Err(CredentialFault::SignatureInvalid));
     }
 }

@@ -21,8 +21,8 @@ const PEM_END: &str = "-----END PUBLIC KEY-----";
 
 /// The order of P-256's base point: `r` and `s` of a signature are below it.
 const P256_ORDER: [u8; 32] = [
-    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-    0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17,
+    0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
 /// Why a key was refused. The texts name no secret.
@@ -81,22 +81,10 @@ pub enum InvalidKey {
 /// What a key consists of. The public kinds keep their DER for a host that verifies.
 #[derive(Clone)]
 pub(crate) enum KeyMaterial {
-    Hs256 {
-        secret: Box<[u8]>,
-    },
-    Rs256 {
-        spki_der: Box<[u8]>,
-        modulus: Box<[u8]>,
-        key: RsaPublicKey,
-    },
-    Es256 {
-        spki_der: Box<[u8]>,
-        key: p256::ecdsa::VerifyingKey,
-    },
-    EdDsa {
-        spki_der: Box<[u8]>,
-        key: ed25519_compact::PublicKey,
-    },
+    Hs256 { secret: Box<[u8]> },
+    Rs256 { spki_der: Box<[u8]>, modulus: Box<[u8]>, key: RsaPublicKey },
+    Es256 { spki_der: Box<[u8]>, key: p256::ecdsa::VerifyingKey },
+    EdDsa { spki_der: Box<[u8]>, key: ed25519_compact::PublicKey },
 }
 
 /// Whether bytes can be a signature by a key at all.
@@ -119,11 +107,7 @@ pub struct VerificationKey {
 impl fmt::Debug for VerificationKey {
     /// Names the key; never shows a secret.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("VerificationKey")
-            .field("kid", &self.kid)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        formatter.debug_struct("VerificationKey").field("kid", &self.kid).field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
@@ -134,28 +118,16 @@ impl VerificationKey {
     /// If it is shorter than 32 bytes, or the key id is unusable.
     pub fn from_secret(kid: Option<&str>, secret: &[u8]) -> Result<Self, InvalidKey> {
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(InvalidKey::SecretTooShort {
-                bytes: secret.len(),
-            });
+            return Err(InvalidKey::SecretTooShort { bytes: secret.len() });
         }
-        Self::new(
-            kid,
-            Algorithm::Hs256,
-            KeyMaterial::Hs256 {
-                secret: secret.into(),
-            },
-        )
+        Self::new(kid, Algorithm::Hs256, KeyMaterial::Hs256 { secret: secret.into() })
     }
 
     /// A public key, as PEM (`PUBLIC KEY`) or as DER (SubjectPublicKeyInfo).
     ///
     /// # Errors
     /// If it is not exactly one key of the algorithm's type, or a weak one.
-    pub fn from_public_key(
-        kid: Option<&str>,
-        algorithm: Algorithm,
-        pem_or_der: &[u8],
-    ) -> Result<Self, InvalidKey> {
+    pub fn from_public_key(kid: Option<&str>, algorithm: Algorithm, pem_or_der: &[u8]) -> Result<Self, InvalidKey> {
         let pem;
         let der = if pem_or_der.trim_ascii_start().starts_with(b"-----") {
             pem = parse_pem(pem_or_der).ok_or(InvalidKey::Pem)?;
@@ -167,27 +139,15 @@ impl VerificationKey {
         Self::new(kid, algorithm, material)
     }
 
-    pub(crate) fn from_numbers(
-        kid: Option<&str>,
-        algorithm: Algorithm,
-        numbers: Spki<'_>,
-    ) -> Result<Self, InvalidKey> {
+    pub(crate) fn from_numbers(kid: Option<&str>, algorithm: Algorithm, numbers: Spki<'_>) -> Result<Self, InvalidKey> {
         Self::new(kid, algorithm, material(algorithm, numbers)?)
     }
 
-    fn new(
-        kid: Option<&str>,
-        algorithm: Algorithm,
-        material: KeyMaterial,
-    ) -> Result<Self, InvalidKey> {
+    fn new(kid: Option<&str>, algorithm: Algorithm, material: KeyMaterial) -> Result<Self, InvalidKey> {
         if kid.is_some_and(|kid| !is_key_id(kid)) {
             return Err(InvalidKey::Kid);
         }
-        Ok(Self {
-            kid: kid.map(Into::into),
-            algorithm,
-            material,
-        })
+        Ok(Self { kid: kid.map(Into::into), algorithm, material })
     }
 
     /// The public key in DER, for a verifier outside this crate. A secret has none.
@@ -195,9 +155,9 @@ impl VerificationKey {
     pub fn spki_der(&self) -> Option<&[u8]> {
         match &self.material {
             KeyMaterial::Hs256 { .. } => None,
-            KeyMaterial::Rs256 { spki_der, .. }
-            | KeyMaterial::Es256 { spki_der, .. }
-            | KeyMaterial::EdDsa { spki_der, .. } => Some(spki_der),
+            KeyMaterial::Rs256 { spki_der, .. } | KeyMaterial::Es256 { spki_der, .. } | KeyMaterial::EdDsa { spki_der, .. } => {
+                Some(spki_der)
+            }
         }
     }
 
@@ -208,9 +168,7 @@ impl VerificationKey {
     /// Whether two keys, whatever their ids, verify the same signatures.
     pub(crate) fn is_same_key(&self, other: &Self) -> bool {
         match (&self.material, &other.material) {
-            (KeyMaterial::Hs256 { secret }, KeyMaterial::Hs256 { secret: other }) => {
-                secret == other
-            }
+            (KeyMaterial::Hs256 { secret }, KeyMaterial::Hs256 { secret: other }) => secret == other,
             _ => self.spki_der().is_some() && self.spki_der() == other.spki_der(),
         }
     }
@@ -219,20 +177,14 @@ impl VerificationKey {
     pub(crate) fn signature_form(&self, signature: &[u8]) -> SignatureForm {
         let possible = match &self.material {
             KeyMaterial::Hs256 { .. } => signature.len() == 32,
-            KeyMaterial::Rs256 { modulus, .. } => {
-                signature.len() == modulus.len() && *signature < **modulus
-            }
+            KeyMaterial::Rs256 { modulus, .. } => signature.len() == modulus.len() && *signature < **modulus,
             KeyMaterial::Es256 { .. } => match signature.split_at_checked(32) {
                 Some((r, s)) => is_p256_scalar(r) && is_p256_scalar(s),
                 None => false,
             },
             KeyMaterial::EdDsa { .. } => signature.len() == 64,
         };
-        if possible {
-            SignatureForm::Possible
-        } else {
-            SignatureForm::Impossible
-        }
+        if possible { SignatureForm::Possible } else { SignatureForm::Impossible }
     }
 }
 
@@ -242,9 +194,7 @@ pub(crate) fn is_key_id(kid: &str) -> bool {
 }
 
 fn is_p256_scalar(number: &[u8]) -> bool {
-    number.len() == P256_ORDER.len()
-        && *number < P256_ORDER[..]
-        && number.iter().any(|byte| *byte != 0)
+    number.len() == P256_ORDER.len() && *number < P256_ORDER[..] && number.iter().any(|byte| *byte != 0)
 }
 
 fn material(algorithm: Algorithm, numbers: Spki<'_>) -> Result<KeyMaterial, InvalidKey> {
@@ -252,15 +202,10 @@ fn material(algorithm: Algorithm, numbers: Spki<'_>) -> Result<KeyMaterial, Inva
     match (algorithm, numbers) {
         (Algorithm::Rs256, Spki::Rsa { modulus, exponent }) => {
             let key = rsa_key(modulus, exponent)?;
-            Ok(KeyMaterial::Rs256 {
-                spki_der,
-                modulus: modulus.into(),
-                key,
-            })
+            Ok(KeyMaterial::Rs256 { spki_der, modulus: modulus.into(), key })
         }
         (Algorithm::Es256, Spki::P256 { point }) => {
-            let key =
-                p256::ecdsa::VerifyingKey::from_sec1_bytes(point).map_err(|_| InvalidKey::Point)?;
+            let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(point).map_err(|_| InvalidKey::Point)?;
             Ok(KeyMaterial::Es256 { spki_der, key })
         }
         (Algorithm::EdDsa, Spki::Ed25519 { point }) => {
@@ -269,9 +214,7 @@ fn material(algorithm: Algorithm, numbers: Spki<'_>) -> Result<KeyMaterial, Inva
             Ok(KeyMaterial::EdDsa { spki_der, key })
         }
         (Algorithm::Hs256, _) => Err(InvalidKey::HmacWithPublicKey),
-        (Algorithm::Rs256 | Algorithm::Es256 | Algorithm::EdDsa, _) => {
-            Err(InvalidKey::OtherKeyType(algorithm))
-        }
+        (Algorithm::Rs256 | Algorithm::Es256 | Algorithm::EdDsa, _) => Err(InvalidKey::OtherKeyType(algorithm)),
     }
 }
 
@@ -281,28 +224,18 @@ fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<RsaPublicKey, InvalidKey> 
     if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
         return Err(InvalidKey::ModulusSize { bits });
     }
-    if modulus.last().is_none_or(|last| last & 1 == 0)
-        || roca::fingerprint(modulus) == Fingerprint::Roca
-    {
+    if modulus.last().is_none_or(|last| last & 1 == 0) || roca::fingerprint(modulus) == Fingerprint::Roca {
         return Err(InvalidKey::ModulusWeak);
     }
-    let e = exponent.iter().try_fold(0_u32, |sum, &byte| {
-        sum.checked_mul(256)?.checked_add(u32::from(byte))
-    });
-    let e = e
-        .filter(|e| *e >= RSA_EXPONENT_MIN && e & 1 == 1)
-        .ok_or(InvalidKey::Exponent)?;
-    RsaPublicKey::new_with_max_size(n, BigUint::from(e), RSA_BITS_MAX)
-        .map_err(|_| InvalidKey::Exponent)
+    let e = exponent.iter().try_fold(0_u32, |sum, &byte| sum.checked_mul(256)?.checked_add(u32::from(byte)));
+    let e = e.filter(|e| *e >= RSA_EXPONENT_MIN && e & 1 == 1).ok_or(InvalidKey::Exponent)?;
+    RsaPublicKey::new_with_max_size(n, BigUint::from(e), RSA_BITS_MAX).map_err(|_| InvalidKey::Exponent)
 }
 
 /// The DER inside one PEM block (RFC 7468), with white space around it and line breaks in it.
 fn parse_pem(bytes: &[u8]) -> Option<Vec<u8>> {
     let text = core::str::from_utf8(bytes).ok()?.trim_ascii();
     let body = text.strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
-    let base64: Vec<u8> = body
-        .bytes()
-        .filter(|byte| !matches!(byte, b'\r' | b'\n'))
-        .collect();
+    let base64: Vec<u8> = body.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     STANDARD.decode(base64).ok()
 }

@@ -36,8 +36,6 @@ pub use budget::{Admission, VerificationBudget};
 pub use cache::TokenCache;
 pub use claims::{CLAIM_BYTES_MAX, check_claims};
 pub use issuer::{InvalidIssuers, IssuerRules, Issuers, LIFETIME_MAX, OptionalClaim, SKEW_MAX};
-pub use jws::{
-    JwsHeader, ParsedJws, SignatureVerifier, TOKEN_BYTES_MAX, Verified, parse_jws, verify_jws,
-};
+pub use jws::{JwsHeader, ParsedJws, SignatureVerifier, TOKEN_BYTES_MAX, Verified, parse_jws, verify_jws};
 pub use key::{InvalidKey, VerificationKey};
 pub use pure_rust::PureRust;

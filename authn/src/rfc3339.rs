@@ -16,34 +16,23 @@ pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     let minute = rest.number(2, 0..=59)?;
     rest.one_of(b":")?;
     let second = rest.number(2, 0..=59)?;
-    let micros = if rest.one_of(b".").is_some() {
-        rest.fraction()?
-    } else {
-        0
-    };
+    let micros = if rest.one_of(b".").is_some() { rest.fraction()? } else { 0 };
     let offset = rest.offset()?;
-    let seconds =
-        days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset;
-    rest.0
-        .is_empty()
-        .then(|| Timestamp::from_micros(seconds * 1_000_000 + micros))
+    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset;
+    rest.0.is_empty().then(|| Timestamp::from_micros(seconds * 1_000_000 + micros))
 }
 
 struct Cursor<'t>(&'t [u8]);
 
 impl Cursor<'_> {
     fn one_of(&mut self, accepted: &[u8]) -> Option<u8> {
-        let (first, rest) = self
-            .0
-            .split_first()
-            .filter(|(first, _)| accepted.contains(first))?;
+        let (first, rest) = self.0.split_first().filter(|(first, _)| accepted.contains(first))?;
         self.0 = rest;
         Some(*first)
     }
 
     fn digit(&mut self) -> Option<i64> {
-        self.one_of(b"0123456789")
-            .map(|digit| i64::from(digit - b'0'))
+        self.one_of(b"0123456789").map(|digit| i64::from(digit - b'0'))
     }
 
     fn number(&mut self, digits: u8, range: core::ops::RangeInclusive<i64>) -> Option<i64> {
@@ -86,11 +75,7 @@ fn days_in_month(year: i64, month: i64) -> i64 {
 
 /// Counts from March, so that the leap day is the last of its year.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
@@ -118,20 +103,10 @@ mod tests {
             ("2000-02-29T00:00:00z", 951_782_400),
             ("1969-12-31T23:59:59Z", -1),
         ] {
-            assert_eq!(
-                parse(text),
-                Some(Timestamp::from_seconds(seconds)),
-                "{text}"
-            );
+            assert_eq!(parse(text), Some(Timestamp::from_seconds(seconds)), "{text}");
         }
-        assert_eq!(
-            parse("1970-01-01T00:00:00.0000019Z"),
-            Some(Timestamp::from_micros(1))
-        );
-        assert_eq!(
-            parse("1970-01-01T00:00:00.25Z"),
-            Some(Timestamp::from_micros(250_000))
-        );
+        assert_eq!(parse("1970-01-01T00:00:00.0000019Z"), Some(Timestamp::from_micros(1)));
+        assert_eq!(parse("1970-01-01T00:00:00.25Z"), Some(Timestamp::from_micros(250_000)));
     }
 
     #[test]

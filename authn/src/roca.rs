@@ -3,8 +3,8 @@
 
 /// The primes that divide every `M`; 2 says nothing.
 const PRIMES: [u32; 38] = [
-    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
-    101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137,
+    139, 149, 151, 157, 163, 167,
 ];
 
 /// What the modulus looks like.
@@ -19,22 +19,13 @@ pub(crate) enum Fingerprint {
 /// Looks at a big-endian modulus.
 pub(crate) fn fingerprint(modulus: &[u8]) -> Fingerprint {
     let roca = PRIMES.iter().all(|&prime| {
-        let residue = modulus
-            .iter()
-            .fold(0, |sum, &byte| (sum * 256 + u32::from(byte)) % prime);
+        let residue = modulus.iter().fold(0, |sum, &byte| (sum * 256 + u32::from(byte)) % prime);
         is_power_of_f4(residue, prime)
     });
-    if roca {
-        Fingerprint::Roca
-    } else {
-        Fingerprint::Ordinary
-    }
+    if roca { Fingerprint::Roca } else { Fingerprint::Ordinary }
 }
 
 fn is_power_of_f4(residue: u32, prime: u32) -> bool {
     let step = 65_537 % prime;
-    core::iter::successors(Some(1), |&power| {
-        Some(power * step % prime).filter(|&next| next != 1)
-    })
-    .any(|power| power == residue)
+    core::iter::successors(Some(1), |&power| Some(power * step % prime).filter(|&next| next != 1)).any(|power| power == residue)
 }

@@ -3,18 +3,14 @@
 //! take trailing bytes.
 
 /// `SEQUENCE { OID rsaEncryption, NULL }`.
-const RSA_ALGORITHM: [u8; 15] = [
-    0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-];
+const RSA_ALGORITHM: [u8; 15] = [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 /// Everything before the uncompressed point of a P-256 key.
 const P256_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
+    0x07, 0x03, 0x42, 0x00,
 ];
 /// Everything before the 32 bytes of an Ed25519 key (RFC 8410).
-const ED25519_PREFIX: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
+const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
@@ -24,10 +20,7 @@ const SEQUENCE: u8 = 0x30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spki<'d> {
     /// Modulus and exponent, big-endian, no leading zeros.
-    Rsa {
-        modulus: &'d [u8],
-        exponent: &'d [u8],
-    },
+    Rsa { modulus: &'d [u8], exponent: &'d [u8] },
     /// `04 ‖ x ‖ y`.
     P256 { point: &'d [u8; 65] },
     /// As in RFC 8032.
@@ -38,13 +31,9 @@ impl<'d> Spki<'d> {
     /// Reads the canonical DER encoding, or nothing.
     pub(crate) fn parse(der: &'d [u8]) -> Option<Self> {
         let key = if let Some(point) = der.strip_prefix(&P256_PREFIX) {
-            Self::P256 {
-                point: point.try_into().ok()?,
-            }
+            Self::P256 { point: point.try_into().ok()? }
         } else if let Some(point) = der.strip_prefix(&ED25519_PREFIX) {
-            Self::Ed25519 {
-                point: point.try_into().ok()?,
-            }
+            Self::Ed25519 { point: point.try_into().ok()? }
         } else {
             Self::parse_rsa(der)?
         };
@@ -57,10 +46,7 @@ impl<'d> Spki<'d> {
         let (numbers, _) = element(SEQUENCE, bits.strip_prefix(&[0])?)?;
         let (modulus, rest) = element(INTEGER, numbers)?;
         let (exponent, _) = element(INTEGER, rest)?;
-        Some(Self::Rsa {
-            modulus: trimmed(modulus),
-            exponent: trimmed(exponent),
-        })
+        Some(Self::Rsa { modulus: trimmed(modulus), exponent: trimmed(exponent) })
     }
 
     /// The DER encoding.
@@ -68,10 +54,7 @@ impl<'d> Spki<'d> {
         match self {
             Self::Rsa { modulus, exponent } => {
                 let numbers = tagged(SEQUENCE, &[&unsigned(modulus), &unsigned(exponent)]);
-                tagged(
-                    SEQUENCE,
-                    &[&RSA_ALGORITHM, &tagged(BIT_STRING, &[&[0], &numbers])],
-                )
+                tagged(SEQUENCE, &[&RSA_ALGORITHM, &tagged(BIT_STRING, &[&[0], &numbers])])
             }
             Self::P256 { point } => [&P256_PREFIX[..], point].concat(),
             Self::Ed25519 { point } => [&ED25519_PREFIX[..], point].concat(),
@@ -91,15 +74,8 @@ fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = if first < 0x80 {
         (usize::from(first), rest)
     } else {
-        let (length, rest) = rest
-            .split_at_checked(usize::from(first & 0x7f))
-            .filter(|(length, _)| length.len() <= 3)?;
-        (
-            length
-                .iter()
-                .fold(0_usize, |sum, &byte| (sum << 8) | usize::from(byte)),
-            rest,
-        )
+        let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f)).filter(|(length, _)| length.len() <= 3)?;
+        (length.iter().fold(0_usize, |sum, &byte| (sum << 8) | usize::from(byte)), rest)
     };
     rest.split_at_checked(length)
 }
@@ -124,10 +100,6 @@ fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 /// A non-negative INTEGER.
 fn unsigned(number: &[u8]) -> Vec<u8> {
-    let sign: &[u8] = if number.first().is_none_or(|first| *first >= 0x80) {
-        &[0]
-    } else {
-        &[]
-    };
+    let sign: &[u8] = if number.first().is_none_or(|first| *first >= 0x80) { &[0] } else { &[] };
     tagged(INTEGER, &[sign, number])
 }

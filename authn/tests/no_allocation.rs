@@ -32,9 +32,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_lookup_allocates_nothing() {
     let mut cache = TokenCache::new(100, 1 << 20);
-    let values: Vec<String> = (0..100)
-        .map(|index| format!("Bearer {index:0>700}"))
-        .collect();
+    let values: Vec<String> = (0..100).map(|index| format!("Bearer {index:0>700}")).collect();
     let later = Timestamp::from_seconds(100);
     for (index, value) in values.iter().enumerate() {
         cache.insert(value.as_bytes(), Rc::new(index), later);

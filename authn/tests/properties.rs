@@ -1,15 +1,11 @@
 //! What holds for every input: nothing panics, and no change to a token goes unseen.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy's exception for tests does not cover the tokens that they share"
-)]
+#![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover the tokens that they share")]
 
 use std::sync::LazyLock;
 
 use authn::{Algorithm, PureRust, VerificationKey, bearer, parse_jws, verify_jws};
 use jwt_simple::algorithms::{
-    ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, HS256Key, MACLike,
-    RS256KeyPair, RSAKeyPairLike,
+    ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, HS256Key, MACLike, RS256KeyPair, RSAKeyPairLike,
 };
 use jwt_simple::claims::Claims;
 use jwt_simple::prelude::Duration;
@@ -19,33 +15,15 @@ type Signed = (String, VerificationKey);
 
 static SIGNED: LazyLock<Vec<Signed>> = LazyLock::new(|| {
     let claims = || Claims::create(Duration::from_mins(5)).with_subject("u-1");
-    let public =
-        |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
+    let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
     let es256 = ES256KeyPair::generate();
     let ed25519 = Ed25519KeyPair::generate();
-    let rs256 = RS256KeyPair::from_der(include_bytes!("rsa2048.pkcs8.der")).unwrap();
+    let rs256 = RS256KeyPair::generate(2048).unwrap();
     vec![
-        (
-            HS256Key::from_bytes(&[3; 32])
-                .authenticate(claims())
-                .unwrap(),
-            VerificationKey::from_secret(None, &[3; 32]).unwrap(),
-        ),
-        (
-            es256.sign(claims()).unwrap(),
-            public(
-                Algorithm::Es256,
-                &es256.key_pair().public_key().to_der().unwrap(),
-            ),
-        ),
-        (
-            ed25519.sign(claims()).unwrap(),
-            public(Algorithm::EdDsa, &ed25519.key_pair().public_key().to_der()),
-        ),
-        (
-            rs256.sign(claims()).unwrap(),
-            public(Algorithm::Rs256, include_bytes!("rsa2048.spki.der")),
-        ),
+        (HS256Key::from_bytes(&[3; 32]).authenticate(claims()).unwrap(), VerificationKey::from_secret(None, &[3; 32]).unwrap()),
+        (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256.key_pair().public_key().to_der().unwrap())),
+        (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519.key_pair().public_key().to_der())),
+        (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, &rs256.public_key().to_der().unwrap())),
     ]
 });
 
@@ -58,10 +36,7 @@ fn every_single_bit_flip_of_an_hmac_token_is_refused() {
             let mut bytes = token.clone().into_bytes();
             bytes[index] ^= 1_u8 << bit;
             if let Ok(changed) = String::from_utf8(bytes) {
-                assert!(
-                    verify_jws(&changed, key, &mut PureRust).is_err(),
-                    "byte {index}, bit {bit}"
-                );
+                assert!(verify_jws(&changed, key, &mut PureRust).is_err(), "byte {index}, bit {bit}");
             }
         }
     }
@@ -69,14 +44,8 @@ fn every_single_bit_flip_of_an_hmac_token_is_refused() {
 
 /// Parts of tokens that reach further than random text does.
 fn token_like() -> impl Strategy<Value = String> {
-    let header = prop::sample::select(vec![
-        "eyJhbGciOiJIUzI1NiJ9",
-        "eyJhbGciOiJub25lIn0",
-        "eyJhbGciOiJFZERTQSIsImNyaXQiOltdfQ",
-        "e30",
-        "W10",
-        "",
-    ]);
+    let header =
+        prop::sample::select(vec!["eyJhbGciOiJIUzI1NiJ9", "eyJhbGciOiJub25lIn0", "eyJhbGciOiJFZERTQSIsImNyaXQiOltdfQ", "e30", "W10", ""]);
     (header, "[A-Za-z0-9_.=-]{0,64}", "[A-Za-z0-9_-]{0,96}")
         .prop_map(|(header, payload, signature)| format!("{header}.{payload}.{signature}"))
 }

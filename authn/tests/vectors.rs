@@ -13,32 +13,22 @@ use authn::{Algorithm, PureRust, VerificationKey, parse_jws, verify_jws};
 use serde_json::Value;
 
 fn read(path: impl AsRef<Path>) -> Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors")
-        .join(path);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
 
 /// The public half of a JWK; of a secret, the secret.
 fn public(jwk: &Value) -> Value {
     let mut jwk = jwk.clone();
-    if let Some(members) = jwk
-        .as_object_mut()
-        .filter(|members| members.get("kty") != Some(&"oct".into()))
-    {
-        members
-            .retain(|name, _| !["d", "p", "q", "dp", "dq", "qi", "oth"].contains(&name.as_str()));
+    if let Some(members) = jwk.as_object_mut().filter(|members| members.get("kty") != Some(&"oct".into())) {
+        members.retain(|name, _| !["d", "p", "q", "dp", "dq", "qi", "oth"].contains(&name.as_str()));
     }
     jwk
 }
 
 fn keys_of(group: &Value) -> Vec<Value> {
-    let jwk = group
-        .get("public")
-        .or_else(|| group.get("private"))
-        .unwrap();
+    let jwk = group.get("public").or_else(|| group.get("private")).unwrap();
     match jwk.get("keys").and_then(Value::as_array) {
         Some(set) => set.iter().map(public).collect(),
         None => vec![public(jwk)],
@@ -51,19 +41,12 @@ fn accepts(jwks: &[Value], token: &str) -> bool {
     if kinds("oct") && (kinds("EC") || kinds("RSA")) {
         return false;
     }
-    let keys = jwks
-        .iter()
-        .filter_map(|jwk| VerificationKey::from_jwk(jwk).ok());
-    keys.into_iter()
-        .any(|key| verify_jws(token, &key, &mut PureRust).is_ok())
+    let keys = jwks.iter().filter_map(|jwk| VerificationKey::from_jwk(jwk).ok());
+    keys.into_iter().any(|key| verify_jws(token, &key, &mut PureRust).is_ok())
 }
 
 fn supports(jwks: &[Value]) -> bool {
-    jwks.iter().all(|jwk| {
-        jwk.get("alg")
-            .and_then(Value::as_str)
-            .is_none_or(|alg| Algorithm::from_jose_name(alg).is_some())
-    })
+    jwks.iter().all(|jwk| jwk.get("alg").and_then(Value::as_str).is_none_or(|alg| Algorithm::from_jose_name(alg).is_some()))
 }
 
 fn text(value: &Value) -> &str {
@@ -80,38 +63,21 @@ struct Case {
 fn cases(file: &str, member: &str) -> Vec<Case> {
     let mut cases = Vec::new();
     for group in read(file)["testGroups"].as_array().unwrap() {
-        for test in group["tests"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|test| test.get(member).is_some())
-        {
+        for test in group["tests"].as_array().unwrap().iter().filter(|test| test.get(member).is_some()) {
             let valid = match text(&test["result"]) {
                 "valid" => true,
                 "invalid" => false,
                 other => panic!("unknown result {other}"),
             };
-            let token = test[member]
-                .as_str()
-                .map_or_else(|| test[member].to_string(), Into::into);
-            cases.push(Case {
-                id: test["tcId"].as_u64().unwrap(),
-                valid,
-                keys: keys_of(group),
-                token,
-            });
+            let token = test[member].as_str().map_or_else(|| test[member].to_string(), Into::into);
+            cases.push(Case { id: test["tcId"].as_u64().unwrap(), valid, keys: keys_of(group), token });
         }
     }
     cases
 }
 
 fn labels(section: &Value, name: &str) -> Vec<u64> {
-    section[name]
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(|id| id.parse().unwrap())
-        .collect()
+    section[name].as_object().unwrap().keys().map(|id| id.parse().unwrap()).collect()
 }
 
 #[test]
@@ -129,11 +95,7 @@ fn wycheproof_signatures() {
             *counts.entry("excluded").or_default() += 1;
             continue;
         }
-        let (label, wanted) = match (
-            stricter.contains(&case.id),
-            case.valid,
-            supports(&case.keys),
-        ) {
+        let (label, wanted) = match (stricter.contains(&case.id), case.valid, supports(&case.keys)) {
             (true, _, _) => ("flipped_reject", false),
             (false, true, true) => ("accepted", true),
             (false, true, false) => ("unsupported_reject", false),
@@ -147,18 +109,9 @@ fn wycheproof_signatures() {
     assert_eq!(wrong, [], "tcId and what was wanted");
     println!("{counts:?}");
     let expected = &section["expected_after_adjustment"];
-    assert_eq!(
-        Some(counts["accepted"] + counts["unsupported_reject"]),
-        expected["valid_accept"].as_u64()
-    );
-    assert_eq!(
-        Some(counts["invalid_reject"]),
-        expected["invalid_reject"].as_u64()
-    );
-    assert_eq!(
-        Some(counts["flipped_reject"]),
-        expected["flipped_reject"].as_u64()
-    );
+    assert_eq!(Some(counts["accepted"] + counts["unsupported_reject"]), expected["valid_accept"].as_u64());
+    assert_eq!(Some(counts["invalid_reject"]), expected["invalid_reject"].as_u64());
+    assert_eq!(Some(counts["flipped_reject"]), expected["flipped_reject"].as_u64());
     assert_eq!(Some(counts["excluded"]), expected["excluded"].as_u64());
     assert!(counts["accepted"] > 0);
 }
@@ -166,15 +119,10 @@ fn wycheproof_signatures() {
 #[test]
 fn wycheproof_keys_for_other_purposes_are_refused_at_import() {
     let file = read("wycheproof/json_web_signature_test.json");
-    let purposes: Vec<&Value> = read_groups(&file)
-        .filter(|group| (353..=356).contains(&first_id(group)))
-        .collect();
+    let purposes: Vec<&Value> = read_groups(&file).filter(|group| (353..=356).contains(&first_id(group))).collect();
     assert_eq!(purposes.len(), 4);
     for group in purposes {
-        assert_eq!(
-            VerificationKey::from_jwk(&keys_of(group)[0]).unwrap_err(),
-            authn::InvalidKey::JwkPurpose
-        );
+        assert_eq!(VerificationKey::from_jwk(&keys_of(group)[0]).unwrap_err(), authn::InvalidKey::JwkPurpose);
     }
 }
 
@@ -194,11 +142,7 @@ fn wycheproof_crypto() {
         if accepts(&case.keys, &case.token) != case.valid {
             wrong.push(case.id);
         }
-        if case.valid {
-            accepted += 1
-        } else {
-            refused += 1
-        }
+        if case.valid { accepted += 1 } else { refused += 1 }
     }
     assert_eq!(wrong, Vec::<u64>::new());
     println!("accepted {accepted}, refused {refused}");
@@ -208,22 +152,14 @@ fn wycheproof_crypto() {
 #[test]
 fn wycheproof_refuses_the_key_of_cve_2017_15361_at_import() {
     let file = read("wycheproof/json_web_crypto_test.json");
-    let group = read_groups(&file)
-        .find(|group| group["comment"] == "jws_rsa_roca_key")
-        .unwrap();
-    assert_eq!(
-        VerificationKey::from_jwk(&keys_of(group)[0]).unwrap_err(),
-        authn::InvalidKey::ModulusWeak
-    );
+    let group = read_groups(&file).find(|group| group["comment"] == "jws_rsa_roca_key").unwrap();
+    assert_eq!(VerificationKey::from_jwk(&keys_of(group)[0]).unwrap_err(), authn::InvalidKey::ModulusWeak);
 }
 
 #[test]
 fn wycheproof_encrypted_tokens_are_refused() {
     let mut count = 0;
-    for file in [
-        "wycheproof/json_web_encryption_test.json",
-        "wycheproof/json_web_crypto_test.json",
-    ] {
+    for file in ["wycheproof/json_web_encryption_test.json", "wycheproof/json_web_crypto_test.json"] {
         for case in cases(file, "jwe") {
             assert!(parse_jws(&case.token).is_err(), "{file} {}", case.id);
             count += 1;
@@ -234,19 +170,12 @@ fn wycheproof_encrypted_tokens_are_refused() {
 
 fn cookbook(path: &str) -> (Vec<Value>, String) {
     let example = read(Path::new("jose-cookbook").join(path));
-    (
-        vec![public(&example["input"]["key"])],
-        text(&example["output"]["compact"]).into(),
-    )
+    (vec![public(&example["input"]["key"])], text(&example["output"]["compact"]).into())
 }
 
 #[test]
 fn cookbook_signatures_of_our_algorithms_verify() {
-    for path in [
-        "jws/4_1.rsa_v15_signature.json",
-        "jws/4_4.hmac-sha2_integrity_protection.json",
-        "curve25519/jws.json",
-    ] {
+    for path in ["jws/4_1.rsa_v15_signature.json", "jws/4_4.hmac-sha2_integrity_protection.json", "curve25519/jws.json"] {
         let (keys, token) = cookbook(path);
         assert!(accepts(&keys, &token), "{path}");
     }
@@ -254,10 +183,7 @@ fn cookbook_signatures_of_our_algorithms_verify() {
 
 #[test]
 fn cookbook_signatures_of_other_algorithms_are_refused() {
-    for path in [
-        "jws/4_2.rsa-pss_signature.json",
-        "jws/4_3.ecdsa_signature.json",
-    ] {
+    for path in ["jws/4_2.rsa-pss_signature.json", "jws/4_3.ecdsa_signature.json"] {
         let (keys, token) = cookbook(path);
         assert!(!accepts(&keys, &token), "{path}");
         assert!(parse_jws(&token).is_err(), "{path}");
@@ -281,22 +207,12 @@ fn cookbook_encrypted_and_nested_tokens_are_refused() {
 
 #[test]
 fn cookbook_private_keys_are_refused_and_public_ones_of_our_kinds_import() {
-    let jwk =
-        |name: &str| VerificationKey::from_jwk(&read(Path::new("jose-cookbook/jwk").join(name)));
+    let jwk = |name: &str| VerificationKey::from_jwk(&read(Path::new("jose-cookbook/jwk").join(name)));
     assert!(jwk("3_3.rsa_public_key.json").is_ok());
-    assert_eq!(
-        jwk("3_4.rsa_private_key.json").unwrap_err(),
-        authn::InvalidKey::JwkPrivate("d")
-    );
+    assert_eq!(jwk("3_4.rsa_private_key.json").unwrap_err(), authn::InvalidKey::JwkPrivate("d"));
     assert!(jwk("3_5.symmetric_key_mac_computation.json").is_ok());
     // P-521, and a key for encryption.
-    assert_eq!(
-        jwk("3_1.ec_public_key.json").unwrap_err(),
-        authn::InvalidKey::JwkUnsupported
-    );
+    assert_eq!(jwk("3_1.ec_public_key.json").unwrap_err(), authn::InvalidKey::JwkUnsupported);
     assert!(jwk("3_2.ec_private_key.json").is_err());
-    assert_eq!(
-        jwk("3_6.symmetric_key_encryption.json").unwrap_err(),
-        authn::InvalidKey::JwkPurpose
-    );
+    assert_eq!(jwk("3_6.symmetric_key_encryption.json").unwrap_err(), authn::InvalidKey::JwkPurpose);
 }

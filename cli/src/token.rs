@@ -137,8 +137,7 @@ impl TokenSpec {
         if let Some(until) = self.trial_until {
             put("trial_expires_at", json!(rfc3339(until)?));
         }
-        let optional =
-            [("customer_id", &self.customer_id), ("agent_id", &self.agent_id), ("governor_agent_id", &self.governor_agent_id)];
+        let optional = [("customer_id", &self.customer_id), ("agent_id", &self.agent_id), ("governor_agent_id", &self.governor_agent_id)];
         for (name, value) in optional {
             if let Some(value) = value {
                 put(name, json!(value));
@@ -236,10 +235,7 @@ fn user_id_of(subject: &str) -> String {
 }
 
 fn rfc3339(seconds: i64) -> Result<String, MintError> {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .ok_or(MintError::Time { seconds })
+    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|moment| moment.format(&Rfc3339).ok()).ok_or(MintError::Time { seconds })
 }
 
 #[cfg(test)]
@@ -272,9 +268,7 @@ mod tests {
         let spec = TokenSpec::new("ann", &["viewer", "admin"]).customer("c-1").trial_for(60).claim("email", Value::Null);
         let claims = part(&mint(&issuer(Algorithm::EdDSA), &spec).unwrap(), 1);
         let names: Vec<_> = claims.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected = [
-            "aud", "customer_id", "exp", "iat", "iss", "jti", "roles", "sub", "trial_expires_at", "trial_mode", "user_id",
-        ];
+        let expected = ["aud", "customer_id", "exp", "iat", "iss", "jti", "roles", "sub", "trial_expires_at", "trial_mode", "user_id"];
         assert_eq!(names, expected);
         assert_eq!(claims["aud"], "plant-gateway");
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), LIFETIME_SECONDS);

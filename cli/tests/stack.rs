@@ -1,5 +1,6 @@
 //! The stack starts, heals, and leaves nothing behind. Real Envoy, Postgres and Valkey; stand-ins for our own two programs, which are
 //! tested elsewhere.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::policies::{ActivePolicy, PolicyFaults};
 use crate::settings::Settings;
-use crate::{approvals, audit, budgets, caller, data_plane, openapi, policies, probes, problem};
+use crate::{approvals, audit, budgets, caller, data_plane, openapi, policies, probes, problem, request_log};
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
@@ -16,6 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 /// Longest time that an admin request may take. Every one is a handful of queries.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest time that a data-plane request may take: a held poll and a little more.
+const DATA_PLANE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Largest body of an admin request; a publication carries every policy file.
 const ADMIN_BODY_MAX: usize = 4 * 1024 * 1024;
@@ -64,12 +67,14 @@ pub fn admin_app(state: AppState) -> Router {
     // Authorisation surrounds every route of the API, so that a handler cannot forget it.
     let api = api.route_layer(from_fn_with_state(state.clone(), caller::authorise));
     api.merge(probes::router())
+        .merge(approvals::http::pages())
         .route("/metrics", get(crate::metrics::metrics))
         .route("/openapi.json", openapi::serve(description))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
         .layer(from_fn(|request, next| problem::time_limited(ADMIN_TIMEOUT, request, next)))
+        .layer(from_fn(request_log::log))
         .with_state(state)
 }
 
@@ -79,5 +84,7 @@ pub fn data_plane_app(state: AppState) -> Router {
         .merge(probes::router())
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(from_fn(|request, next| problem::time_limited(DATA_PLANE_TIMEOUT, request, next)))
+        .layer(from_fn(request_log::log))
         .with_state(state)
 }

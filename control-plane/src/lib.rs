@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod policies;
 pub mod probes;
 pub mod problem;
+pub mod request_log;
 pub mod secrets;
 pub mod settings;
 pub mod start;

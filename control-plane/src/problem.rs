@@ -190,6 +190,9 @@ impl ApiError {
                 Problem { rule: rule.clone(), ..PERMISSION_DENIED.because(*reason) }
             }
             Self::ForeignHolder => PERMISSION_DENIED.because("the holder belongs to another Envoy"),
+            Self::StaleCall => STALE_CALL.because("a newer call of the holder was carried out"),
+            Self::HolderClosed => HOLDER_CLOSED.because("the holder was silent for too long; start a new one"),
+            Self::InvalidReport { detail } => INVALID_REPORT.because(*detail),
             Self::NoRoute => NOT_FOUND.because("no such path"),
             Self::MethodNotAllowed => METHOD_NOT_ALLOWED.because("the path does not take this method"),
             Self::NotFound { .. } => NOT_FOUND.because(self.to_string()),
@@ -300,6 +303,9 @@ const NOT_FOUND: Kind = Kind::new(StatusCode::NOT_FOUND, "not-found", "Not Found
 const METHOD_NOT_ALLOWED: Kind =
     Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
 const CONFLICT: Kind = Kind::new(StatusCode::CONFLICT, "conflict", "Conflict");
+const INVALID_REPORT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report");
+const STALE_CALL: Kind = Kind::new(StatusCode::CONFLICT, "stale-call", "Stale Call");
+const HOLDER_CLOSED: Kind = Kind::new(StatusCode::GONE, "holder-closed", "Holder Closed");
 const VALIDATION_ERROR: Kind = Kind::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error");
 const INVALID_POLICY: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-policy", "Invalid Policy");
 const POLICY_LOCKS_OUT: Kind =

@@ -245,9 +245,7 @@ fn parse_shape(headers: &HeaderMap) -> Result<Shape, InvalidShape> {
     };
     let body = match single(headers, "x-echo-body-base64")? {
         None => None,
-        Some(value) => {
-            Some(STANDARD.decode(value.as_bytes()).map_err(|_| invalid("x-echo-body-base64", "standard base64 with padding"))?)
-        }
+        Some(value) => Some(STANDARD.decode(value.as_bytes()).map_err(|_| invalid("x-echo-body-base64", "standard base64 with padding"))?),
     };
     let headers = headers
         .iter()

@@ -1,4 +1,5 @@
 //! The echo backend tells the truth about what it got, and does what it is asked.
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, StatusCode};

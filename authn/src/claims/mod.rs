@@ -21,12 +21,7 @@ const SECONDS_MAX: i64 = 253_402_300_799;
 ///
 /// # Errors
 /// The rule that the token breaks; `exp` after all others, so that "expired" means: good until then.
-pub fn check_claims(
-    payload: &[u8],
-    header: &JwsHeader,
-    issuer: &IssuerRules,
-    now: Timestamp,
-) -> Result<Identity, CredentialFault> {
+pub fn check_claims(payload: &[u8], header: &JwsHeader, issuer: &IssuerRules, now: Timestamp) -> Result<Identity, CredentialFault> {
     Claims::parse(payload)?.check(header, issuer, now)
 }
 
@@ -36,9 +31,7 @@ pub(crate) struct Claims(Members);
 
 impl Claims {
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, CredentialFault> {
-        Members::parse(payload)
-            .map(Self)
-            .ok_or(CredentialFault::Malformed)
+        Members::parse(payload).map(Self).ok_or(CredentialFault::Malformed)
     }
 
     /// `iss`, if it is a string.
@@ -46,12 +39,7 @@ impl Claims {
         self.0.get("iss").and_then(Json::text)
     }
 
-    pub(crate) fn check(
-        &self,
-        header: &JwsHeader,
-        issuer: &IssuerRules,
-        now: Timestamp,
-    ) -> Result<Identity, CredentialFault> {
+    pub(crate) fn check(&self, header: &JwsHeader, issuer: &IssuerRules, now: Timestamp) -> Result<Identity, CredentialFault> {
         if self.issuer() != Some(&*issuer.issuer) {
             return Err(CredentialFault::IssuerMismatch);
         }
@@ -77,23 +65,14 @@ impl Claims {
             tier: self.optional_text("tier")?,
             trial: self.trial()?,
             token_id: self.optional_text("jti")?,
-            issued_at: self
-                .moment("iat")?
-                .ok_or(CredentialFault::ClaimMissing("iat"))?,
-            expires_at: self
-                .moment("exp")?
-                .ok_or(CredentialFault::ClaimMissing("exp"))?,
+            issued_at: self.moment("iat")?.ok_or(CredentialFault::ClaimMissing("iat"))?,
+            expires_at: self.moment("exp")?.ok_or(CredentialFault::ClaimMissing("exp"))?,
         })
     }
 
     fn required_text(&self, name: &'static str) -> Result<Box<str>, CredentialFault> {
-        let text = self
-            .0
-            .get(name)
-            .and_then(Json::text)
-            .filter(|text| is_plain(text));
-        text.map(Into::into)
-            .ok_or(CredentialFault::ClaimMissing(name))
+        let text = self.0.get(name).and_then(Json::text).filter(|text| is_plain(text));
+        text.map(Into::into).ok_or(CredentialFault::ClaimMissing(name))
     }
 
     /// `null` and `""` count as absent, as they did in the original.
@@ -115,9 +94,7 @@ impl Claims {
             return Err(fault);
         }
         let role = |role: &Json| {
-            let text = role
-                .text()
-                .filter(|text| is_plain(text) && !text.contains(','));
+            let text = role.text().filter(|text| is_plain(text) && !text.contains(','));
             text.map(Into::into).ok_or(fault)
         };
         roles.iter().map(role).collect()
@@ -134,18 +111,14 @@ impl Claims {
             Some(number) => moment(number),
             None => None,
         };
-        until
-            .map(Trial::Until)
-            .ok_or(CredentialFault::TrialClaimsInvalid)
+        until.map(Trial::Until).ok_or(CredentialFault::TrialClaimsInvalid)
     }
 
     /// NumericDate (RFC 7519 §2): a number, never a string.
     fn moment(&self, name: &'static str) -> Result<Option<Timestamp>, CredentialFault> {
         match self.0.present(name) {
             None => Ok(None),
-            Some(value) => moment(value)
-                .map(Some)
-                .ok_or(CredentialFault::ClaimMissing(name)),
+            Some(value) => moment(value).map(Some).ok_or(CredentialFault::ClaimMissing(name)),
         }
     }
 
@@ -166,46 +139,26 @@ impl Claims {
             None => issuer.audiences.is_empty(),
             Some(Json::Text(audience)) => ours(audience),
             Some(Json::Array(audiences)) => {
-                audiences.iter().all(|audience| audience.text().is_some())
-                    && audiences.iter().filter_map(Json::text).any(ours)
+                audiences.iter().all(|audience| audience.text().is_some()) && audiences.iter().filter_map(Json::text).any(ours)
             }
             Some(_) => false,
         };
-        if addressed {
-            Ok(())
-        } else {
-            Err(CredentialFault::AudienceMismatch)
-        }
+        if addressed { Ok(()) } else { Err(CredentialFault::AudienceMismatch) }
     }
 
     /// Refresh tokens and tokens for one purpose carry the same claims as access tokens; only these two say what they are.
     fn check_token_type(&self, issuer: &IssuerRules) -> Result<(), CredentialFault> {
-        let access = self
-            .0
-            .present("token_type")
-            .is_none_or(|kind| kind.text() == Some("access"));
+        let access = self.0.present("token_type").is_none_or(|kind| kind.text() == Some("access"));
         let known = |scope: &str| issuer.scopes.iter().any(|known| **known == *scope);
         let scoped = match self.0.present("scope") {
             None => true,
-            Some(Json::Text(scopes)) => scopes
-                .split(' ')
-                .filter(|scope| !scope.is_empty())
-                .all(known),
+            Some(Json::Text(scopes)) => scopes.split(' ').filter(|scope| !scope.is_empty()).all(known),
             Some(_) => false,
         };
-        if access && scoped {
-            Ok(())
-        } else {
-            Err(CredentialFault::TokenTypeRefused)
-        }
+        if access && scoped { Ok(()) } else { Err(CredentialFault::TokenTypeRefused) }
     }
 
-    fn check_times(
-        &self,
-        identity: &Identity,
-        issuer: &IssuerRules,
-        now: Timestamp,
-    ) -> Result<(), CredentialFault> {
+    fn check_times(&self, identity: &Identity, issuer: &IssuerRules, now: Timestamp) -> Result<(), CredentialFault> {
         let (issued_at, expires_at) = (identity.issued_at, identity.expires_at);
         if expires_at <= issued_at {
             return Err(CredentialFault::Malformed);
@@ -215,11 +168,7 @@ impl Claims {
             return Err(CredentialFault::LifetimeTooLong);
         }
         let latest = now.plus(issuer.skew);
-        if issued_at > latest
-            || self
-                .moment("nbf")?
-                .is_some_and(|not_before| not_before > latest)
-        {
+        if issued_at > latest || self.moment("nbf")?.is_some_and(|not_before| not_before > latest) {
             return Err(CredentialFault::NotYetValid);
         }
         if expires_at.plus(issuer.skew) <= now {
@@ -233,55 +182,32 @@ impl Claims {
 fn check_typ(header: &JwsHeader, issuer: &IssuerRules) -> Result<(), CredentialFault> {
     let accepted = match header.typ.as_deref() {
         None => issuer.allow_missing_typ,
-        Some(typ) => issuer
-            .token_types
-            .iter()
-            .any(|known| subtype(known).eq_ignore_ascii_case(subtype(typ))),
+        Some(typ) => issuer.token_types.iter().any(|known| subtype(known).eq_ignore_ascii_case(subtype(typ))),
     };
-    if accepted {
-        Ok(())
-    } else {
-        Err(CredentialFault::TokenTypeRefused)
-    }
+    if accepted { Ok(()) } else { Err(CredentialFault::TokenTypeRefused) }
 }
 
 fn subtype(media_type: &str) -> &str {
     match media_type.split_once('/') {
-        Some((kind, rest)) if kind.eq_ignore_ascii_case("application") && !rest.contains('/') => {
-            rest
-        }
+        Some((kind, rest)) if kind.eq_ignore_ascii_case("application") && !rest.contains('/') => rest,
         Some(_) | None => media_type,
     }
 }
 
 /// Not empty, not too long, and the same text after a header's value was trimmed.
 fn is_plain(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= CLAIM_BYTES_MAX
-        && text.trim() == text
-        && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= CLAIM_BYTES_MAX && text.trim() == text && !text.chars().any(char::is_control)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "in range: checked just before"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "in range: checked just before")]
 #[expect(clippy::cast_precision_loss, reason = "the bound is below 2^53")]
 fn moment(value: &Json) -> Option<Timestamp> {
     match value {
-        Json::Integer(seconds) if (0..=SECONDS_MAX).contains(seconds) => {
-            Some(Timestamp::from_seconds(*seconds))
-        }
+        Json::Integer(seconds) if (0..=SECONDS_MAX).contains(seconds) => Some(Timestamp::from_seconds(*seconds)),
         Json::Decimal(seconds) if (0.0..=SECONDS_MAX as f64).contains(seconds) => {
             Some(Timestamp::from_micros((seconds * 1_000_000.0) as i64))
         }
-        Json::Null
-        | Json::Bool(_)
-        | Json::Integer(_)
-        | Json::Decimal(_)
-        | Json::Text(_)
-        | Json::Array(_)
-        | Json::Object(_) => None,
+        Json::Null | Json::Bool(_) | Json::Integer(_) | Json::Decimal(_) | Json::Text(_) | Json::Array(_) | Json::Object(_) => None,
     }
 }
 

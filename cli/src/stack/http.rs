@@ -28,7 +28,7 @@ pub(crate) fn ask(method: &str, port: u16, path: &str, patience: Duration) -> st
 
 fn parse(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let status = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
     Some(Answer { status, body: body.to_owned() })
 }
 

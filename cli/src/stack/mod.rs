@@ -75,12 +75,14 @@ impl Stack {
         plan.say("starting");
         let secrets = Secrets::make(&lock(running.supervisor.shared()).run_dir)?;
         let postgres = plan.prepare_postgres(&running, &tools, &secrets)?;
-        plan.launch_stores(&running, postgres, &tools, &secrets, cancel)?;
-        plan.launch_services(&running, &secrets, cancel)?;
-        plan.launch_envoy(&running, &tools, &secrets, cancel)?;
+        let launched = plan
+            .launch_stores(&running, postgres, &tools, &secrets, cancel)
+            .and_then(|()| plan.launch_services(&running, &secrets, cancel))
+            .and_then(|()| plan.launch_envoy(&running, &tools, &secrets, cancel));
+        running.keep_logs = plan.options.keep_logs || launched.as_ref().is_err_and(|error| !matches!(error, StackError::Interrupted));
+        launched?;
         let state = plan.state(&running, secrets);
         running.publish(&state)?;
-        running.keep_logs = plan.options.keep_logs;
         Ok(Self { running, state })
     }
 
@@ -194,6 +196,10 @@ struct Plan {
 impl Plan {
     fn make(mut options: Options) -> Result<Self, StackError> {
         let ports = Ports::above(options.port_base)?;
+        // Children run in directories of their own.
+        options.root = existing(&options.root, "name the repository with --root")?;
+        let envoy = options.envoy_bin.map(|envoy| existing(&envoy, "install it, or unset ENVOY_BIN to use the pinned one"));
+        options.envoy_bin = envoy.transpose()?;
         let bin_dir = match options.bin_dir.take() {
             Some(folder) => folder,
             None => own_directory()?,
@@ -308,13 +314,7 @@ impl Plan {
         })
     }
 
-    fn launch_envoy(
-        &self,
-        running: &Running,
-        tools: &Tools,
-        secrets: &Secrets,
-        cancel: &AtomicBool,
-    ) -> Result<(), StackError> {
+    fn launch_envoy(&self, running: &Running, tools: &Tools, secrets: &Secrets, cancel: &AtomicBool) -> Result<(), StackError> {
         let settings = envoy::Settings {
             program: self.options.envoy_bin.as_deref().unwrap_or(&tools.envoy),
             template: &self.options.envoy_template,

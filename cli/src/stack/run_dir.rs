@@ -18,8 +18,7 @@ const FOLDERS: [&str; 3] = ["postgres", "valkey", "secrets"];
 /// Files of ours that tell nothing once the stack is gone.
 const FILES: [&str; 5] = ["state.json", "state.json.new", "envoy.yaml", "data-plane-tokens", "children.json.new"];
 /// Logs.
-const LOGS: [&str; 6] =
-    ["envoy.log", "control-plane.log", "backend.log", "valkey.log", "postgres.log", "access.log"];
+const LOGS: [&str; 6] = ["envoy.log", "control-plane.log", "backend.log", "valkey.log", "postgres.log", "access.log"];
 /// How the names of our directories outside begin.
 pub(crate) const FOLDER_ELSEWHERE: &str = "plant-gateway-";
 const CHILDREN: &str = "children.json";
@@ -44,7 +43,7 @@ struct Process {
 pub(crate) struct RunDir {
     path: PathBuf,
     leftovers: Leftovers,
-    _lock: File,
+    lock: File,
 }
 
 impl RunDir {
@@ -60,11 +59,12 @@ impl RunDir {
             Err(TryLockError::Error(source)) => return Err(StackError::File { action: "lock", path: lock_path, source }),
         }
         let leftovers = read_leftovers(&path.join(CHILDREN));
-        let stale = Self { path, leftovers, _lock: lock };
-        stale.end_leftover_processes();
-        stale.remove_data();
-        stale.remove(&LOGS);
-        Ok(Self { leftovers: Leftovers::default(), ..stale })
+        let mut run_dir = Self { path, leftovers, lock };
+        run_dir.end_leftover_processes();
+        run_dir.remove_data();
+        run_dir.remove(&LOGS);
+        run_dir.leftovers = Leftovers::default();
+        Ok(run_dir)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -143,6 +143,13 @@ impl RunDir {
         for name in names {
             let _absent = std::fs::remove_file(self.path.join(name));
         }
+    }
+}
+
+impl Drop for RunDir {
+    /// Closing the file would not do: a child that is just being forked has a copy of it.
+    fn drop(&mut self) {
+        let _unlocked = self.lock.unlock();
     }
 }
 
@@ -225,7 +232,7 @@ mod tests {
     fn ends_what_a_killed_stack_left_behind() {
         use std::os::unix::process::CommandExt;
         let folder = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let mut run_dir = RunDir::claim(folder.path()).unwrap();
         run_dir.own_processes(&[child.id()]).unwrap();
         drop(run_dir);
@@ -236,7 +243,7 @@ mod tests {
     #[test]
     fn spares_a_stranger_with_the_same_process_id() {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let record = format!(r#"{{"children":[{{"pid":{},"started":"long ago"}}],"folders":[]}}"#, child.id());
         std::fs::write(folder.path().join(CHILDREN), record).unwrap();
         RunDir::claim(folder.path()).unwrap();

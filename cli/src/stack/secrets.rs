@@ -24,12 +24,7 @@ const ISSUERS: [(&str, Blueprint); 5] = [
     ("ops", blueprint("ops.waooaw.com", Algorithm::ES256, "ops-1", Some("plant-gateway-admin"))),
 ];
 
-const fn blueprint(
-    issuer: &'static str,
-    algorithm: Algorithm,
-    kid: &'static str,
-    audience: Option<&'static str>,
-) -> Blueprint {
+const fn blueprint(issuer: &'static str, algorithm: Algorithm, kid: &'static str, audience: Option<&'static str>) -> Blueprint {
     Blueprint { issuer, algorithm, kid, audience }
 }
 
@@ -105,14 +100,8 @@ mod tests {
             names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
         names.sort();
-        let expected = [
-            "cp-1.public.pem",
-            "cp-registration.secret",
-            "edge-1.public.pem",
-            "legacy-1.secret",
-            "ops-1.public.pem",
-            "pp-1.public.pem",
-        ];
+        let expected =
+            ["cp-1.public.pem", "cp-registration.secret", "edge-1.public.pem", "legacy-1.secret", "ops-1.public.pem", "pp-1.public.pem"];
         assert_eq!(names, expected);
         assert_eq!(secrets.folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         let tokens = std::fs::read_to_string(&secrets.data_plane_tokens).unwrap();

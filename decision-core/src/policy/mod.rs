@@ -167,9 +167,8 @@ impl CompiledPolicy {
         if !known {
             return None;
         }
-        let governs = |role: &Box<str>| **role == *self.settings.governor_role && may_assign(role);
-        let governor = identity.governor_agent_id.is_some() && identity.roles.iter().any(governs);
-        let assigned: Vec<&str> = identity.roles.iter().filter(|role| may_assign(role)).map(|role| &**role).collect();
+        let assigned: Vec<&str> = identity.roles.iter().map(|role| &**role).filter(|role| may_assign(role)).collect();
+        let governor = identity.governor_agent_id.is_some() && assigned.contains(&&*self.settings.governor_role);
         let roles_joined = assigned.join(",").into();
         Some(Principal { permissions, tier: Tier::of(&identity), governor, roles_joined, identity })
     }

@@ -1,0 +1,134 @@
+//! Every operation of the admin API, called without a token, without the permission, and with it.
+//!
+//! A new endpoint without a row here, or without a route in `policies/`, fails with a message that says what to add.
+
+mod support;
+
+use axum::http::{Method, StatusCode};
+use control_plane::app::admin_routes;
+use decision_core::gateway::Gateway;
+use decision_core::policy::Requirement;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use std::collections::BTreeSet;
+use support::{World, governor_token, ops_token};
+
+/// One operation: how it is described, how it is called, and what an authorised call is answered.
+struct Row {
+    method: Method,
+    template: &'static str,
+    path: &'static str,
+    body: fn(&World) -> Value,
+    authorised: StatusCode,
+}
+
+const fn row(method: Method, template: &'static str, path: &'static str, body: fn(&World) -> Value, authorised: StatusCode) -> Row {
+    Row { method, template, path, body, authorised }
+}
+
+fn nothing(_world: &World) -> Value {
+    Value::Null
+}
+
+const NOBODYS_APPROVAL: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000";
+const NOBODYS_DECISION: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000/decision";
+
+/// One row per operation of `/openapi.json`.
+fn rows() -> Vec<Row> {
+    let publication = |world: &World| json!({ "files": world.files(), "reason": "a test" });
+    let candidate = |world: &World| json!({ "files": world.files() });
+    let activation = |_: &World| json!({ "reason": "a test" });
+    let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
+    let verdict = |_: &World| json!({ "decision": "approve", "reason": "a test" });
+    vec![
+        row(Method::POST, "/admin/v1/policies", "/admin/v1/policies", publication, StatusCode::CREATED),
+        row(Method::GET, "/admin/v1/policies", "/admin/v1/policies", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/active", "/admin/v1/policies/active", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/{revision}", "/admin/v1/policies/1", nothing, StatusCode::OK),
+        row(
+            Method::POST,
+            "/admin/v1/policies/{revision}/activation",
+            "/admin/v1/policies/1/activation",
+            activation,
+            StatusCode::CREATED,
+        ),
+        row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),
+        row(Method::GET, "/admin/v1/budgets", "/admin/v1/budgets", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/approvals", "/admin/v1/approvals", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/approvals/{id}", NOBODYS_APPROVAL, nothing, StatusCode::NOT_FOUND),
+        row(Method::POST, "/admin/v1/approvals/{id}/decision", NOBODYS_DECISION, verdict, StatusCode::NOT_FOUND),
+        row(Method::GET, "/admin/v1/audit", "/admin/v1/audit", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
+    ]
+}
+
+/// The operations that the OpenAPI document describes.
+fn described() -> BTreeSet<(String, String)> {
+    let document = serde_json::to_value(admin_routes().into_openapi()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
+    });
+    operations.collect()
+}
+
+#[test]
+fn every_described_operation_has_a_row_and_every_row_an_operation() {
+    let listed: BTreeSet<_> = rows().iter().map(|row| (row.method.to_string(), row.template.to_owned())).collect();
+    for (method, path) in described().difference(&listed) {
+        panic!(
+            "{method} {path} is not covered: add a row to `rows()` in control-plane/tests/endpoint_coverage.rs, a route \
+             with `gateways: [ADMIN]` and a permission to policies/routes/admin-api.yaml, and give a role the permission"
+        );
+    }
+    for (method, path) in listed.difference(&described()) {
+        panic!("{method} {path} has a row in endpoint_coverage.rs but no operation: remove the row, or annotate the handler");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn every_operation_asks_for_a_permission_of_the_route_table(database: PgPool) {
+    let world = World::new(database).await;
+    let active = world.state.policy();
+    for row in rows() {
+        let method = decision_core::gateway::Method::parse(row.method.as_str().as_bytes()).unwrap();
+        let route = active.loaded.policy.route(Gateway::Admin, method, row.path);
+        let Some(route) = route else {
+            panic!("{} {} is in no policy: add it to policies/routes/admin-api.yaml", row.method, row.template);
+        };
+        assert!(
+            matches!(route.requirement, Requirement::Permission(_)),
+            "{} {} is open: give route `{}` in policies/ `require: permission` and a permission",
+            row.method,
+            row.template,
+            route.name
+        );
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn no_operation_answers_without_token_or_permission(database: PgPool) {
+    let world = World::new(database).await;
+    let powerless = ops_token(&["viewer"]);
+    let powerful = governor_token();
+    for row in rows() {
+        let body = (row.body)(&world);
+        let body = (!body.is_null()).then_some(&body);
+        let call = async |token| world.admin_call(row.method.clone(), row.path, token, body).await;
+        let what = format!("{} {}", row.method, row.template);
+
+        let anonymous = call(None).await;
+        assert_eq!(anonymous.status, StatusCode::UNAUTHORIZED, "{what} without a token");
+        assert_eq!(anonymous.header("www-authenticate"), "Bearer", "{what} without a token");
+        assert_eq!(anonymous.header("content-type"), "application/problem+json", "{what} without a token");
+
+        let denied = call(Some(&powerless)).await;
+        assert_eq!(denied.status, StatusCode::FORBIDDEN, "{what} without the permission: {denied:?}");
+        assert_eq!(denied.json()["detail"], "permission_missing", "{what} without the permission");
+        assert_eq!(denied.header("www-authenticate"), "Bearer error=\"insufficient_scope\"", "{what}");
+
+        let answered = call(Some(&powerful)).await;
+        assert_eq!(answered.status, row.authorised, "{what} with the permission: {answered:?}");
+    }
+}

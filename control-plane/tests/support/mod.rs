@@ -1,0 +1,226 @@
+//! What the integration tests share: a whole control plane over a fresh database, the shipped policies, keys made for
+//! the occasion, and requests to it without a network.
+
+#![expect(dead_code, reason = "every test binary uses a part of it")]
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Parser;
+use control_plane::app::{AppState, admin_app, data_plane_app};
+use control_plane::settings::Settings;
+use control_plane::start::{StartError, assemble};
+use http_body_util::BodyExt;
+use jwt_simple::prelude::*;
+use redis::aio::ConnectionManager;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use std::path::Path;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// The shipped policies.
+pub const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
+
+/// The token of `envoy-1`.
+pub const ENVOY_TOKEN: &str = "token-of-envoy-1";
+/// The token of `envoy-2`.
+pub const OTHER_ENVOY_TOKEN: &str = "token-of-envoy-2";
+
+/// A control plane, with the directory that it reads policies, secrets and tokens from.
+pub struct World {
+    pub state: AppState,
+    pub directory: TempDir,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl World {
+    /// Over a fresh database, with the shipped policies.
+    pub async fn new(database: PgPool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        copy_policies(Path::new(POLICIES), &directory.path().join("policies"));
+        write_secrets(&directory.path().join("secrets"));
+        Self::over(database, directory).await.unwrap()
+    }
+
+    /// As a process that starts over a database and a directory which exist already.
+    pub async fn over(database: PgPool, directory: TempDir) -> Result<Self, StartError> {
+        let tokens = directory.path().join("tokens");
+        let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token)));
+        std::fs::write(&tokens, line("envoy-1", ENVOY_TOKEN) + &line("envoy-2", OTHER_ENVOY_TOKEN)).unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let settings = Settings::parse_from([
+            "control-plane",
+            "--database-url=postgres://not-used-here",
+            "--redis-url=redis://not-used-here",
+            &format!("--policies-dir={}", path("policies")),
+            &format!("--secrets-dir={}", path("secrets")),
+            &format!("--data-plane-tokens-file={}", path("tokens")),
+            "--public-url=https://gateway.test",
+        ]);
+        let state = assemble(settings, database, valkey().await).await?;
+        Ok(Self { state, directory })
+    }
+
+    /// The same again, as after a restart.
+    pub async fn restarted(self) -> Result<Self, StartError> {
+        let Self { state, directory } = self;
+        Self::over(state.database, directory).await
+    }
+
+    pub fn admin(&self) -> Router {
+        admin_app(self.state.clone())
+    }
+
+    pub fn data_plane(&self) -> Router {
+        data_plane_app(self.state.clone())
+    }
+
+    /// A request to the admin API.
+    pub async fn admin_call(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = body.map_or_else(Body::empty, |value| Body::from(value.to_string()));
+        let request = request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
+        send(self.admin(), request).await
+    }
+
+    /// GET by an administrator.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.admin_call(Method::GET, path, Some(&admin_token()), None).await
+    }
+
+    /// POST by an administrator.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.admin_call(Method::POST, path, Some(&admin_token()), Some(body)).await
+    }
+
+    /// A poll of the bundle.
+    pub async fn poll(&self, token: &str, known: Option<&str>, wait_s: u64) -> Answer {
+        let uri = format!("/data-plane/v1/bundle?wait_s={wait_s}");
+        let mut request = Request::get(uri).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(tag) = known {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        send(self.data_plane(), request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The policy files, as they would be published.
+    pub fn files(&self) -> Value {
+        json!(control_plane::policies::directory::read(&self.directory.path().join("policies")).unwrap())
+    }
+
+    /// Replaces text in a policy file of the directory.
+    pub fn edit(&self, file: &str, from: &str, to: &str) {
+        let path = self.directory.path().join("policies").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} does not contain {from:?}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+}
+
+/// Sends a request through the whole application and reads the answer.
+pub async fn send(app: Router, request: Request<Body>) -> Answer {
+    let response = app.oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+/// The counters' store of the test run. Tests choose keys that do not meet.
+pub async fn valkey() -> ConnectionManager {
+    let url = std::env::var("REDIS_URL").expect("REDIS_URL is not set: run `make test`, which starts Postgres and Valkey");
+    redis::Client::open(url).unwrap().get_connection_manager().await.expect("Valkey at REDIS_URL does not answer")
+}
+
+/// A token of the issuer `ops` with these roles.
+pub fn ops_token(roles: &[&str]) -> String {
+    ops_token_with(roles, json!({}))
+}
+
+/// A token of somebody who may do everything on the admin API.
+pub fn admin_token() -> String {
+    ops_token(&["admin"])
+}
+
+/// A token of a governor.
+pub fn governor_token() -> String {
+    ops_token_with(&["admin"], json!({ "governor_agent_id": "governor-1" }))
+}
+
+/// A token of the issuer `ops` with these roles and further claims.
+pub fn ops_token_with(roles: &[&str], more: Value) -> String {
+    let mut claims = json!({ "user_id": "user-1", "email": "ops@example.com", "roles": roles });
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let claims = Claims::with_custom_claims(claims, Duration::from_mins(5))
+        .with_issuer("ops.waooaw.com")
+        .with_audience("plant-gateway-admin")
+        .with_subject("subject-1");
+    ops_key().sign(claims).unwrap()
+}
+
+fn ops_key() -> &'static ES256KeyPair {
+    static KEY: OnceLock<ES256KeyPair> = OnceLock::new();
+    KEY.get_or_init(|| ES256KeyPair::generate().with_key_id("ops-1"))
+}
+
+/// A file for every secret that the shipped policies name.
+fn write_secrets(directory: &Path) {
+    std::fs::create_dir(directory).unwrap();
+    let files = control_plane::policies::directory::read(Path::new(POLICIES)).unwrap();
+    let document = wire::sources::read(&files).unwrap();
+    for key in document.issuers.iter().flat_map(|issuer| &issuer.keys) {
+        let text = match key.algorithm.as_str() {
+            "HS256" => URL_SAFE_NO_PAD.encode(Sha256::digest(&key.secret)),
+            "RS256" => rsa_public_pem().to_owned(),
+            "ES256" if key.kid == "ops-1" => ops_key().public_key().to_pem().unwrap(),
+            "ES256" => ES256KeyPair::generate().public_key().to_pem().unwrap(),
+            "EdDSA" => Ed25519KeyPair::generate().public_key().to_pem(),
+            other => panic!("no test key for {other}"),
+        };
+        std::fs::write(directory.join(&key.secret), text).unwrap();
+    }
+    for name in &document.registration_keys {
+        std::fs::write(directory.join(name), "a registration key").unwrap();
+    }
+}
+
+fn rsa_public_pem() -> &'static str {
+    static PEM: OnceLock<String> = OnceLock::new();
+    PEM.get_or_init(|| RS256KeyPair::generate(2048).unwrap().public_key().to_pem().unwrap())
+}
+
+fn copy_policies(from: &Path, to: &Path) {
+    for (name, text) in control_plane::policies::directory::read(from).unwrap() {
+        let path = to.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
