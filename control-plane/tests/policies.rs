@@ -1,5 +1,8 @@
 //! Policies over real Postgres and Valkey: start, publication, activation, rollback, explanation and the bundle poll.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "it is shared with other tests")]
 mod support;
 
 use axum::body::Body;

@@ -53,7 +53,7 @@ fn linear(routes: &[(PathTemplate, MethodSet, u32)], method: Method, path: &str)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4_000) })]
 
     #[test]
     fn the_index_finds_what_the_plain_matcher_finds(
@@ -104,7 +104,7 @@ proptest! {
         if let Ok(template) = PathTemplate::parse(&text) {
             let mut index = RouteIndex::default();
             prop_assert_eq!(index.insert(&template, [Method::Get].into_iter().collect(), 7), Ok(()));
-            prop_assert_eq!(index.find(Method::Get, &path), template.matches(&path).map(|_| 7).filter(|_| path.starts_with('/')));
+            prop_assert_eq!(index.find(Method::Get, &path), template.matches(&path).map(|_| 7));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the integration tests share: a whole control plane over a fresh database, the shipped policies, keys made for
 //! the occasion, and requests to it without a network.
 
-#![expect(dead_code, reason = "every test binary uses a part of it")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -24,40 +24,40 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// The shipped policies.
-pub const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
+pub(crate) const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
 
 /// The token of `envoy-1`.
-pub const ENVOY_TOKEN: &str = "token-of-envoy-1";
+pub(crate) const ENVOY_TOKEN: &str = "token-of-envoy-1";
 /// The token of `envoy-2`.
-pub const OTHER_ENVOY_TOKEN: &str = "token-of-envoy-2";
+pub(crate) const OTHER_ENVOY_TOKEN: &str = "token-of-envoy-2";
 
 /// A control plane, with the directory that it reads policies, secrets and tokens from.
-pub struct World {
-    pub state: AppState,
-    pub directory: TempDir,
+pub(crate) struct World {
+    pub(crate) state: AppState,
+    pub(crate) directory: TempDir,
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 impl World {
     /// Over a fresh database, with the shipped policies.
-    pub async fn new(database: PgPool) -> Self {
+    pub(crate) async fn new(database: PgPool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         copy_policies(Path::new(POLICIES), &directory.path().join("policies"));
         write_secrets(&directory.path().join("secrets"));
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// As a process that starts over a database and a directory which exist already.
-    pub async fn over(database: PgPool, directory: TempDir) -> Result<Self, StartError> {
+    pub(crate) async fn over(database: PgPool, directory: TempDir) -> Result<Self, StartError> {
         let tokens = directory.path().join("tokens");
         let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token)));
         std::fs::write(&tokens, line("envoy-1", ENVOY_TOKEN) + &line("envoy-2", OTHER_ENVOY_TOKEN)).unwrap();
@@ -84,21 +84,21 @@ impl World {
     }
 
     /// The same again, as after a restart.
-    pub async fn restarted(self) -> Result<Self, StartError> {
+    pub(crate) async fn restarted(self) -> Result<Self, StartError> {
         let Self { state, directory } = self;
         Self::over(state.database, directory).await
     }
 
-    pub fn admin(&self) -> Router {
+    pub(crate) fn admin(&self) -> Router {
         admin_app(self.state.clone())
     }
 
-    pub fn data_plane(&self) -> Router {
+    pub(crate) fn data_plane(&self) -> Router {
         data_plane_app(self.state.clone())
     }
 
     /// A request to the admin API.
-    pub async fn admin_call(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
+    pub(crate) async fn admin_call(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -109,17 +109,17 @@ impl World {
     }
 
     /// GET by an administrator.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.admin_call(Method::GET, path, Some(&admin_token()), None).await
     }
 
     /// POST by an administrator.
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.admin_call(Method::POST, path, Some(&admin_token()), Some(body)).await
     }
 
     /// A poll of the bundle.
-    pub async fn poll(&self, token: &str, known: Option<&str>, wait_s: u64) -> Answer {
+    pub(crate) async fn poll(&self, token: &str, known: Option<&str>, wait_s: u64) -> Answer {
         let uri = format!("/data-plane/v1/bundle?wait_s={wait_s}");
         let mut request = Request::get(uri).header(header::AUTHORIZATION, format!("Bearer {token}"));
         if let Some(tag) = known {
@@ -129,12 +129,12 @@ impl World {
     }
 
     /// The policy files, as they would be published.
-    pub fn files(&self) -> Value {
+    pub(crate) fn files(&self) -> Value {
         json!(control_plane::policies::directory::read(&self.directory.path().join("policies")).unwrap())
     }
 
     /// Replaces text in a policy file of the directory.
-    pub fn edit(&self, file: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, file: &str, from: &str, to: &str) {
         let path = self.directory.path().join("policies").join(file);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} does not contain {from:?}");
@@ -143,7 +143,7 @@ impl World {
 }
 
 /// Sends a request through the whole application and reads the answer.
-pub async fn send(app: Router, request: Request<Body>) -> Answer {
+pub(crate) async fn send(app: Router, request: Request<Body>) -> Answer {
     let response = app.oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -151,28 +151,28 @@ pub async fn send(app: Router, request: Request<Body>) -> Answer {
 }
 
 /// The counters' store of the test run. Tests choose keys that do not meet.
-pub async fn valkey() -> ConnectionManager {
+pub(crate) async fn valkey() -> ConnectionManager {
     let url = std::env::var("REDIS_URL").expect("REDIS_URL is not set: run `make test`, which starts Postgres and Valkey");
     redis::Client::open(url).unwrap().get_connection_manager().await.expect("Valkey at REDIS_URL does not answer")
 }
 
 /// A token of the issuer `ops` with these roles.
-pub fn ops_token(roles: &[&str]) -> String {
+pub(crate) fn ops_token(roles: &[&str]) -> String {
     ops_token_with(roles, json!({}))
 }
 
 /// A token of somebody who may do everything on the admin API.
-pub fn admin_token() -> String {
+pub(crate) fn admin_token() -> String {
     ops_token(&["admin"])
 }
 
 /// A token of a governor.
-pub fn governor_token() -> String {
+pub(crate) fn governor_token() -> String {
     ops_token_with(&["admin"], json!({ "governor_agent_id": "governor-1" }))
 }
 
 /// A token of the issuer `ops` with these roles and further claims.
-pub fn ops_token_with(roles: &[&str], more: Value) -> String {
+pub(crate) fn ops_token_with(roles: &[&str], more: Value) -> String {
     let mut claims = json!({ "user_id": "user-1", "email": "ops@example.com", "roles": roles });
     claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let claims = Claims::with_custom_claims(claims, Duration::from_mins(5))
@@ -221,6 +221,6 @@ fn copy_policies(from: &Path, to: &Path) {
     }
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -74,7 +74,7 @@ impl PathTemplate {
     /// How specifically it matches `path`; `None` when it does not. The linear oracle of the index.
     #[must_use]
     pub fn matches(&self, path: &str) -> Option<Specificity> {
-        let mut given = split(path);
+        let mut given = split(path)?;
         for segment in &self.segments {
             let part = given.next()?;
             match segment {
@@ -116,11 +116,11 @@ impl Ord for Specificity {
     }
 }
 
-/// The segments of a path; of `/` none.
-fn split(path: &str) -> impl Iterator<Item = &str> {
-    let path = path.strip_prefix('/').unwrap_or(path);
+/// The segments of an absolute path; of `/` none.
+fn split(path: &str) -> Option<impl Iterator<Item = &str>> {
+    let path = path.strip_prefix('/')?;
     let empty = path.is_empty();
-    path.split('/').filter(move |_| !empty)
+    Some(path.split('/').filter(move |_| !empty))
 }
 
 /// The routes of one gateway as a tree of segments.

@@ -1,0 +1,193 @@
+//! Approvals on real Postgres: asked for by gateways, decided by governors, used once.
+
+mod plane;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use control_plane::app::admin_app;
+use http_body_util::BodyExt as _;
+use plane::{Holder, state, token};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+use wire::policy::Gateway;
+use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome, ApprovalRefusal, ApprovalUndo};
+
+fn ask(subject: &str, path: &str, approval_id: Option<&str>) -> ApprovalAsk {
+    ApprovalAsk {
+        request_id: *Uuid::now_v7().as_bytes(),
+        approval_id: approval_id.map(str::to_owned),
+        binding: ApprovalBinding {
+            gateway: Gateway::Plant,
+            issuer: "ops".into(),
+            subject: subject.into(),
+            method: "DELETE".into(),
+            authority: "api.test".into(),
+            path: path.into(),
+            query: "force=1".into(),
+            body_sha256: [3; 32],
+        },
+        route: "agents-delete".into(),
+        action: "agents.delete".into(),
+    }
+}
+
+async fn outcomes(holder: &mut Holder, asks: Vec<ApprovalAsk>) -> Vec<ApprovalOutcome> {
+    let mut request = holder.request(vec![]);
+    let ids: Vec<_> = asks.iter().map(|ask| ask.request_id).collect();
+    request.approvals = asks;
+    let answers = holder.send(&request).await.unwrap().approvals;
+    assert_eq!(answers.iter().map(|answer| answer.request_id).collect::<Vec<_>>(), ids);
+    answers.into_iter().map(|answer| answer.outcome).collect()
+}
+
+async fn outcome(holder: &mut Holder, ask: ApprovalAsk) -> ApprovalOutcome {
+    outcomes(holder, vec![ask]).await.remove(0)
+}
+
+fn pending_id(outcome: &ApprovalOutcome) -> String {
+    let ApprovalOutcome::Pending { approval_id, url } = outcome else { panic!("not pending: {outcome:?}") };
+    assert_eq!(*url, format!("https://admin.test/approvals/{approval_id}"));
+    approval_id.clone()
+}
+
+const fn refused(refusal: ApprovalRefusal) -> ApprovalOutcome {
+    ApprovalOutcome::Refused(refusal)
+}
+
+async fn call(holder: &Holder, method: &str, path: &str, bearer: Option<&str>, body: Option<Value>) -> (StatusCode, String) {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(bearer) = bearer {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+    }
+    let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
+    let response = admin_app(holder.state.clone()).oneshot(request).await.unwrap();
+    let status = response.status();
+    (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+async fn decide(holder: &Holder, id: &str, bearer: &str, decision: &str) -> u16 {
+    let body = json!({"decision": decision, "reason": "looked at it"});
+    call(holder, "POST", &format!("/admin/v1/approvals/{id}/decision"), Some(bearer), Some(body)).await.0.as_u16()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_request_is_approved_and_let_through_exactly_once(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let governor = token("grace", "admin", true);
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await), id, "an identical request waits with the first");
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, refused(ApprovalRefusal::Undecided));
+    assert_eq!(decide(&holder, &id, &governor, "approve").await, 200);
+    assert_eq!(decide(&holder, &id, &governor, "reject").await, 409);
+    assert_eq!(pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await), id, "the client must present the id");
+    for (other, want) in [
+        (ask("bob", "/a", Some(&id)), ApprovalRefusal::Unknown),
+        (ask("ada", "/b", Some(&id)), ApprovalRefusal::OtherRequest),
+        (ask("ada", "/a", Some("no-id")), ApprovalRefusal::Unknown),
+        (ask("ada", "/a", Some(&Uuid::nil().to_string())), ApprovalRefusal::Unknown),
+        (ask("ada", "/nul\0", None), ApprovalRefusal::Unknown),
+    ] {
+        assert_eq!(outcome(&mut holder, other).await, refused(want));
+    }
+    let first = ask("ada", "/a", Some(&id));
+    assert_eq!(outcome(&mut holder, first.clone()).await, ApprovalOutcome::Granted);
+    assert_eq!(outcome(&mut holder, first).await, ApprovalOutcome::Granted, "the same request gets the same answer");
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, refused(ApprovalRefusal::Consumed));
+    let events: Vec<(String, String)> =
+        sqlx::query_as("SELECT actor_subject, action FROM admin_events WHERE target = $1").bind(&id).fetch_all(&pool).await.unwrap();
+    assert_eq!(events, [("grace".to_owned(), "approval.approve".to_owned())]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn only_one_of_many_racing_requests_uses_a_grant(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let mut holder = Holder::new(&state).await;
+        asking.spawn(async move { pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await) });
+    }
+    let mut ids = asking.join_all().await;
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "one pending request, whatever races");
+    assert_eq!(decide(&holder, &ids[0], &token("grace", "admin", true), "approve").await, 200);
+    let mut using = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (mut holder, id) = (Holder::new(&state).await, ids[0].clone());
+        using.spawn(async move { outcome(&mut holder, ask("ada", "/a", Some(&id))).await });
+    }
+    let granted = using.join_all().await.into_iter().filter(|outcome| *outcome == ApprovalOutcome::Granted).count();
+    assert_eq!(granted, 1);
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&ids[0]))).await, refused(ApprovalRefusal::Consumed));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_grant_comes_back_only_for_the_request_that_used_it(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(decide(&holder, &id, &token("grace", "admin", true), "approve").await, 200);
+    let used = ask("ada", "/a", Some(&id));
+    assert_eq!(outcome(&mut holder, used.clone()).await, ApprovalOutcome::Granted);
+    let undo = |request_id| ApprovalUndo { request_id, approval_id: id.clone() };
+    let mut foreign = holder.request(vec![]);
+    foreign.undos = vec![undo([9; 16])];
+    holder.send(&foreign).await.unwrap();
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, refused(ApprovalRefusal::Consumed));
+    let mut own = holder.request(vec![]);
+    own.undos = vec![undo(used.request_id), undo(used.request_id)];
+    holder.send(&own).await.unwrap();
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, ApprovalOutcome::Granted);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn rejected_and_old_approvals_are_no_use(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let governor = token("grace", "admin", true);
+    let rejected = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(decide(&holder, &rejected, &governor, "reject").await, 200);
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&rejected))).await, refused(ApprovalRefusal::Rejected));
+    let old = pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await);
+    let undecided = pending_id(&outcome(&mut holder, ask("ada", "/c", None)).await);
+    assert_eq!(decide(&holder, &old, &governor, "approve").await, 200);
+    sqlx::query("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE status IN ('pending', 'approved')").execute(&pool).await.unwrap();
+    assert_eq!(outcome(&mut holder, ask("ada", "/b", Some(&old))).await, refused(ApprovalRefusal::Expired));
+    assert_eq!(decide(&holder, &undecided, &governor, "approve").await, 409);
+    assert_ne!(pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await), old, "a new one is opened");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_user_has_at_most_twenty_pending_requests(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let asks = (0..21).map(|number| ask("ada", &format!("/{number}"), None)).collect();
+    let answers = outcomes(&mut holder, asks).await;
+    assert!(answers[..20].iter().all(|outcome| matches!(outcome, ApprovalOutcome::Pending { .. })));
+    assert_eq!(answers[20], refused(ApprovalRefusal::TooManyPending));
+    pending_id(&outcome(&mut holder, ask("bob", "/0", None)).await);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn only_another_governor_decides(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/<b>", None)).await);
+    assert_eq!(decide(&holder, &id, &token("grace", "admin", false), "approve").await, 403);
+    assert_eq!(decide(&holder, &id, &token("vera", "viewer", true), "approve").await, 403);
+    assert_eq!(decide(&holder, &id, &token("ada", "admin", true), "approve").await, 403);
+    assert_eq!(decide(&holder, &Uuid::nil().to_string(), &token("grace", "admin", true), "approve").await, 404);
+    let (status, list) = call(&holder, "GET", "/admin/v1/approvals?status=pending", Some(&token("vera", "viewer", false)), None).await;
+    assert_eq!((status, list.contains(&id)), (StatusCode::OK, true));
+    let (status, one) = call(&holder, "GET", &format!("/admin/v1/approvals/{id}"), Some(&token("vera", "viewer", false)), None).await;
+    assert_eq!((status, one.contains("force=1")), (StatusCode::OK, true));
+    assert_eq!(call(&holder, "GET", "/admin/v1/approvals", None, None).await.0, StatusCode::UNAUTHORIZED);
+    let (status, page) = call(&holder, "GET", &format!("/approvals/{id}"), None, None).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(page.contains("/&lt;b&gt;") && !page.contains("<b>") && !page.contains("force=1"), "{page}");
+    assert_eq!(call(&holder, "GET", "/approvals/nonsense", None, None).await.0, StatusCode::NOT_FOUND);
+}
