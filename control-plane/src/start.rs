@@ -97,6 +97,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The system does not say where a socket listens.
+    #[error("cannot tell where a listener listens")]
+    Address(#[source] io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -114,7 +117,6 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     let valkey = connect_valkey(&settings).await?;
     MIGRATOR.run(&database).await.map_err(StartError::Migrate)?;
     let state = assemble(settings, database, valkey).await?;
-    tracing::info!(admin = %state.settings.admin_listen, data_plane = %state.settings.data_plane_listen, policy = state.policy().tag(), "ready");
     serve(state, admin, data_plane).await
 }
 
@@ -242,11 +244,15 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let shutdown = state.shutdown.clone();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::Address);
+    let (admin_address, data_plane_address) = (address(&admin)?, address(&data_plane)?);
     let background = [tokio::spawn(follow::follow(state.clone())), jobs::spawn(state.clone(), shutdown.child_token())];
     let servers = [
         spawn_server(admin, admin_app(state.clone()), shutdown.clone()),
         spawn_server(data_plane, data_plane_app(state.clone()), shutdown.clone()),
     ];
+    let policy = state.policy().tag();
+    tracing::info!(admin = %admin_address, data_plane = %data_plane_address, policy, "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -155,7 +155,10 @@ async fn rejected_and_old_approvals_are_no_use(pool: PgPool) {
     let old = pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await);
     let undecided = pending_id(&outcome(&mut holder, ask("ada", "/c", None)).await);
     assert_eq!(decide(&holder, &old, &governor, "approve").await, 200);
-    sqlx::query("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE status IN ('pending', 'approved')").execute(&pool).await.unwrap();
+    sqlx::query("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE status IN ('pending', 'approved')")
+        .execute(&pool)
+        .await
+        .unwrap();
     assert_eq!(outcome(&mut holder, ask("ada", "/b", Some(&old))).await, refused(ApprovalRefusal::Expired));
     assert_eq!(decide(&holder, &undecided, &governor, "approve").await, 409);
     assert_ne!(pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await), old, "a new one is opened");

@@ -10,6 +10,8 @@ use plane::{Holder, state, token};
 use serde_json::Value;
 use sqlx::PgPool;
 use std::time::Instant;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Outcome, Stage, User};
@@ -41,7 +43,10 @@ fn record(number: i64) -> AuditRecord<'static> {
         request_id: *Uuid::now_v7().as_bytes(),
         decision: if number % 3 == 0 { Decision::Deny } else { Decision::Permit },
         reason: "ok".into(),
-        checks: vec![CheckOutcome { check: Check::Authentication, outcome: Outcome::Permit }, CheckOutcome { check: Check::Budget, outcome: Outcome::FailedOpen }],
+        checks: vec![
+            CheckOutcome { check: Check::Authentication, outcome: Outcome::Permit },
+            CheckOutcome { check: Check::Budget, outcome: Outcome::FailedOpen },
+        ],
         activation: 3,
         revision: 2,
         key_set: 1,
@@ -123,7 +128,16 @@ async fn what_cannot_be_stored_as_it_is_goes_to_quarantine_and_stops_nobody(pool
         encode(&AuditRecord { total_us: u64::MAX, ..record(4) }),
         encode(&AuditRecord { correlation_id: "nul\0here".into(), ..record(5) }),
         encode(&AuditRecord { correlation_id: long.as_str().into(), ..record(6) }),
-        encode(&AuditRecord { user: None, method: None, path: None, route: None, action: None, status: None, stage: Stage::Envoy, ..record(7) }),
+        encode(&AuditRecord {
+            user: None,
+            method: None,
+            path: None,
+            route: None,
+            action: None,
+            status: None,
+            stage: Stage::Envoy,
+            ..record(7)
+        }),
     ];
     let mut torn = batch(1, &bad);
     torn.bytes.extend([9, 9]);
@@ -131,7 +145,10 @@ async fn what_cannot_be_stored_as_it_is_goes_to_quarantine_and_stops_nobody(pool
     assert_eq!(deliver(&mut holder, torn).await, Some(1));
     assert_eq!(numbers(&pool, SEQUENCES).await, [1, 6, 7, 8]);
     assert_eq!(numbers(&pool, QUARANTINED).await, [2, 3, 4, 5, 7, 9]);
-    let ids: Vec<(String,)> = sqlx::query_as("SELECT correlation_id FROM gateway_audit_logs WHERE sequence IN (6, 7) ORDER BY sequence").fetch_all(&pool).await.unwrap();
+    let ids: Vec<(String,)> = sqlx::query_as("SELECT correlation_id FROM gateway_audit_logs WHERE sequence IN (6, 7) ORDER BY sequence")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
     assert_eq!((ids[0].0.as_str(), ids[1].0.len()), ("nul\u{fffd}here", 1_024));
     let (kept,): (Vec<u8>,) = sqlx::query_as("SELECT bytes FROM audit_quarantine WHERE sequence = 7").fetch_one(&pool).await.unwrap();
     assert_eq!(kept, bad[6], "the whole record is kept");
@@ -165,11 +182,12 @@ async fn queries_page_newest_first_through_every_match_once(pool: PgPool) {
     let mut same_time = records(0, 30);
     same_time.extend((0..5).map(|_| encode(&AuditRecord { at_us: START_US + 3, ..record(3) })));
     deliver(&mut holder, batch(1, &same_time)).await;
+    let moment = |record: &Value| OffsetDateTime::parse(record["timestamp"].as_str().unwrap(), &Rfc3339).unwrap();
     let mut seen = Vec::new();
     let mut path = "/admin/v1/audit?outcome=deny&limit=4".to_owned();
     loop {
         let page = get(&holder, &path).await;
-        seen.extend(page["records"].as_array().unwrap().iter().map(|record| (record["timestamp"].as_str().unwrap().to_owned(), record["id"].as_i64().unwrap())));
+        seen.extend(page["records"].as_array().unwrap().iter().map(|record| (moment(record), record["id"].as_i64().unwrap())));
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/admin/v1/audit?outcome=deny&limit=4&cursor={cursor}");
     }
@@ -192,7 +210,10 @@ async fn queries_page_newest_first_through_every_match_once(pool: PgPool) {
         assert_eq!(get(&holder, &format!("/admin/v1/audit/count?{filter}")).await["count"], count, "{filter}");
     }
     let one = &get(&holder, "/admin/v1/audit?correlation_id=not-a-uuid-7").await["records"][0];
-    assert_eq!((&one["checks"][1]["outcome"], &one["charges"][0]["amount"], &one["roles"][1]), (&"failed_open".into(), &1_000.into(), &"viewer".into()));
+    assert_eq!(
+        (&one["checks"][1]["outcome"], &one["charges"][0]["amount"], &one["roles"][1]),
+        (&"failed_open".into(), &1_000.into(), &"viewer".into())
+    );
     assert_eq!((&one["envoy_id"], &one["sequence"], &one["stage"]), (&"envoy-1".into(), &8.into(), &"filter".into()));
     assert_eq!(get(&holder, "/admin/v1/audit?cursor=nonsense").await["status"], 400);
     assert_eq!(get(&holder, "/admin/v1/audit?outcome=maybe").await["status"], 400);
@@ -203,7 +224,8 @@ async fn queries_page_newest_first_through_every_match_once(pool: PgPool) {
 async fn batches_are_ingested_in_bulk(pool: PgPool) {
     let state = state(&pool, 100).await;
     let mut holder = Holder::new(&state).await;
-    let batches: Vec<_> = (0..20_u64).map(|number| batch(number * 1_000 + 1, &records(i64::try_from(number).unwrap() * 1_000, 1_000))).collect();
+    let batches: Vec<_> =
+        (0..20_u64).map(|number| batch(number * 1_000 + 1, &records(i64::try_from(number).unwrap() * 1_000, 1_000))).collect();
     let started = Instant::now();
     for batch in batches {
         deliver(&mut holder, batch).await;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use wire::sync::AccountReport;
 
 fn scope() -> String {
-    format!("agent={}", Uuid::new_v4())
+    format!("agent={}", Uuid::now_v7())
 }
 
 async fn account(pool: &PgPool, scope: &str) -> (i64, i64, i64) {
@@ -222,13 +222,14 @@ fn the_script_is_the_ledger() {
     let redis_url = std::env::var("REDIS_URL").expect("REDIS_URL is not set: run the tests with `make test`");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = redis::Client::open(redis_url).unwrap();
-    let mut connection = runtime.block_on(redis::aio::ConnectionManager::new(client)).unwrap();
+    let connection = runtime.block_on(redis::aio::ConnectionManager::new(client)).unwrap();
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
     let start = 1_700_000_000 / 3_600 * 3_600;
     let outcome = runner.run(&(moves(), 1..60_i64), |(moves, cap)| {
-        let ids = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()].map(HolderId);
+        let mut connection = connection.clone();
+        let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()].map(HolderId);
         let key = AccountKey { budget: "b".into(), scope: scope(), window_start: start };
-        let (mut account, mut leases, mut calls) = (Account::default(), [None; 3], [0_u64; 3]);
+        let (mut account, mut leases, mut calls, mut exists) = (Account::default(), [None; 3], [0_u64; 3], false);
         for Move { holder, step, room, report } in moves {
             let room = match room {
                 0 => Room::Unknown,
@@ -236,12 +237,14 @@ fn the_script_is_the_ledger() {
                 _ => Room::Open { cap: Units::new(cap), holders: u32::from(room) / 3 + 1 },
             };
             let call = calls[holder] + step;
-            let mut want = leases[holder].filter(|lease: &Lease| lease.generation == report.generation).map_or(Units::ZERO, |lease| lease.granted);
+            let mut want =
+                leases[holder].filter(|lease: &Lease| lease.generation == report.generation).map_or(Units::ZERO, |lease| lease.granted);
             if step > 0 {
                 let booked = ledger::book(account, leases[holder], &report, room);
                 (account, leases[holder], want) = (booked.account, booked.lease, booked.granted);
-                // The script remembers calls only of accounts that exist.
-                if room != Room::Unknown || account != Account::default() {
+                // The script remembers calls only of accounts that exist, and makes none that is unknown.
+                exists |= room != Room::Unknown;
+                if exists {
                     calls[holder] = call;
                 }
             }

@@ -178,21 +178,31 @@ async fn a_secret_that_is_no_key_is_refused_without_showing_it(database: PgPool)
 #[sqlx::test(migrations = "../migrations")]
 async fn refuses_a_policy_that_locks_its_author_out(database: PgPool) {
     let world = World::new(database.clone()).await;
-    let without_role = edited(&world, "roles.yaml", "- name: admin\n", "- name: chief\n");
+    let without_permission = edited(&world, "roles.yaml", "permissions: [\"*\"]", "permissions: [policy.publish]");
     let other_gateway = edited(&world, "issuers.yaml", "gateways: [ADMIN]", "gateways: [PP]");
     let other_route = edited(&world, "routes/admin-api.yaml", "path: /admin/v1/policies/{revision}/activation", "path: /elsewhere");
-    for files in [without_role, other_gateway, other_route] {
+    for files in [without_permission, other_gateway, other_route] {
         let refused = world.post("/admin/v1/policies", &json!({ "files": files, "reason": "a test" })).await;
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{refused:?}");
-        // The first also breaks what refers to the role, if anything does.
-        assert!(refused.json()["type"].as_str().unwrap().starts_with("https://waooaw.com/errors/"), "{refused:?}");
+        assert_eq!(refused.json()["type"], "https://waooaw.com/errors/policy-locks-out-author", "{refused:?}");
     }
     assert_eq!(count(&database, "SELECT count(*) FROM policy_revisions").await, 1);
-    let problem = world
-        .post("/admin/v1/policies", &json!({ "files": edited(&world, "issuers.yaml", "gateways: [ADMIN]", "gateways: [PP]"), "reason": "a test" }))
-        .await
-        .json();
-    assert_eq!(problem["type"], "https://waooaw.com/errors/policy-locks-out-author");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn nobody_activates_a_policy_that_locks_them_out(database: PgPool) {
+    let world = World::new(database.clone()).await;
+    let files = edited(&world, "roles.yaml", "permissions: [\"*\"]\n", "permissions: [policy.publish]\n");
+    // Published around the API, which would have refused it.
+    let files: control_plane::policies::Files = serde_json::from_value(files).unwrap();
+    let mut transaction = database.begin().await.unwrap();
+    let actor = control_plane::admin_events::Actor::CONTROL_PLANE;
+    store::revision_publish(&mut transaction, &files, store::Origin::Api, actor, "a test").await.unwrap();
+    transaction.commit().await.unwrap();
+    let refused = world.post("/admin/v1/policies/2/activation", &json!({ "reason": "a test" })).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{refused:?}");
+    assert_eq!(refused.json()["type"], "https://waooaw.com/errors/policy-locks-out-author");
+    assert_eq!(world.state.policy().version.revision, 1);
 }
 
 #[sqlx::test(migrations = "../migrations")]

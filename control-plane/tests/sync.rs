@@ -58,7 +58,8 @@ async fn each_refusal_has_its_status_and_changes_nothing(pool: PgPool) {
     let (granted, last_call): (i64, i64) =
         sqlx::query_as("SELECT granted, last_call FROM budget_leases JOIN holders USING (holder)").fetch_one(&pool).await.unwrap();
     assert_eq!((granted, last_call), (3, 1));
-    let refused: Vec<(String,)> = sqlx::query_as("SELECT action FROM admin_events WHERE action = 'holder.refused'").fetch_all(&pool).await.unwrap();
+    let refused: Vec<(String,)> =
+        sqlx::query_as("SELECT action FROM admin_events WHERE action = 'holder.refused'").fetch_all(&pool).await.unwrap();
     assert_eq!(refused.len(), 1, "the foreign Envoy is on record");
     assert_eq!(status_of(&holder, "envoy-1", &second).await, 200);
     assert_eq!(status_of(&holder, "envoy-1", &first).await, 409);

@@ -6,16 +6,18 @@
 
 mod fixture;
 
+use decision_core::budget::Units;
 use decision_core::decide;
 use decision_core::decision::{Decision, Permit};
 use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts};
 use decision_core::gateway::{Gateway, Method};
-use decision_core::holder::{Binding, Grant, LeaseHolder, Report, WhenShort};
+use decision_core::holder::{Binding, Grant, LeaseHolder, Report, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::CompiledPolicy;
+use decision_core::policy::compile::compile;
 use decision_core::principal::{CredentialFault, Principal};
 use decision_core::time::Timestamp;
-use fixture::{NOW, identity, policy};
+use fixture::{NOW, identity, source};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -81,7 +83,7 @@ fn the_counter_counts() {
 
 #[test]
 fn deciding_allocates_nothing_whatever_the_decision() {
-    let policy = policy();
+    let policy = compile(&source()).unwrap();
     let principal = policy.principal(identity("admin")).unwrap();
     let viewer = policy.principal(identity("viewer")).unwrap();
     let cases = [
@@ -107,7 +109,7 @@ fn deciding_allocates_nothing_whatever_the_decision() {
 
 #[test]
 fn finding_a_route_allocates_nothing() {
-    let policy = policy();
+    let policy = compile(&source()).unwrap();
     for path in ["/agents/1", "/agents", "/", "/agents/1/2/3", "/a//b"] {
         assert_eq!(allocations(|| policy.route(Gateway::Cp, Method::Get, path)).0, 0, "{path}");
     }
@@ -139,14 +141,14 @@ fn warm(policy: &CompiledPolicy, principal: &Principal, permit: &Permit) -> (Lea
     let mut holder = LeaseHolder::default();
     let binding = holder.bind(policy);
     let shortfall = holder.reserve(policy, &binding, principal, permit.charges(), NOW, WhenShort::Wait).unwrap_err();
-    let decision_core::holder::Shortfall::Short(wait) = shortfall else { unreachable!("{shortfall:?}") };
+    let Shortfall::Short(wait) = shortfall else { unreachable!("{shortfall:?}") };
     let mut known: Vec<(String, String, Timestamp, u64)> = Vec::new();
     let mut keep = |report: Report<'_>| known.push((report.budget.into(), report.scope.into(), report.window_start, report.generation));
     holder.reports(NOW, usize::MAX, &mut keep);
     for (budget, scope, window_start, generation) in &known {
-        let plenty = decision_core::budget::Units::new(100_000);
+        let plenty = Units::new(100_000);
         let grant =
-            Grant { generation: *generation, granted: plenty, cap: plenty, settled: decision_core::budget::Units::ZERO, known: true };
+            Grant { generation: *generation, granted: plenty, cap: plenty, settled: Units::ZERO, known: true };
         holder.apply(budget, scope, *window_start, &grant);
     }
     holder.end_wait(wait);
@@ -155,7 +157,7 @@ fn warm(policy: &CompiledPolicy, principal: &Principal, permit: &Permit) -> (Lea
 
 #[test]
 fn reserving_settling_and_releasing_on_a_known_account_allocate_nothing() {
-    let policy = policy();
+    let policy = compile(&source()).unwrap();
     let principal = policy.principal(identity("admin")).unwrap();
     let permit = permit(&policy, &principal);
     let (mut holder, binding) = warm(&policy, &principal, &permit);
@@ -174,7 +176,7 @@ fn reserving_settling_and_releasing_on_a_known_account_allocate_nothing() {
 
 #[test]
 fn a_spent_budget_refuses_without_allocating() {
-    let policy = policy();
+    let policy = compile(&source()).unwrap();
     let principal = policy.principal(identity("admin")).unwrap();
     let permit = permit(&policy, &principal);
     let (mut holder, binding) = warm(&policy, &principal, &permit);

@@ -7,11 +7,15 @@ use std::error::Error;
 
 use clap::Subcommand;
 
+use crate::demo;
+
 /// What `plant-gateway` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the whole stack on this machine, and stop it with Ctrl-C.
     Run(run::Arguments),
+    /// Start the stack, send one request for each outcome, show what came of it, and stop the stack.
+    Demo(demo::Arguments),
     /// Make a token that a running stack accepts (or, by wish, refuses).
     Token(token::Arguments),
 }
@@ -24,6 +28,7 @@ impl Command {
     pub fn run(self) -> Result<(), Box<dyn Error>> {
         match self {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
+            Self::Demo(arguments) => Ok(demo::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),
         }
     }

@@ -96,7 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 }
 
 /// Says when somebody wants us to stop: at once in the flag, and for who waits in the channel.
-fn listen(asked: Arc<AtomicBool>) -> Result<std::sync::mpsc::Receiver<()>, RunError> {
+pub(crate) fn listen(asked: Arc<AtomicBool>) -> Result<std::sync::mpsc::Receiver<()>, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;
     let listening = {
         let _inside = runtime.enter();

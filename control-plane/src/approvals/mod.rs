@@ -62,7 +62,8 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
 /// Postgres refuses NUL in text. Such a request never gets an approval; it must not stop the others of its call.
 fn is_storable(ask: &ApprovalAsk) -> bool {
     let binding = &ask.binding;
-    let texts = [&ask.route, &ask.action, &binding.issuer, &binding.subject, &binding.method, &binding.authority, &binding.path, &binding.query];
+    let texts =
+        [&ask.route, &ask.action, &binding.issuer, &binding.subject, &binding.method, &binding.authority, &binding.path, &binding.query];
     texts.iter().all(|text| !text.contains('\0'))
 }
 

@@ -83,12 +83,7 @@ async fn expire_of_user(connection: &mut PgConnection, digests: &Digests) -> Res
     .map(|_done| ())
 }
 
-async fn open_pending(
-    connection: &mut PgConnection,
-    envoy_id: &str,
-    ask: &ApprovalAsk,
-    digests: &Digests,
-) -> Result<Uuid, sqlx::Error> {
+async fn open_pending(connection: &mut PgConnection, envoy_id: &str, ask: &ApprovalAsk, digests: &Digests) -> Result<Uuid, sqlx::Error> {
     let id = Uuid::now_v7();
     let binding = &ask.binding;
     sqlx::query(
@@ -159,12 +154,7 @@ async fn consume(
     }
 }
 
-async fn mark_consumed(
-    connection: &mut PgConnection,
-    id: Uuid,
-    envoy_id: &str,
-    ask: &ApprovalAsk,
-) -> Result<ApprovalOutcome, sqlx::Error> {
+async fn mark_consumed(connection: &mut PgConnection, id: Uuid, envoy_id: &str, ask: &ApprovalAsk) -> Result<ApprovalOutcome, sqlx::Error> {
     sqlx::query(
         "UPDATE approvals SET status = 'consumed', consumed_at = now(), consumed_by = $2, consumed_envoy_id = $3 \
          WHERE id = $1 AND status = 'approved'",

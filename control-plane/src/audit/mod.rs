@@ -174,7 +174,13 @@ fn checks_json(checks: &[CheckOutcome]) -> String {
     let mut json = String::with_capacity(2 + checks.len() * 48);
     json.push('[');
     for (index, check) in checks.iter().enumerate() {
-        let parts = [if index == 0 { "{\"check\":\"" } else { ",{\"check\":\"" }, check_name(check.check), "\",\"outcome\":\"", outcome_name(check.outcome), "\"}"];
+        let parts = [
+            if index == 0 { "{\"check\":\"" } else { ",{\"check\":\"" },
+            check_name(check.check),
+            "\",\"outcome\":\"",
+            outcome_name(check.outcome),
+            "\"}",
+        ];
         parts.iter().for_each(|part| json.push_str(part));
     }
     json.push(']');
@@ -182,9 +188,7 @@ fn checks_json(checks: &[CheckOutcome]) -> String {
 }
 
 fn charges_json(charges: &[Charge<'_>]) -> String {
-    let charges = charges
-        .iter()
-        .map(|charge| serde_json::json!({"budget": charge.budget, "scope": charge.scope, "amount": charge.amount}));
+    let charges = charges.iter().map(|charge| serde_json::json!({"budget": charge.budget, "scope": charge.scope, "amount": charge.amount}));
     serde_json::Value::Array(charges.collect()).to_string()
 }
 

@@ -358,12 +358,7 @@ macro_rules! with_filter {
 }
 
 /// Records, newest first, after `cursor`.
-pub async fn query(
-    database: &PgPool,
-    filter: &Filter,
-    cursor: Option<Cursor>,
-    limit: i64,
-) -> Result<Vec<StoredRecord>, sqlx::Error> {
+pub async fn query(database: &PgPool, filter: &Filter, cursor: Option<Cursor>, limit: i64) -> Result<Vec<StoredRecord>, sqlx::Error> {
     let statement = filtered!(
         "SELECT *",
         "AND ($10::bigint IS NULL OR (\"timestamp\", id) < (timestamptz 'epoch' + $10 * interval '1 microsecond', $11)) \

@@ -97,12 +97,7 @@ async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>)
     Ok(Json(list))
 }
 
-async fn add_volatile(
-    state: &AppState,
-    policy: &ActivePolicy,
-    query: &ListQuery,
-    list: &mut AccountList,
-) -> Result<(), ApiError> {
+async fn add_volatile(state: &AppState, policy: &ActivePolicy, query: &ListQuery, list: &mut AccountList) -> Result<(), ApiError> {
     let now = crate::caller::now();
     let names = policy.document.budgets.iter().map(|budget| budget.name.as_str());
     let budgets = names.filter_map(|name| policy.loaded.policy.budget_by_name(name));

@@ -53,13 +53,7 @@ fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
     recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
 }
 
-fn book_posting(
-    posting: &Posting,
-    row: Option<&Row>,
-    freshness: Freshness,
-    changes: &mut Changes,
-    grants: &mut Vec<Placed>,
-) -> Recall {
+fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, grants: &mut Vec<Placed>) -> Recall {
     let Some(row) = row else {
         // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
         grants.extend(posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO))));
@@ -316,12 +310,7 @@ pub struct Listed {
 }
 
 /// The accounts of current windows, by budget and scope.
-pub async fn list(
-    database: &sqlx::PgPool,
-    budget: Option<&str>,
-    scope: Option<&str>,
-    limit: i64,
-) -> Result<Vec<Listed>, sqlx::Error> {
+pub async fn list(database: &sqlx::PgPool, budget: Option<&str>, scope: Option<&str>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
     sqlx::query_as(
         "SELECT budget, scope, extract(epoch FROM window_start)::bigint AS window_start, \
              extract(epoch FROM window_end)::bigint AS window_end, committed, settled, forfeited, overrun, over_grant \

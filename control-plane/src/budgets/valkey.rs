@@ -80,9 +80,9 @@ async fn apply_unbounded(
     let mut notices = redis::pipe();
     for (posting, (settled, recalled, grants, others)) in postings.iter().zip(answers) {
         let placed = posting.reports.iter().zip(grants);
-        applied.grants.extend(placed.map(|((index, report), granted)| {
-            (*index, posting.answer(report, Units::new(granted), Units::new(settled)))
-        }));
+        applied
+            .grants
+            .extend(placed.map(|((index, report), granted)| (*index, posting.answer(report, Units::new(granted), Units::new(settled)))));
         let recall = recall_of(&posting.key);
         applied.recalls.retain(|known| *known != recall);
         if recalled == 1 {
@@ -184,13 +184,8 @@ fn notify(pipeline: &mut Pipeline, holder: &str, key: &AccountKey, now: Timestam
     pipeline.pexpire_at(&note, until).ignore();
 }
 
-async fn recalls_of(
-    connection: &mut impl ConnectionLike,
-    holder: HolderId,
-    now: Timestamp,
-) -> Result<Vec<AccountRecall>, RedisError> {
-    let notes: Vec<(String, i64)> =
-        redis::cmd("HGETALL").arg(recall_key(&holder.0.simple().to_string())).query_async(connection).await?;
+async fn recalls_of(connection: &mut impl ConnectionLike, holder: HolderId, now: Timestamp) -> Result<Vec<AccountRecall>, RedisError> {
+    let notes: Vec<(String, i64)> = redis::cmd("HGETALL").arg(recall_key(&holder.0.simple().to_string())).query_async(connection).await?;
     Ok(notes.iter().filter(|(_, until)| *until > now.as_millis()).filter_map(|(key, _)| decoded(key)).collect())
 }
 
@@ -201,20 +196,12 @@ async fn recalls_of(
 pub async fn read(connection: &mut impl ConnectionLike, key: &AccountKey) -> Result<Option<Account>, VolatileError> {
     let mut command = redis::cmd("HMGET");
     command.arg(hash_key(key)).arg(&["committed", "settled", "held", "forfeited", "overrun", "over_grant"]);
-    let numbers: Vec<Option<i64>> = tokio::time::timeout(TIMEOUT, command.query_async(connection))
-        .await
-        .map_err(|_elapsed| VolatileError::TimedOut)??;
+    let numbers: Vec<Option<i64>> =
+        tokio::time::timeout(TIMEOUT, command.query_async(connection)).await.map_err(|_elapsed| VolatileError::TimedOut)??;
     let number = |index: usize| numbers.get(index).copied().flatten().map(Units::new);
     let Some(committed) = number(0) else { return Ok(None) };
     let rest = |index| number(index).unwrap_or_default();
-    let account = Account {
-        committed,
-        settled: rest(1),
-        held: rest(2),
-        forfeited: rest(3),
-        overrun: rest(4),
-        over_grant: rest(5),
-    };
+    let account = Account { committed, settled: rest(1), held: rest(2), forfeited: rest(3), overrun: rest(4), over_grant: rest(5) };
     Ok(Some(account))
 }
 

@@ -1,12 +1,13 @@
 //! A control plane over a test's own database and the Valkey of the test run, and holders that speak to it.
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use clap::Parser as _;
 use control_plane::app::AppState;
 use control_plane::caller::Envoy;
 use control_plane::metrics::Metrics;
-use control_plane::policies::ActivePolicy;
+use control_plane::policies::{ActivePolicy, PolicyFaults};
 use control_plane::settings::Settings;
 use control_plane::sync::{self, SyncError};
 use decision_core::time::Timestamp;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial};
 use wire::sync::{AccountGrant, AccountReport, SyncAnswer, SyncRequest};
 
-pub const KEY: [u8; 32] = [7; 32];
+pub(crate) const KEY: [u8; 32] = [7; 32];
 
 const POLICY: &str = "
 issuers:
@@ -43,7 +44,7 @@ fn required(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
 }
 
-pub fn policy(cap: i64) -> ActivePolicy {
+pub(crate) fn policy(cap: i64) -> ActivePolicy {
     let files = BTreeMap::from([("policy.yaml".to_owned(), POLICY.replace("CAP", &cap.to_string()))]);
     let document = wire::sources::read(&files).unwrap();
     let version = BundleVersion { activation: 1, revision: 1, key_set: 1, ..BundleVersion::default() };
@@ -56,21 +57,23 @@ pub fn policy(cap: i64) -> ActivePolicy {
     ActivePolicy { version, document, loaded: bundle.load().unwrap(), image, keys_fingerprint: [0; 32] }
 }
 
-pub async fn state(database: &PgPool, cap: i64) -> AppState {
+pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
     let redis_url = required("REDIS_URL");
     let client = redis::Client::open(redis_url.as_str()).unwrap();
-    let arguments = ["control-plane", "--database-url", "postgres://unused", "--redis-url", &redis_url, "--public-url", "https://admin.test/"];
+    let arguments =
+        ["control-plane", "--database-url", "postgres://unused", "--redis-url", &redis_url, "--public-url", "https://admin.test/"];
     AppState {
         database: database.clone(),
         valkey: redis::aio::ConnectionManager::new(client).await.unwrap(),
         active: Arc::new(watch::channel(Arc::new(policy(cap))).0),
+        policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory: None, activation: None })),
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),
         shutdown: CancellationToken::new(),
     }
 }
 
-pub async fn envoy(database: &PgPool, envoy_id: &str) -> Envoy {
+pub(crate) async fn envoy(database: &PgPool, envoy_id: &str) -> Envoy {
     let digest: [u8; 32] = Sha256::digest(envoy_id).into();
     sqlx::query("INSERT INTO envoys (envoy_id, token_sha256) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(envoy_id)
@@ -82,55 +85,56 @@ pub async fn envoy(database: &PgPool, envoy_id: &str) -> Envoy {
 }
 
 /// A token of the admin API for `subject`.
-pub fn token(subject: &str, role: &str, governor: bool) -> String {
+pub(crate) fn token(subject: &str, role: &str, governor: bool) -> String {
     let mut claims = serde_json::json!({
         "user_id": subject, "email": "a@b.test", "roles": [role], "trial_mode": false, "customer_id": "c1",
     });
     if governor {
         claims["governor_agent_id"] = "gov-1".into();
     }
-    let claims = Claims::with_custom_claims(claims, Duration::from_mins(30)).with_issuer("https://ops").with_audience("admin").with_subject(subject);
+    let claims =
+        Claims::with_custom_claims(claims, Duration::from_mins(30)).with_issuer("https://ops").with_audience("admin").with_subject(subject);
     HS256Key::from_bytes(&KEY).with_key_id("k1").authenticate(claims).unwrap()
 }
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Timestamp::from_seconds(i64::try_from(elapsed.as_secs()).unwrap())
 }
 
-pub fn window_start(state: &AppState, budget: &str) -> i64 {
+pub(crate) fn window_start(state: &AppState, budget: &str) -> i64 {
     state.policy().loaded.policy.budget_by_name(budget).unwrap().window_at(now()).start.as_seconds()
 }
 
 /// A holder as a filter is one, without its own bookkeeping.
 #[derive(Clone)]
-pub struct Holder {
-    pub state: AppState,
-    pub envoy: Envoy,
-    pub id: [u8; 16],
-    pub call: u64,
+pub(crate) struct Holder {
+    pub(crate) state: AppState,
+    pub(crate) envoy: Envoy,
+    pub(crate) id: [u8; 16],
+    pub(crate) call: u64,
 }
 
 impl Holder {
-    pub async fn new(state: &AppState) -> Self {
-        Self { state: state.clone(), envoy: envoy(&state.database, "envoy-1").await, id: *Uuid::new_v4().as_bytes(), call: 0 }
+    pub(crate) async fn new(state: &AppState) -> Self {
+        Self { state: state.clone(), envoy: envoy(&state.database, "envoy-1").await, id: *Uuid::now_v7().as_bytes(), call: 0 }
     }
 
-    pub fn request(&mut self, accounts: Vec<AccountReport>) -> SyncRequest {
+    pub(crate) fn request(&mut self, accounts: Vec<AccountReport>) -> SyncRequest {
         self.call += 1;
         SyncRequest { holder: self.id, call: self.call, activation: 1, accounts, approvals: vec![], undos: vec![], records: None }
     }
 
-    pub async fn send(&self, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {
+    pub(crate) async fn send(&self, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {
         sync::answer(&self.state, &self.envoy, request).await
     }
 
-    pub async fn report(&mut self, report: AccountReport) -> AccountGrant {
+    pub(crate) async fn report(&mut self, report: AccountReport) -> AccountGrant {
         let request = self.request(vec![report]);
         self.send(&request).await.unwrap().accounts.remove(0)
     }
 
-    pub fn want(&self, budget: &str, scope: &str, used: i64, target: i64, minimum: i64) -> AccountReport {
+    pub(crate) fn want(&self, budget: &str, scope: &str, used: i64, target: i64, minimum: i64) -> AccountReport {
         AccountReport {
             budget: budget.into(),
             scope: scope.into(),

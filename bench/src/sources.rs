@@ -1,0 +1,105 @@
+//! The stack's inputs, made for a run: policies whose budgets nobody can spend, and Envoy's configuration with our ports.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::empty_module;
+use crate::error::BenchError;
+use crate::variant::{BenchPorts, Variant};
+
+/// What every budget is capped at, so that leases cover whatever is sent.
+const CAP: u64 = 1_000_000_000_000;
+
+/// The shipped policies with every cap raised.
+pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchError> {
+    let copy = home.join("policies");
+    copy_folder(shipped, &copy)?;
+    let budgets = copy.join("budgets.yaml");
+    let text = at(&budgets, fs::read_to_string(&budgets))?;
+    at(&budgets, fs::write(&budgets, raise_caps(&text)))?;
+    Ok(copy)
+}
+
+fn raise_caps(text: &str) -> String {
+    let raise = |line: &str| match line.split_once("cap:") {
+        Some((indent, _cap)) if indent.trim().is_empty() => format!("{indent}cap: {CAP}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    text.lines().map(raise).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<(), BenchError> {
+    at(to, fs::create_dir_all(to))?;
+    for entry in at(from, fs::read_dir(from))? {
+        let source = at(from, entry)?.path();
+        let Some(name) = source.file_name() else { continue };
+        let target = to.join(name);
+        if source.is_dir() {
+            copy_folder(&source, &target)?;
+        } else {
+            at(&source, fs::copy(&source, &target))?;
+        }
+    }
+    Ok(())
+}
+
+/// Envoy's configuration: our names filled in, the stack's left to the stack.
+pub(crate) fn template(shipped: &Path, home: &Path, ports: &BenchPorts, jwks_port: u16) -> Result<PathBuf, BenchError> {
+    let module = home.join("empty.wasm");
+    at(&module, fs::write(&module, empty_module::bytes()))?;
+    let text = at(shipped, fs::read_to_string(shipped))?;
+    let rendered = home.join("envoy.yaml");
+    at(&rendered, fs::write(&rendered, render(&text, ports, jwks_port, &module)))?;
+    Ok(rendered)
+}
+
+fn render(text: &str, ports: &BenchPorts, jwks_port: u16, module: &Path) -> String {
+    let numbers = [
+        ("@BARE_PORT@", ports.of(Variant::Bare)),
+        ("@WASM_EMPTY_PORT@", ports.of(Variant::WasmEmpty)),
+        ("@JWT_CACHED_PORT@", ports.of(Variant::JwtCached)),
+        ("@JWT_UNCACHED_PORT@", ports.of(Variant::JwtUncached)),
+        ("@JWT_AUTHZ_PORT@", ports.of(Variant::JwtAuthz)),
+        ("@JWT_AUTHZ_RATE_PORT@", ports.of(Variant::JwtAuthzRate)),
+        ("@SERVICE_PORT@", ports.service()),
+        ("@JWKS_PORT@", jwks_port),
+    ];
+    let text = text.replace("@EMPTY_WASM@", &module.display().to_string());
+    numbers.into_iter().fold(text, |text, (name, port)| text.replace(name, &port.to_string()))
+}
+
+fn at<T>(path: &Path, result: std::io::Result<T>) -> Result<T, BenchError> {
+    result.map_err(|source| BenchError::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cli::stack::repository;
+
+    #[test]
+    fn raises_every_cap_and_nothing_else() {
+        let text = raise_caps("# cap: 1\n  - name: a\n    cap: 10   # ten\n    recap: 1\n");
+        assert_eq!(text, "# cap: 1\n  - name: a\n    cap: 1000000000000\n    recap: 1\n");
+    }
+
+    #[test]
+    fn copies_the_shipped_policies() {
+        let home = tempfile::tempdir().unwrap();
+        let copy = policies(&repository().join("policies"), home.path()).unwrap();
+        let budgets = fs::read_to_string(copy.join("budgets.yaml")).unwrap();
+        assert!(budgets.contains("cap: 1000000000000") && !budgets.contains("cap: 50\n"));
+        assert!(copy.join("routes/agents.yaml").exists());
+    }
+
+    #[test]
+    fn knows_every_name_of_the_shipped_configuration() {
+        let home = tempfile::tempdir().unwrap();
+        let ports = BenchPorts::above(24_000).unwrap();
+        let path = template(&repository().join("bench/envoy.yaml"), home.path(), &ports, 1).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let body = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        // What is left of `@` is protobuf's `"@type"`.
+        assert_eq!(body.filter(|line| line.replace("\"@type\"", "").contains('@')).count(), 0);
+    }
+}

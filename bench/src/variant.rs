@@ -1,0 +1,137 @@
+//! What is compared: one listener each.
+
+use cli::stack::Ports;
+use serde::Serialize;
+
+use crate::error::BenchError;
+
+/// A listener of `bench/envoy.yaml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Variant {
+    Bare,
+    WasmEmpty,
+    Ours,
+    OursFull,
+    OursCp,
+    JwtCached,
+    JwtUncached,
+    JwtAuthz,
+    JwtAuthzRate,
+}
+
+impl Variant {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Bare,
+        Self::WasmEmpty,
+        Self::Ours,
+        Self::OursFull,
+        Self::OursCp,
+        Self::JwtCached,
+        Self::JwtUncached,
+        Self::JwtAuthz,
+        Self::JwtAuthzRate,
+    ];
+
+    /// The name in results.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::WasmEmpty => "wasm_empty",
+            Self::Ours => "ours",
+            Self::OursFull => "ours_full_headers",
+            Self::OursCp => "ours_cp",
+            Self::JwtCached => "jwt_authn_cached",
+            Self::JwtUncached => "jwt_authn_uncached",
+            Self::JwtAuthz => "jwt_authn_ext_authz",
+            Self::JwtAuthzRate => "jwt_authn_ext_authz_rate",
+        }
+    }
+
+    /// What it is, for people.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Bare => "no filter",
+            Self::WasmEmpty => "proxy-wasm module with empty callbacks",
+            Self::Ours => "ours, everything on (RS256, RBAC, policy, budgets, audit)",
+            Self::OursFull => "ours, everything on, all headers to the backend",
+            Self::OursCp => "ours as on CP (no RBAC)",
+            Self::JwtCached => "native jwt_authn, RS256, cached",
+            Self::JwtUncached => "native jwt_authn, RS256, verified each time",
+            Self::JwtAuthz => "native jwt_authn (cached) + ext_authz call-out",
+            Self::JwtAuthzRate => "native jwt_authn (cached) + ext_authz + 2nd call-out for rates (*)",
+        }
+    }
+
+    /// Whether our filter is on the listener, and so an audit record is due for every request.
+    pub(crate) const fn is_ours(self) -> bool {
+        match self {
+            Self::Ours | Self::OursFull | Self::OursCp => true,
+            Self::Bare | Self::WasmEmpty | Self::JwtCached | Self::JwtUncached | Self::JwtAuthz | Self::JwtAuthzRate => false,
+        }
+    }
+}
+
+/// Where everything listens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BenchPorts {
+    stack: Ports,
+    base: u16,
+}
+
+/// Ports of our own start here, above those of the stack.
+const OFFSET: u16 = 101;
+/// The service that the call-outs ask comes after the listeners that are measured.
+const SERVICE_OFFSET: u16 = 107;
+
+impl BenchPorts {
+    pub(crate) fn above(base: u16) -> Result<Self, BenchError> {
+        let too_high = || BenchError::PortBase { base };
+        base.checked_add(SERVICE_OFFSET).ok_or_else(too_high)?;
+        Ok(Self { stack: Ports::above(base).map_err(|_error| too_high())?, base })
+    }
+
+    /// The port of a listener. Those of our filter are the gateways of the stack, which waits until they are ready.
+    pub(crate) const fn of(&self, variant: Variant) -> u16 {
+        match variant {
+            Variant::Ours => self.stack.plant,
+            Variant::OursFull => self.stack.pp,
+            Variant::OursCp => self.stack.cp,
+            Variant::Bare => self.base + OFFSET,
+            Variant::WasmEmpty => self.base + OFFSET + 1,
+            Variant::JwtCached => self.base + OFFSET + 2,
+            Variant::JwtUncached => self.base + OFFSET + 3,
+            Variant::JwtAuthz => self.base + OFFSET + 4,
+            Variant::JwtAuthzRate => self.base + OFFSET + 5,
+        }
+    }
+
+    pub(crate) const fn service(&self) -> u16 {
+        self.base + SERVICE_OFFSET
+    }
+
+    pub(crate) const fn envoy_admin(&self) -> u16 {
+        self.stack.envoy_admin
+    }
+
+    pub(crate) const fn control_plane_admin(&self) -> u16 {
+        self.stack.admin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_listeners_share_a_port() {
+        let ports = BenchPorts::above(24_000).unwrap();
+        let mut all: Vec<u16> = Variant::ALL.into_iter().map(|variant| ports.of(variant)).collect();
+        all.extend([ports.service(), ports.envoy_admin(), ports.control_plane_admin()]);
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+        assert!(BenchPorts::above(65_430).is_err());
+    }
+}
