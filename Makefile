@@ -1,10 +1,14 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run
+.PHONY: help need build run demo test check fmt lint unit stores wasm e2e cases bench deny clean
+
+GATEWAY := cargo run --quiet --package cli --bin plant-gateway --
+BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
+BINDGEN_VERSION := $(shell awk '/^name = "wasm-bindgen"$$/ { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 need:
 	@command -v cargo >/dev/null || { echo "error: cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
@@ -12,8 +16,53 @@ need:
 	@test -d "$$(rustc --print target-libdir --target wasm32-wasip1 2>/dev/null)" || rustup target add wasm32-wasip1 || { echo "error: Rust cannot build for wasm32-wasip1: run \`rustup target add wasm32-wasip1\`" >&2; exit 1; }
 
 build: need ## build the programs and the filter
-	cargo build --package cli --package control-plane --package e2e --bins
+	cargo build --workspace --exclude filter --bins
 	cargo build --release --package filter --target wasm32-wasip1
 
 run: build ## start the whole stack on this machine (PORT_BASE=20000 shifts its ports); Ctrl-C stops it
-	@cargo run --quiet --package cli --bin plant-gateway -- run
+	@$(GATEWAY) run
+
+demo: build ## start the stack, send a request for every outcome, print a table, stop it
+	@$(GATEWAY) demo
+
+test: check unit stores wasm e2e ## everything that CI checks
+	@echo "all tests passed"
+
+check: fmt lint ## format and lints
+
+fmt:
+	cargo fmt --all --check
+
+lint: need
+	cargo clippy --workspace --all-targets --features wire/sources -- -D warnings
+	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
+
+unit: ## unit, property and golden tests, without servers
+	cargo test --workspace --exclude control-plane --exclude e2e --features wire/sources
+
+stores: build ## the control plane's tests, with a real Postgres and Valkey
+	$(GATEWAY) stores -- cargo test --package control-plane
+
+wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
+	@test -d "$$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null)" || rustup target add wasm32-unknown-unknown
+	PATH="$$(./tools/node-path):$$PATH" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/$(BINDGEN) \
+		cargo test --target wasm32-unknown-unknown --package decision-core --package authn --test wasm
+
+$(BINDGEN):
+	cargo install wasm-bindgen-cli --version $(BINDGEN_VERSION) --locked --root .tools/wasm-bindgen --no-default-features
+
+e2e: build ## the compiled filter in a real Envoy, with all real parts
+	cargo test --package e2e -- --test-threads 1
+
+cases: ## the golden cases alone
+	cargo test --package wire --features sources --test golden
+
+bench: build ## CPU per request beside Envoy's own filters; writes bench/results/latest.json
+	cargo run --quiet --package bench --bin gateway-bench
+
+deny: ## licences, sources and bans of all dependencies
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check bans licenses sources
+
+clean: ## remove what was built and installed
+	rm -rf target .tools .run .run-*

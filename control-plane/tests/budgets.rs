@@ -1,5 +1,7 @@
 //! Leases on real Postgres and Valkey: the invariants of the ledger under real transactions.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod plane;
 
 use control_plane::budgets::ledger::{self, Account, Lease, Report, Room};

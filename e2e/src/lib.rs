@@ -1,3 +1,11 @@
-//! Test-only crate: the echo backend, and what the end-to-end tests share.
+//! What the tests against real parts stand on: the stacks that they start, clients for odd requests and for load, tokens with one
+//! thing wrong, policies of their own; and the echo backend.
 
 pub mod echo;
+pub mod load;
+pub mod policies;
+pub mod raw;
+pub mod stacks;
+pub mod tokens;
+
+pub use cli::demo::{admin, http};

@@ -1,6 +1,7 @@
 //! The subcommands, one module each. A command parses its arguments, calls the library and prints.
 
 pub mod run;
+pub mod stores;
 pub mod token;
 
 use std::error::Error;
@@ -16,6 +17,8 @@ pub enum Command {
     Run(run::Arguments),
     /// Start the stack, send one request for each outcome, show what came of it, and stop the stack.
     Demo(demo::Arguments),
+    /// Run a command with a Postgres and a Valkey of its own: for the tests of the stores.
+    Stores(stores::Arguments),
     /// Make a token that a running stack accepts (or, by wish, refuses).
     Token(token::Arguments),
 }
@@ -29,6 +32,7 @@ impl Command {
         match self {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
+            Self::Stores(arguments) => Ok(stores::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),
         }
     }

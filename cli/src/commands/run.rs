@@ -134,8 +134,8 @@ fn samples() -> Vec<(&'static str, &'static str, TokenSpec)> {
     let customer = |subject: &str, role: &str| TokenSpec::new(subject, &[role]).customer(CUSTOMER);
     let partner = |role: &'static str| (role, "pp", TokenSpec::new(role, &[role]));
     vec![
-        ("admin", "cp", customer("admin", "admin")),
-        ("governor", "cp", customer("governor", "admin").governor("governor-1")),
+        partner("admin"),
+        ("governor", "pp", TokenSpec::new("governor", &["admin"]).governor("governor-1")),
         ("customer_admin", "cp", customer("customer_admin", "customer_admin")),
         ("customer_user", "cp", customer("customer_user", "customer_user")),
         ("trial user", "cp", customer("trial", "customer_user").trial_for(DAYS_14)),

@@ -13,6 +13,7 @@ mod run_dir;
 mod secrets;
 mod services;
 mod state;
+pub mod stores;
 mod supervisor;
 pub mod tools;
 mod valkey;

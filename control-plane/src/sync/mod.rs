@@ -15,7 +15,6 @@ use crate::{approvals, audit};
 use std::time::Duration;
 use store::{Committed, Job};
 use uuid::Uuid;
-use wire::policy;
 use wire::sync::{RecordBatch, SyncAnswer, SyncRequest};
 
 /// Why a call was not carried out. Nothing changed.
@@ -70,7 +69,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
     if call < 1 {
         return Err(SyncError::Invalid("the first call is number 1"));
     }
-    let settings = active.document.settings.clone().unwrap_or_else(policy::Settings::default);
+    let settings = active.document.settings.clone().unwrap_or_default();
     let job = Job {
         holder: HolderId(Uuid::from_bytes(request.holder)),
         envoy_id: &envoy.envoy_id,

@@ -1,0 +1,215 @@
+//! The measurement: CPU time of the Envoy process around a load, listener after listener, round after round.
+
+use std::time::{Duration, Instant};
+
+use cli::stack::Stack;
+use hyper::header::HeaderMap;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use crate::admin::{self, FilterCounters};
+use crate::error::BenchError;
+use crate::identity::{self, Jwks, USER_ID};
+use crate::load::{self, Answered};
+use crate::machine::{Machine, cpu_time};
+use crate::variant::{BenchPorts, Variant};
+
+const WARM_UP: Duration = Duration::from_millis(500);
+const WARM_UPS_MAX: u32 = 40;
+const IDLE: Duration = Duration::from_secs(2);
+/// Records are given up when none was stored for so long.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Plan {
+    pub(crate) rounds: u16,
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub(crate) duration: Duration,
+    pub(crate) connections: u16,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+/// One measurement of one listener.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) requests: u64,
+    pub(crate) requests_per_second: f64,
+    /// CPU of the Envoy process per request, in microseconds. For our listeners until the last audit record is stored.
+    pub(crate) cpu_us: f64,
+}
+
+/// All that was found out.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) machine: Machine,
+    pub(crate) envoy: String,
+    pub(crate) plan: Plan,
+    pub(crate) token_bytes: usize,
+    pub(crate) header_count: usize,
+    pub(crate) samples: Vec<(Variant, Vec<Sample>)>,
+    /// CPU of an idle Envoy with our filter: ticks, polls and what Envoy does by itself.
+    pub(crate) idle_us_per_second: f64,
+    /// Of our filter, while it was measured.
+    pub(crate) counters: FilterCounters,
+    /// Requests to our listeners while they were measured.
+    pub(crate) requests: u64,
+    /// The same with those of the warm-up.
+    pub(crate) records_due: u64,
+    pub(crate) records_stored: u64,
+}
+
+impl Measured {
+    /// Whether the numbers mean what the table says.
+    pub(crate) fn verdict(&self) -> Result<(), BenchError> {
+        let mut reasons = Vec::new();
+        if self.counters.records_dropped > 0 {
+            reasons.push(format!("{} audit records were dropped", self.counters.records_dropped));
+        }
+        if self.records_stored != self.records_due {
+            reasons.push(format!("{} requests were sent and {} audit records are stored", self.records_due, self.records_stored));
+        }
+        if self.counters.requests_held > 0 {
+            reasons.push(format!("{} requests waited for a lease", self.counters.requests_held));
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(BenchError::Invalid { reasons }) }
+    }
+}
+
+/// A stack that is ready to be measured.
+pub(crate) struct Bench<'s> {
+    stack: &'s Stack,
+    ports: BenchPorts,
+    plan: Plan,
+    runtime: Runtime,
+    headers: HeaderMap,
+    token_bytes: usize,
+    envoy: u32,
+    /// Records stored before our first request.
+    base: u64,
+    /// Requests to our listeners so far.
+    sent: u64,
+}
+
+impl<'s> Bench<'s> {
+    pub(crate) fn prepare(stack: &'s Stack, ports: BenchPorts, jwks: &Jwks, plan: Plan) -> Result<Self, BenchError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BenchError::Runtime)?;
+        let token = identity::token(stack.state())?;
+        jwks.publish(stack.state())?;
+        // The records of the readiness probes arrive meanwhile.
+        std::thread::sleep(IDLE);
+        let base = runtime.block_on(admin::records_stored(ports.control_plane_admin()))?;
+        let envoy = stack.pids().envoy.ok_or(BenchError::StackLacks { what: "Envoy of its own" })?;
+        Ok(Self { stack, ports, plan, runtime, headers: load::headers(&token), token_bytes: token.len(), envoy, base, sent: 0 })
+    }
+
+    pub(crate) fn run(mut self) -> Result<Measured, BenchError> {
+        self.warm_up()?;
+        let idle_us_per_second = self.idle()?;
+        let before = self.counters()?;
+        let sent_before = self.sent;
+        let mut samples: Vec<(Variant, Vec<Sample>)> = Variant::ALL.into_iter().map(|variant| (variant, Vec::new())).collect();
+        for round in 1..=self.plan.rounds {
+            eprintln!("round {round} of {}", self.plan.rounds);
+            for (variant, samples) in &mut samples {
+                samples.push(self.sample(*variant)?);
+            }
+        }
+        let counters = self.counters()?.since(before);
+        let admin_token = &self.stack.state().admin_token;
+        let records_stored = self.runtime.block_on(admin::records_of(self.ports.control_plane_admin(), admin_token, USER_ID))?;
+        Ok(Measured {
+            machine: Machine::this(),
+            envoy: self.runtime.block_on(admin::envoy_version(self.ports.envoy_admin()))?,
+            plan: self.plan,
+            token_bytes: self.token_bytes,
+            header_count: self.headers.len(),
+            samples,
+            idle_us_per_second,
+            counters,
+            requests: self.sent.saturating_sub(sent_before),
+            records_due: self.sent,
+            records_stored,
+        })
+    }
+
+    /// Every listener once; ours until the leases cover what is sent.
+    fn warm_up(&mut self) -> Result<(), BenchError> {
+        eprintln!("warming up");
+        for variant in Variant::ALL {
+            self.load(variant, WARM_UP)?;
+        }
+        self.drain()?;
+        for _attempt in 0..WARM_UPS_MAX {
+            let before = self.counters()?;
+            self.load(Variant::Ours, WARM_UP)?;
+            self.drain()?;
+            if self.counters()?.since(before).requests_held == 0 {
+                return Ok(());
+            }
+        }
+        Err(BenchError::NeverWarm { seconds: WARM_UP.saturating_mul(WARM_UPS_MAX).as_secs() })
+    }
+
+    fn idle(&self) -> Result<f64, BenchError> {
+        let before = cpu_time(self.envoy)?;
+        std::thread::sleep(IDLE);
+        let used = cpu_time(self.envoy)?.saturating_sub(before);
+        Ok(used.as_secs_f64() * 1e6 / IDLE.as_secs_f64())
+    }
+
+    fn sample(&mut self, variant: Variant) -> Result<Sample, BenchError> {
+        let before = cpu_time(self.envoy)?;
+        let answered = self.load(variant, self.plan.duration)?;
+        if variant.is_ours() {
+            // What is delivered later belongs to these requests too.
+            self.drain()?;
+        }
+        let used = cpu_time(self.envoy)?.saturating_sub(before);
+        let requests = u32::try_from(answered.requests).unwrap_or(u32::MAX).max(1);
+        Ok(Sample {
+            requests: answered.requests,
+            requests_per_second: f64::from(requests) / answered.elapsed.as_secs_f64(),
+            cpu_us: used.as_secs_f64() * 1e6 / f64::from(requests),
+        })
+    }
+
+    fn load(&mut self, variant: Variant, duration: Duration) -> Result<Answered, BenchError> {
+        let sending = load::send(self.ports.of(variant), &self.headers, self.plan.connections, duration);
+        let answered = self.runtime.block_on(sending).map_err(|source| BenchError::Load { variant, source })?;
+        if variant.is_ours() {
+            self.sent += answered.requests;
+        }
+        if answered.not_ok > 0 || answered.requests == 0 {
+            return Err(BenchError::NotOk { variant, count: answered.not_ok, requests: answered.requests });
+        }
+        Ok(answered)
+    }
+
+    /// Waits until every audit record of our requests is stored.
+    fn drain(&self) -> Result<(), BenchError> {
+        let mut last = 0;
+        let mut patient_until = Instant::now() + DRAIN_PATIENCE;
+        loop {
+            let stored = self.runtime.block_on(admin::records_stored(self.ports.control_plane_admin()))?.saturating_sub(self.base);
+            if stored >= self.sent {
+                return Ok(());
+            }
+            if stored > last {
+                last = stored;
+                patient_until = Instant::now() + DRAIN_PATIENCE;
+            } else if Instant::now() > patient_until {
+                return Err(BenchError::RecordsMissing { stored, sent: self.sent });
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn counters(&self) -> Result<FilterCounters, BenchError> {
+        self.runtime.block_on(FilterCounters::of(self.ports.envoy_admin()))
+    }
+}

@@ -1,0 +1,39 @@
+//! Policies for tests: a copy of the default one in which nothing is scarce but what the test is about.
+
+use std::path::{Path, PathBuf};
+
+use cli::stack::repository;
+
+/// A copy of `policies/` under `home`, with the same caps and another budget.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn with_budget(home: &Path, budget: &str) -> std::io::Result<PathBuf> {
+    let target = home.join("policies");
+    copy(&repository().join("policies"), &target)?;
+    let file = target.join("budgets.yaml");
+    let budgets: String = std::fs::read_to_string(&file)?.lines().map(|line| roomy(line) + "\n").collect();
+    std::fs::write(&file, budgets + budget)?;
+    Ok(target)
+}
+
+/// A line of `budgets.yaml` with a cap that no test reaches.
+fn roomy(line: &str) -> String {
+    match line.split_once("cap:") {
+        Some((indent, _)) if indent.trim().is_empty() => format!("{indent}cap: 1000000000000"),
+        Some(_) | None => line.to_owned(),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (source, target) = { let entry = entry?; (entry.path(), to.join(entry.file_name())) };
+        if source.is_dir() {
+            copy(&source, &target)?;
+        } else {
+            std::fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The stacks of the tests. Each test binary has its own thousand of ports and its own run directory, so that binaries can run beside
+//! each other; the tests of one binary share a stack, which the last of them stops.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cli::stack::{Options, Stack, StackError, repository};
+
+/// The ports of each test binary. All are below 32768, where Linux takes the ports of outgoing connections from.
+pub mod ports {
+    #![expect(missing_docs, reason = "one per test binary, and named like it")]
+    pub const AUDIT: u16 = 21_000;
+    pub const BAD_INPUT: u16 = 22_000;
+    pub const BROKEN_BUNDLE: u16 = 23_000;
+    pub const DEMO: u16 = 24_000;
+    pub const FAULTS: u16 = 25_000;
+    pub const GOLDEN: u16 = 26_000;
+    pub const HEADERS: u16 = 27_000;
+    pub const PANIC: u16 = 28_000;
+    pub const RACE: u16 = 29_000;
+    pub const START: u16 = 30_000;
+}
+
+/// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.
+///
+/// # Errors
+/// When our own executable cannot be found.
+pub fn options(name: &str, port_base: u16) -> std::io::Result<Options> {
+    let mut options = Options::from_environment(&repository());
+    options.port_base = port_base;
+    options.run_dir = build_directory()?.join("e2e").join(name);
+    options.quiet = true;
+    Ok(options)
+}
+
+/// Where cargo builds: test executables are in `PROFILE/deps` below it.
+fn build_directory() -> std::io::Result<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let build = executable.ancestors().nth(3).map(PathBuf::from);
+    build.ok_or_else(|| std::io::Error::other("the test is not in a build directory"))
+}
+
+/// A stack that the tests of one binary share.
+#[derive(Debug)]
+pub struct Shared {
+    stack: Mutex<Weak<Stack>>,
+    start: fn() -> Result<Stack, StackError>,
+}
+
+impl Shared {
+    /// Nothing is started before the first test asks.
+    #[must_use]
+    pub const fn new(start: fn() -> Result<Stack, StackError>) -> Self {
+        Self { stack: Mutex::new(Weak::new()), start }
+    }
+
+    /// The stack; it runs as long as somebody has it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn get(&self) -> Result<Arc<Stack>, StackError> {
+        // A test that panicked while it started the stack has left nothing half-done here.
+        let mut shared = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = shared.upgrade() {
+            return Ok(running);
+        }
+        let started = Arc::new((self.start)()?);
+        *shared = Arc::downgrade(&started);
+        Ok(started)
+    }
+}
+
+/// The message of an error with all its causes: what a person sees who runs the tests.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Asks again until the answer is there, or time is up.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(patience: Duration, mut look: impl FnMut() -> F) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look().await {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
