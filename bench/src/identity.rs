@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cli::issuer::IssuerState;
 use cli::stack::State;
 use cli::token::{TokenSpec, mint};
-use jwt_simple::algorithms::{RS256KeyPair, RSAKeyPairLike};
+use jwt_simple::algorithms::RS256KeyPair;
 use serde_json::json;
 
 use crate::error::BenchError;

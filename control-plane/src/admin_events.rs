@@ -40,11 +40,7 @@ pub struct AdminEvent<'a> {
 }
 
 /// Records a change. The caller commits it together with the change itself.
-pub async fn record(
-    transaction: &mut Transaction<'_, Postgres>,
-    actor: Actor<'_>,
-    event: AdminEvent<'_>,
-) -> Result<(), sqlx::Error> {
+pub async fn record(transaction: &mut Transaction<'_, Postgres>, actor: Actor<'_>, event: AdminEvent<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO admin_events (actor_issuer, actor_subject, action, target, reason, detail) \
          VALUES ($1, $2, $3, $4, $5, $6)",

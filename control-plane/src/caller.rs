@@ -68,21 +68,13 @@ pub async fn authorise(State(state): State<AppState>, mut request: Request, next
 ///
 /// # Errors
 /// Why not.
-pub fn admit(
-    bundle: &LoadedBundle,
-    headers: &HeaderMap,
-    method: &str,
-    path: &str,
-    now: Timestamp,
-) -> Result<Principal, ApiError> {
+pub fn admit(bundle: &LoadedBundle, headers: &HeaderMap, method: &str, path: &str, now: Timestamp) -> Result<Principal, ApiError> {
     let authorization = only_authorization(headers)?.as_bytes();
-    let identity =
-        authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust).map_err(ApiError::CredentialRefused)?;
-    let principal =
-        bundle.policy.principal(identity).ok_or(ApiError::CredentialRefused(CredentialFault::NoKnownRole))?;
+    let identity = authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust).map_err(ApiError::CredentialRefused)?;
+    let principal = bundle.policy.principal(identity).ok_or(ApiError::CredentialRefused(CredentialFault::NoKnownRole))?;
     // A path with two readings could be authorised in one and routed in the other.
-    let canonical = CanonicalPath::parse(path.as_bytes())
-        .map_err(|ambiguous| ApiError::invalid(format!("the path is ambiguous: {ambiguous}")))?;
+    let canonical =
+        CanonicalPath::parse(path.as_bytes()).map_err(|ambiguous| ApiError::invalid(format!("the path is ambiguous: {ambiguous}")))?;
     let method = Method::parse(method.as_bytes()).ok_or(ApiError::MethodNotAllowed)?;
     let route = bundle.policy.route(Gateway::Admin, method, canonical.path());
     let authentication = Authentication::Verified(&principal);
@@ -150,11 +142,10 @@ impl Envoy {
     /// Asks the database who presents this token. The digest is looked up whole: neither the index nor the comparison
     /// sees the token, so timing tells nothing about it.
     pub async fn identify(database: &sqlx::PgPool, token_sha256: [u8; 32]) -> Result<Self, ApiError> {
-        let row: Option<(String,)> =
-            sqlx::query_as("SELECT envoy_id FROM envoys WHERE token_sha256 = $1 AND revoked_at IS NULL")
-                .bind(token_sha256.as_slice())
-                .fetch_optional(database)
-                .await?;
+        let row: Option<(String,)> = sqlx::query_as("SELECT envoy_id FROM envoys WHERE token_sha256 = $1 AND revoked_at IS NULL")
+            .bind(token_sha256.as_slice())
+            .fetch_optional(database)
+            .await?;
         row.map(|(envoy_id,)| Self { envoy_id, token_sha256 }).ok_or(ApiError::EnvoyUnknown)
     }
 

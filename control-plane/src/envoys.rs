@@ -119,7 +119,13 @@ mod tests {
     #[test]
     fn names_the_first_bad_line() {
         let good = "ab".repeat(32);
-        for bad in [format!("envoy {good} extra"), "envoy".into(), format!("envoy {good}ff"), format!("envoy +{}", &good[1..]), format!("envoy {}", &good[..62])] {
+        for bad in [
+            format!("envoy {good} extra"),
+            "envoy".into(),
+            format!("envoy {good}ff"),
+            format!("envoy +{}", &good[1..]),
+            format!("envoy {}", &good[..62]),
+        ] {
             assert_eq!(parse(&format!("ok {good}\n{bad}\n")), Err(2), "{bad}");
         }
     }

@@ -33,8 +33,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathOf<
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(value) =
-            Path::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
+        let Path(value) = Path::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
         Ok(Self(value))
     }
 }
@@ -43,8 +42,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(value) =
-            Query::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
+        let Query(value) = Query::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
         Ok(Self(value))
     }
 }
@@ -61,9 +59,5 @@ fn refused_body(refused: JsonRejection) -> ApiError {
 /// Why a body could not be read: too large, or the client broke off.
 #[must_use]
 pub fn refused_bytes(refused: &BytesRejection) -> ApiError {
-    if refused.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::TooLarge
-    } else {
-        ApiError::invalid("the body could not be read")
-    }
+    if refused.status() == StatusCode::PAYLOAD_TOO_LARGE { ApiError::TooLarge } else { ApiError::invalid("the body could not be read") }
 }

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// A store that does not answer within this is not ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What `/ready` says of a part that works.
+const OK: &str = "ok";
+
 /// The probes, on both listeners, without a credential.
 pub fn router() -> Router<AppState> {
     Router::new().route("/health", get(health)).route("/ready", get(ready))
@@ -25,25 +28,18 @@ async fn health() -> Json<Value> {
 }
 
 async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
-    let (migrations, valkey) = tokio::join!(
-        probe("postgres", migrations_missing(&state)),
-        probe("valkey", valkey_ping(&state)),
-    );
+    let (migrations, valkey) = tokio::join!(probe("postgres", migrations_missing(&state)), probe("valkey", valkey_ping(&state)));
     let (postgres, migrations) = match migrations {
-        Ok(0) => (Ok(()), Ok(())),
-        Ok(missing) => (Ok(()), Err(format!("{missing} migrations are not applied"))),
-        Err(reason) => (Err(reason), Err("unknown".to_owned())),
+        Ok(0) => (OK, OK.to_owned()),
+        Ok(missing) => (OK, format!("{missing} are not applied")),
+        Err(reason) => (reason, "unknown".to_owned()),
     };
-    let stopping = if state.shutdown.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
-    let checks = [postgres, migrations, valkey.map(|_pong| ()), stopping];
-    let status = if checks.iter().all(Result::is_ok) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let [postgres, migrations, valkey, process] = checks.map(|check| check.map_or_else(|reason| reason, |()| "ok".to_owned()));
-    let body = json!({
-        "status": if status == StatusCode::OK { "ready" } else { "not_ready" },
-        "checks": { "postgres": postgres, "migrations": migrations, "valkey": valkey, "process": process },
-        "policy": policy(&state),
-    });
-    (status, Json(body))
+    let valkey = valkey.map_or_else(|reason| reason, |_pong| OK);
+    let process = if state.shutdown.is_cancelled() { "stopping" } else { OK };
+    let ready = [postgres, &migrations, valkey, process].iter().all(|part| *part == OK);
+    let checks = json!({ "postgres": postgres, "migrations": migrations, "valkey": valkey, "process": process });
+    let (code, status) = if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    (code, Json(json!({ "status": status, "checks": checks, "policy": policy(&state) })))
 }
 
 /// A fault here does not make the replica unready: the last good policy is in force and should be served.
@@ -65,26 +61,22 @@ fn fault(fault: &PolicyFault) -> Value {
 }
 
 /// Waits for a bounded time. The cause goes to the log; the reader of `/ready` learns only which part it is.
-async fn probe<T, E: Error + 'static>(
-    part: &'static str,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
+async fn probe<T, E: Error + 'static>(part: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, &'static str> {
     match tokio::time::timeout(PROBE_TIMEOUT, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
             tracing::warn!(part, error = %chain(&error), "not ready");
-            Err("unavailable".to_owned())
+            Err("unavailable")
         }
         Err(_elapsed) => {
             tracing::warn!(part, "not ready: no answer in time");
-            Err("no answer in time".to_owned())
+            Err("no answer in time")
         }
     }
 }
 
 async fn migrations_missing(state: &AppState) -> Result<usize, sqlx::Error> {
-    let applied: Vec<(i64,)> =
-        sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(&state.database).await?;
+    let applied: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(&state.database).await?;
     Ok(MIGRATOR.iter().filter(|wanted| !applied.iter().any(|(version,)| *version == wanted.version)).count())
 }
 

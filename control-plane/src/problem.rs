@@ -186,9 +186,7 @@ impl ApiError {
             Self::CredentialMissing => UNAUTHORIZED.because("missing `Authorization` header; provide a bearer token"),
             Self::CredentialRefused(fault) => refused_credential(*fault),
             Self::EnvoyUnknown => INVALID_TOKEN.because("unknown or revoked data-plane token"),
-            Self::Denied { reason, rule } => {
-                Problem { rule: rule.clone(), ..PERMISSION_DENIED.because(*reason) }
-            }
+            Self::Denied { reason, rule } => Problem { rule: rule.clone(), ..PERMISSION_DENIED.because(*reason) },
             Self::ForeignHolder => PERMISSION_DENIED.because("the holder belongs to another Envoy"),
             Self::StaleCall => STALE_CALL.because("a newer call of the holder was carried out"),
             Self::HolderClosed => HOLDER_CLOSED.because("the holder was silent for too long; start a new one"),
@@ -199,12 +197,11 @@ impl ApiError {
             Self::Conflict { detail } => CONFLICT.because(detail.clone()),
             Self::InvalidRequest { detail } => VALIDATION_ERROR.because(detail.clone()),
             Self::InvalidPolicy(fault) => invalid_policy(fault),
-            Self::WouldLockOut { reason } => POLICY_LOCKS_OUT
-                .because(format!("under this policy you could not activate another revision (`{reason}`)")),
-            Self::TooLarge => PAYLOAD_TOO_LARGE.because("the body exceeds the limit"),
-            Self::UnsupportedMediaType { expected } => {
-                UNSUPPORTED_MEDIA_TYPE.because(format!("send `content-type: {expected}`"))
+            Self::WouldLockOut { reason } => {
+                POLICY_LOCKS_OUT.because(format!("under this policy you could not activate another revision (`{reason}`)"))
             }
+            Self::TooLarge => PAYLOAD_TOO_LARGE.because("the body exceeds the limit"),
+            Self::UnsupportedMediaType { expected } => UNSUPPORTED_MEDIA_TYPE.because(format!("send `content-type: {expected}`")),
             Self::TimedOut => UNAVAILABLE.because("the request took too long"),
             Self::Unavailable { what } => UNAVAILABLE.because(*what),
             Self::Database(error) if is_transient(error) => UNAVAILABLE.because("the database cannot be reached"),
@@ -295,27 +292,22 @@ impl Kind {
 
 const UNAUTHORIZED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized");
 const INVALID_TOKEN: Kind = Kind::new(StatusCode::UNAUTHORIZED, "invalid-token", "Invalid Token");
-const INVALID_TOKEN_FORMAT: Kind =
-    Kind::new(StatusCode::UNAUTHORIZED, "invalid-token-format", "Invalid Token Format");
+const INVALID_TOKEN_FORMAT: Kind = Kind::new(StatusCode::UNAUTHORIZED, "invalid-token-format", "Invalid Token Format");
 const TOKEN_EXPIRED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "token-expired", "Token Expired");
 const PERMISSION_DENIED: Kind = Kind::new(StatusCode::FORBIDDEN, "permission-denied", "Permission Denied");
 const NOT_FOUND: Kind = Kind::new(StatusCode::NOT_FOUND, "not-found", "Not Found");
-const METHOD_NOT_ALLOWED: Kind =
-    Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
+const METHOD_NOT_ALLOWED: Kind = Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
 const CONFLICT: Kind = Kind::new(StatusCode::CONFLICT, "conflict", "Conflict");
 const INVALID_REPORT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report");
 const STALE_CALL: Kind = Kind::new(StatusCode::CONFLICT, "stale-call", "Stale Call");
 const HOLDER_CLOSED: Kind = Kind::new(StatusCode::GONE, "holder-closed", "Holder Closed");
 const VALIDATION_ERROR: Kind = Kind::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error");
 const INVALID_POLICY: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-policy", "Invalid Policy");
-const POLICY_LOCKS_OUT: Kind =
-    Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-locks-out-author", "Policy Locks Out Its Author");
+const POLICY_LOCKS_OUT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-locks-out-author", "Policy Locks Out Its Author");
 const PAYLOAD_TOO_LARGE: Kind = Kind::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "Payload Too Large");
-const UNSUPPORTED_MEDIA_TYPE: Kind =
-    Kind::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported Media Type");
+const UNSUPPORTED_MEDIA_TYPE: Kind = Kind::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported Media Type");
 const UNAVAILABLE: Kind = Kind::new(StatusCode::SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable");
-const INTERNAL: Kind =
-    Kind::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-server-error", "Internal Server Error");
+const INTERNAL: Kind = Kind::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-server-error", "Internal Server Error");
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -364,16 +356,12 @@ pub async fn method_not_allowed(_method: Method) -> ApiError {
 
 /// Ends a request that takes longer than `limit`.
 pub async fn time_limited(limit: Duration, request: Request, next: Next) -> Response {
-    tokio::time::timeout(limit, next.run(request))
-        .await
-        .unwrap_or_else(|_elapsed| ApiError::TimedOut.into_response())
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_elapsed| ApiError::TimedOut.into_response())
 }
 
 fn refused_credential(fault: CredentialFault) -> Problem {
     match fault {
-        CredentialFault::NotBearer => {
-            INVALID_TOKEN_FORMAT.because("the `Authorization` header must be `Bearer <token>`")
-        }
+        CredentialFault::NotBearer => INVALID_TOKEN_FORMAT.because("the `Authorization` header must be `Bearer <token>`"),
         CredentialFault::Expired => TOKEN_EXPIRED.because("the token has expired; log in again"),
         CredentialFault::Malformed
         | CredentialFault::AlgorithmRefused
@@ -388,9 +376,7 @@ fn refused_credential(fault: CredentialFault) -> Problem {
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
         | CredentialFault::TrialClaimsInvalid
-        | CredentialFault::VerificationBudgetSpent => {
-            INVALID_TOKEN.because(format!("token validation failed: {}", fault.code()))
-        }
+        | CredentialFault::VerificationBudgetSpent => INVALID_TOKEN.because(format!("token validation failed: {}", fault.code())),
     }
 }
 
@@ -410,9 +396,9 @@ fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => true,
         // SQLSTATE classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention.
-        sqlx::Error::Database(cause) => cause
-            .code()
-            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Database(cause) => {
+            cause.code().is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)))
+        }
         _ => false,
     }
 }

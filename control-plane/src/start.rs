@@ -157,11 +157,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
 }
 
 /// Publishes the directory if it changed. A bad one is returned, and whatever is active stays.
-async fn publish_directory(
-    settings: &Settings,
-    database: &PgPool,
-    secrets: &SecretsDirectory,
-) -> Result<Option<PolicyFault>, StartError> {
+async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<Option<PolicyFault>, StartError> {
     let fault = match compiled_directory(settings, secrets).await {
         Ok(files) => match directory::publish_if_changed(database, &files).await.map_err(StartError::Publish)? {
             Publication::Activated | Publication::Unchanged => return Ok(None),
@@ -221,11 +217,7 @@ async fn connect_valkey(settings: &Settings) -> Result<ConnectionManager, StartE
 }
 
 /// Tries until it works or the time is up, waiting twice as long after each failure.
-async fn retried<T, E: std::error::Error + 'static>(
-    limit: Duration,
-    at: &str,
-    attempt: impl AsyncFn() -> Result<T, E>,
-) -> Result<T, E> {
+async fn retried<T, E: std::error::Error + 'static>(limit: Duration, at: &str, attempt: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
     let deadline = Instant::now() + limit;
     let mut pause = BACK_OFF_FIRST;
     loop {

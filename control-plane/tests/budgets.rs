@@ -4,17 +4,22 @@
 
 mod plane;
 
+use axum::body::Body;
+use axum::http::{Request, header};
+use control_plane::app::admin_app;
 use control_plane::budgets::ledger::{self, Account, Lease, Report, Room};
 use control_plane::budgets::{AccountKey, Posting, store, valkey};
 use control_plane::holders::{HolderId, close_one_silent};
 use control_plane::sync::SyncError;
 use decision_core::budget::Units;
 use decision_core::time::Timestamp;
-use plane::{Holder, state};
+use http_body_util::BodyExt as _;
+use plane::{Holder, state, token};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgPool;
 use std::time::Duration;
+use tower::ServiceExt as _;
 use uuid::Uuid;
 use wire::sync::AccountReport;
 
@@ -190,6 +195,35 @@ async fn what_valkey_lost_is_adopted(pool: PgPool) {
     let adopted = holder.report(holder.want("hourly", &scope, 95, 97, 97)).await;
     assert_eq!((adopted.granted, adopted.settled), (97, 95));
     assert_eq!(Holder::new(&state).await.report(holder.want("hourly", &scope, 0, 50, 9)).await.granted, 3);
+}
+
+async fn listed(holder: &Holder, query: &str) -> (u16, serde_json::Value) {
+    let bearer = format!("Bearer {}", token("vera", "viewer", false));
+    let request = Request::get(format!("/admin/v1/budgets?{query}")).header(header::AUTHORIZATION, bearer);
+    let response = admin_app(holder.state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn budgets_are_listed_with_what_is_spent_leased_and_left(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let (mut holder, scope) = (Holder::new(&state).await, scope());
+    for budget in ["daily", "hourly"] {
+        holder.report(holder.want(budget, &scope, 0, 30, 30)).await;
+        holder.report(AccountReport { overrun: 4, ..holder.want(budget, &scope, 10, 30, 30) }).await;
+    }
+    let (status, list) = listed(&holder, &format!("scope={scope}")).await;
+    assert_eq!((status, list["accounts"].as_array().unwrap().len(), &list["unavailable"]), (200, 2, &serde_json::json!([])));
+    for (account, (budget, durable)) in list["accounts"].as_array().unwrap().iter().zip([("daily", true), ("hourly", false)]) {
+        let number = |name: &str| account[name].as_i64().unwrap();
+        assert_eq!((account["budget"].as_str(), account["durable"].as_bool()), (Some(budget), Some(durable)));
+        let numbers = ["cap", "settled", "leased", "forfeited", "overrun", "over_grant", "remaining"].map(number);
+        assert_eq!(numbers, [100, 10, 20, 0, 4, 0, 70], "{budget}");
+    }
+    assert_eq!(listed(&holder, "budget=daily").await.1["accounts"].as_array().unwrap().len(), 1);
+    assert_eq!(listed(&holder, "budget=gone").await.1["accounts"].as_array().unwrap().len(), 0);
+    assert_eq!(listed(&holder, "buget=daily").await.0, 400, "an unknown parameter is no silent wildcard");
 }
 
 #[derive(Clone, Debug)]

@@ -49,13 +49,7 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active", "/admin/v1/policies/active", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/{revision}", "/admin/v1/policies/1", nothing, StatusCode::OK),
-        row(
-            Method::POST,
-            "/admin/v1/policies/{revision}/activation",
-            "/admin/v1/policies/1/activation",
-            activation,
-            StatusCode::CREATED,
-        ),
+        row(Method::POST, "/admin/v1/policies/{revision}/activation", "/admin/v1/policies/1/activation", activation, StatusCode::CREATED),
         row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),
         row(Method::GET, "/admin/v1/budgets", "/admin/v1/budgets", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/approvals", "/admin/v1/approvals", nothing, StatusCode::OK),
@@ -70,9 +64,8 @@ fn rows() -> Vec<Row> {
 fn described() -> BTreeSet<(String, String)> {
     let document = serde_json::to_value(admin_routes().into_openapi()).unwrap();
     let paths = document["paths"].as_object().unwrap();
-    let operations = paths.iter().flat_map(|(path, item)| {
-        item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
-    });
+    let operations =
+        paths.iter().flat_map(|(path, item)| item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
     operations.collect()
 }
 

@@ -121,10 +121,9 @@ async fn history_cannot_be_changed(database: PgPool) {
 async fn an_unknown_field_names_file_line_and_field_and_changes_nothing(database: PgPool) {
     let world = World::new(database.clone()).await;
     let files = edited(&world, "settings.yaml", "no_route_status:", "no_rout_status:");
-    for (path, body) in [
-        ("/admin/v1/policies", json!({ "files": files, "reason": "a test" })),
-        ("/admin/v1/policies/validate", json!({ "files": files })),
-    ] {
+    for (path, body) in
+        [("/admin/v1/policies", json!({ "files": files, "reason": "a test" })), ("/admin/v1/policies/validate", json!({ "files": files }))]
+    {
         let refused = world.post(path, &body).await;
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{refused:?}");
         assert_eq!(refused.header("content-type"), "application/problem+json");
@@ -233,12 +232,11 @@ async fn every_change_is_recorded_with_who_and_why(database: PgPool) {
     let files = world.files();
     let revision = publish(&world, &files).await;
     activate(&world, revision).await;
-    let events: Vec<(String, String, String, String, String)> = sqlx::query_as(
-        "SELECT action, target, actor_issuer, actor_subject, reason FROM admin_events ORDER BY id DESC LIMIT 2",
-    )
-    .fetch_all(&database)
-    .await
-    .unwrap();
+    let events: Vec<(String, String, String, String, String)> =
+        sqlx::query_as("SELECT action, target, actor_issuer, actor_subject, reason FROM admin_events ORDER BY id DESC LIMIT 2")
+            .fetch_all(&database)
+            .await
+            .unwrap();
     let event = |action: &str| (action.to_owned(), "2".to_owned(), "ops".to_owned(), "subject-1".to_owned(), "a test".to_owned());
     assert_eq!(events, [event("policy.activate"), event("policy.publish")]);
 }

@@ -1,6 +1,12 @@
 //! The process itself: how it starts, how it refuses to, and how it stops.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
 
 #[expect(dead_code, reason = "it is shared with other tests")]
 mod support;

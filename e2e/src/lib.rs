@@ -5,6 +5,7 @@ pub mod echo;
 pub mod load;
 pub mod policies;
 pub mod raw;
+pub mod relay;
 pub mod stacks;
 pub mod tokens;
 

@@ -19,6 +19,7 @@ pub mod ports {
     pub const HEADERS: u16 = 27_000;
     pub const PANIC: u16 = 28_000;
     pub const RACE: u16 = 29_000;
+    pub const REVOKED: u16 = 20_000;
     pub const START: u16 = 30_000;
 }
 

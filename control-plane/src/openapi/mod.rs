@@ -25,11 +25,7 @@ pub fn base() -> OpenApi {
     let mut components = Components::new();
     components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
     let none: [&str; 0] = [];
-    OpenApiBuilder::new()
-        .info(info)
-        .components(Some(components))
-        .security(Some([SecurityRequirement::new(BEARER, none)]))
-        .build()
+    OpenApiBuilder::new().info(info).components(Some(components)).security(Some([SecurityRequirement::new(BEARER, none)])).build()
 }
 
 /// Serves a finished description.

@@ -67,12 +67,7 @@ impl Resolved {
     pub fn compile(self, version: BundleVersion) -> Result<ActivePolicy, PolicyFault> {
         let keys_fingerprint = self.fingerprint(version.database_id);
         let Self { files, document, keys } = self;
-        let bundle = Bundle {
-            version,
-            policy: document,
-            keys: keys.issuers,
-            registration_key_hashes: keys.registration_key_hashes,
-        };
+        let bundle = Bundle { version, policy: document, keys: keys.issuers, registration_key_hashes: keys.registration_key_hashes };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;
@@ -80,11 +75,7 @@ impl Resolved {
     }
 }
 
-fn resolve_keys(
-    document: &PolicyDocument,
-    secrets: &SecretsDirectory,
-    files: &Files,
-) -> Result<ResolvedKeys, PolicyFault> {
+fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &Files) -> Result<ResolvedKeys, PolicyFault> {
     let mut issuers = Vec::with_capacity(document.issuers.len());
     for issuer in &document.issuers {
         let keys = issuer
@@ -98,21 +89,15 @@ fn resolve_keys(
         .registration_keys
         .iter()
         .map(|name| {
-            let secret = secrets
-                .read(name)
-                .map_err(|error| PolicyFault::of_secret(&format!("registration_keys[{name}]"), &error, files))?;
+            let secret =
+                secrets.read(name).map_err(|error| PolicyFault::of_secret(&format!("registration_keys[{name}]"), &error, files))?;
             Ok(Sha256::digest(secret).into())
         })
         .collect::<Result<_, PolicyFault>>()?;
     Ok(ResolvedKeys { issuers, registration_key_hashes })
 }
 
-fn resolve_key(
-    field: &str,
-    key: &IssuerKey,
-    secrets: &SecretsDirectory,
-    files: &Files,
-) -> Result<KeyMaterial, PolicyFault> {
+fn resolve_key(field: &str, key: &IssuerKey, secrets: &SecretsDirectory, files: &Files) -> Result<KeyMaterial, PolicyFault> {
     let text = secrets.read(&key.secret).map_err(|error| PolicyFault::of_secret(field, &error, files))?;
     let material = if key.algorithm == "HS256" {
         // Padding is tolerated: `openssl rand -base64` and friends write it.

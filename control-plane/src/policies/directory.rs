@@ -51,8 +51,7 @@ pub fn read(directory: &Path) -> Result<Files, DirectoryError> {
                     pending.push(entry);
                 }
             } else if entry.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-                let text = std::fs::read_to_string(&entry)
-                    .map_err(|source| DirectoryError { path: entry.clone(), source })?;
+                let text = std::fs::read_to_string(&entry).map_err(|source| DirectoryError { path: entry.clone(), source })?;
                 let name = entry.strip_prefix(directory).unwrap_or(&entry);
                 files.insert(name.display().to_string(), text);
             }

@@ -165,11 +165,7 @@ fn asker(bundle: &LoadedBundle, question: &Question, now: Timestamp) -> Result<A
 }
 
 /// The claims as the verifier would see them after the signature: with the header that the issuer's own rules ask for.
-fn identify(
-    bundle: &LoadedBundle,
-    claims: &Map<String, Value>,
-    now: Timestamp,
-) -> Result<Result<Identity, CredentialFault>, ApiError> {
+fn identify(bundle: &LoadedBundle, claims: &Map<String, Value>, now: Timestamp) -> Result<Result<Identity, CredentialFault>, ApiError> {
     let iss = claims.get("iss").and_then(Value::as_str);
     let Some(rules) = iss.and_then(|iss| bundle.issuers.find(iss)) else {
         return Ok(Err(CredentialFault::IssuerMismatch));
@@ -185,12 +181,7 @@ fn identify(
 }
 
 fn refused_path(reason: DenyReason) -> Explanation {
-    Explanation {
-        checks: vec![(Check::Path, Some(reason))],
-        route: None,
-        action: None,
-        outcome: ExplainedOutcome::Deny(reason),
-    }
+    Explanation { checks: vec![(Check::Path, Some(reason))], route: None, action: None, outcome: ExplainedOutcome::Deny(reason) }
 }
 
 fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
@@ -213,9 +204,7 @@ fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
         revision: policy.version.revision,
     };
     match explanation.outcome {
-        ExplainedOutcome::Deny(reason) => {
-            Answer { reason: reason.code(), refused_by: Some(reason.check().name()), ..answer }
-        }
+        ExplainedOutcome::Deny(reason) => Answer { reason: reason.code(), refused_by: Some(reason.check().name()), ..answer },
         ExplainedOutcome::Permit { target, approval, charges } => Answer {
             decision: "permit",
             target: Some(match target {
@@ -226,10 +215,7 @@ fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
                 ApprovalNeed::None => "none",
                 ApprovalNeed::Governor => "governor",
             }),
-            charges: charges
-                .into_iter()
-                .map(|(budget, amount)| ChargeDue { budget, amount: amount.get() })
-                .collect(),
+            charges: charges.into_iter().map(|(budget, amount)| ChargeDue { budget, amount: amount.get() }).collect(),
             ..answer
         },
     }

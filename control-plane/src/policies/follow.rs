@@ -75,13 +75,8 @@ pub async fn load_active(
         Some(current) if current.keys_fingerprint == fingerprint => current.version.key_set,
         Some(_) | None => number(store::key_set_register(database, fingerprint).await?.0),
     };
-    let version = BundleVersion {
-        database_id,
-        activation: number(record.activation.0),
-        revision: number(record.revision.0),
-        key_set,
-        revocation: 0,
-    };
+    let version =
+        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set, revocation: 0 };
     if current.is_some_and(|current| current.version == version) {
         return Ok(None);
     }
@@ -89,9 +84,7 @@ pub async fn load_active(
 }
 
 /// Compiling takes milliseconds and secrets are files: neither belongs on an async thread.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PolicyFault> + Send + 'static,
-) -> Result<T, LoadError> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, PolicyFault> + Send + 'static) -> Result<T, LoadError> {
     tokio::task::spawn_blocking(work).await.map_err(LoadError::Stopped)?.map_err(LoadError::Fault)
 }
 

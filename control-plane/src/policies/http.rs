@@ -5,7 +5,7 @@ use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
-use crate::policies::{ActivePolicy, Activation, Files, PolicyFault, Revision, explain, follow};
+use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, explain, follow};
 use crate::problem::{ApiError, Problem};
 use crate::secrets::SecretsDirectory;
 use axum::Json;
@@ -179,9 +179,7 @@ async fn list(
     responses((status = 200, body = InForce)),
 )]
 async fn active(State(state): State<AppState>, _caller: Caller) -> Result<Json<InForce>, ApiError> {
-    let (record, _files) = store::activation_active(&state.database)
-        .await?
-        .ok_or(ApiError::Unavailable { what: "no policy is active" })?;
+    let (record, _files) = store::activation_active(&state.database).await?.ok_or(ApiError::Unavailable { what: "no policy is active" })?;
     Ok(Json(InForce { record, enforced_version: state.policy().tag() }))
 }
 

@@ -157,18 +157,13 @@ pub async fn revision_activate(
     let target = revision.to_string();
     let event = AdminEvent { action: "policy.activate", target: &target, reason, detail };
     admin_events::record(transaction, actor, event).await?;
-    sqlx::query("SELECT pg_notify($1, $2)")
-        .bind(CHANNEL)
-        .bind(activation.to_string())
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(activation.to_string()).execute(&mut **transaction).await?;
     Ok(activation)
 }
 
 /// The activation in force.
 pub async fn activation_latest(connection: &mut PgConnection) -> Result<Option<Activation>, sqlx::Error> {
-    let row: (Option<Activation>,) =
-        sqlx::query_as("SELECT max(activation) FROM policy_activations").fetch_one(connection).await?;
+    let row: (Option<Activation>,) = sqlx::query_as("SELECT max(activation) FROM policy_activations").fetch_one(connection).await?;
     Ok(row.0)
 }
 
@@ -210,11 +205,7 @@ pub async fn revision_find(database: &PgPool, revision: Revision) -> Result<Opti
 }
 
 /// Revisions, newest first, older than `before` if that is given.
-pub async fn revision_list(
-    database: &PgPool,
-    before: Option<Revision>,
-    limit: u32,
-) -> Result<Vec<RevisionSummary>, sqlx::Error> {
+pub async fn revision_list(database: &PgPool, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionSummary>, sqlx::Error> {
     sqlx::query_as(
         "SELECT r.revision, encode(r.content_sha256, 'hex') AS content_sha256, r.origin, r.author_issuer, r.author, \
          r.reason, r.created_at, (SELECT max(a.activation) FROM policy_activations a WHERE a.revision = r.revision) \
@@ -229,11 +220,10 @@ pub async fn revision_list(
 
 /// The hash of the newest revision that came from the policies directory.
 pub async fn directory_revision_hash(connection: &mut PgConnection) -> Result<Option<Vec<u8>>, sqlx::Error> {
-    let row: Option<(Vec<u8>,)> = sqlx::query_as(
-        "SELECT content_sha256 FROM policy_revisions WHERE origin = 'directory' ORDER BY revision DESC LIMIT 1",
-    )
-    .fetch_optional(connection)
-    .await?;
+    let row: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT content_sha256 FROM policy_revisions WHERE origin = 'directory' ORDER BY revision DESC LIMIT 1")
+            .fetch_optional(connection)
+            .await?;
     Ok(row.map(|(hash,)| hash))
 }
 
@@ -260,8 +250,6 @@ pub async fn key_set_register(database: &PgPool, fingerprint: [u8; 32]) -> Resul
 /// The newest set, if it is this one.
 async fn key_set_newest(connection: &mut PgConnection, fingerprint: [u8; 32]) -> Result<Option<KeySet>, sqlx::Error> {
     let newest: Option<(KeySet, Vec<u8>)> =
-        sqlx::query_as("SELECT key_set, fingerprint FROM key_sets ORDER BY key_set DESC LIMIT 1")
-            .fetch_optional(connection)
-            .await?;
+        sqlx::query_as("SELECT key_set, fingerprint FROM key_sets ORDER BY key_set DESC LIMIT 1").fetch_optional(connection).await?;
     Ok(newest.filter(|(_, known)| *known == fingerprint).map(|(key_set, _)| key_set))
 }

@@ -1,6 +1,5 @@
 //! A control plane over a test's own database and the Valkey of the test run, and holders that speak to it.
 
-#![expect(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use clap::Parser as _;
@@ -86,12 +85,10 @@ pub(crate) async fn envoy(database: &PgPool, envoy_id: &str) -> Envoy {
 
 /// A token of the admin API for `subject`.
 pub(crate) fn token(subject: &str, role: &str, governor: bool) -> String {
-    let mut claims = serde_json::json!({
+    let claims = serde_json::json!({
         "user_id": subject, "email": "a@b.test", "roles": [role], "trial_mode": false, "customer_id": "c1",
+        "governor_agent_id": if governor { Some("gov-1") } else { None },
     });
-    if governor {
-        claims["governor_agent_id"] = "gov-1".into();
-    }
     let claims =
         Claims::with_custom_claims(claims, Duration::from_mins(30)).with_issuer("https://ops").with_audience("admin").with_subject(subject);
     HS256Key::from_bytes(&KEY).with_key_id("k1").authenticate(claims).unwrap()

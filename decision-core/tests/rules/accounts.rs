@@ -1,0 +1,273 @@
+//! Single rules of a holder that the random walk in `lease_properties` meets too seldom.
+
+use crate::fixture::{NOW, identity, source};
+use decision_core::budget::Units;
+use decision_core::decision::{Charge, Charges};
+use decision_core::failure::FailureMode;
+use decision_core::holder::{Binding, Grant, LeaseHolder, Report, Reservations, Shortfall, Wait, WhenShort};
+use decision_core::policy::CompiledPolicy;
+use decision_core::policy::compile::compile;
+use decision_core::principal::Principal;
+use decision_core::time::Timestamp;
+
+/// A holder under the fixture's policy, and one user.
+struct Desk {
+    policy: CompiledPolicy,
+    user: Principal,
+    holder: LeaseHolder,
+    binding: Binding,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    budget: String,
+    scope: String,
+    window_start: Timestamp,
+    generation: u64,
+    used: i64,
+    held: i64,
+    target: i64,
+    minimum: i64,
+    close: bool,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let policy = compile(&source()).unwrap();
+        let user = policy.principal(identity("admin")).unwrap();
+        let mut holder = LeaseHolder::default();
+        let binding = holder.bind(&policy);
+        Self { policy, user, holder, binding }
+    }
+
+    fn charges(&self, budgets: &[(&str, i64)]) -> Charges {
+        let mut charges = Charges::default();
+        for (name, amount) in budgets {
+            charges.push(Charge { budget: self.policy.budget_by_name(name).unwrap().id, amount: Units::new(*amount) });
+        }
+        charges
+    }
+
+    fn reserve(&mut self, budgets: &[(&str, i64)], now: Timestamp, when_short: WhenShort) -> Result<Reservations, Shortfall> {
+        let charges = self.charges(budgets);
+        self.holder.reserve(&self.policy, &self.binding, &self.user, &charges, now, when_short)
+    }
+
+    fn wait(&mut self, budgets: &[(&str, i64)]) -> Box<Wait> {
+        match self.reserve(budgets, NOW, WhenShort::Wait) {
+            Err(Shortfall::Short(wait)) => wait,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    fn reports(&mut self, now: Timestamp) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.holder.reports(now, usize::MAX, |report: Report<'_>| {
+            told.push(Told {
+                budget: report.budget.into(),
+                scope: report.scope.into(),
+                window_start: report.window_start,
+                generation: report.generation,
+                used: report.used.get(),
+                held: report.held.get(),
+                target: report.target.get(),
+                minimum: report.minimum.get(),
+                close: report.close,
+            });
+        });
+        told
+    }
+
+    fn grant(&mut self, told: &Told, granted: i64, cap: i64, settled: i64) {
+        let units = Units::new;
+        let grant = Grant { generation: told.generation, granted: units(granted), cap: units(cap), settled: units(settled), known: true };
+        self.holder.apply(&told.budget, &told.scope, told.window_start, &grant);
+    }
+
+    /// An account with `granted` units.
+    fn warm(&mut self, budget: &str, granted: i64) -> Told {
+        let wait = self.wait(&[(budget, 1)]);
+        let told = self.reports(NOW).into_iter().find(|told| told.budget == budget).unwrap();
+        self.grant(&told, granted, 1_000_000, 0);
+        self.holder.end_wait(wait);
+        told
+    }
+}
+
+fn later(seconds: u64) -> Timestamp {
+    NOW.plus(core::time::Duration::from_secs(seconds))
+}
+
+#[test]
+fn a_reservation_of_a_forfeited_lease_settles_nothing_in_the_next_one() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 10);
+    let old = desk.reserve(&[("platform-monthly", 4)], NOW, WhenShort::Wait).unwrap();
+    let other = desk.reserve(&[("platform-monthly", 3)], NOW, WhenShort::Wait).unwrap();
+    desk.holder.forget();
+    assert!(!desk.holder.holds_leases());
+    // The same slot, another lease.
+    desk.warm("platform-monthly", 10);
+    let new = desk.reserve(&[("platform-monthly", 10)], NOW, WhenShort::Wait).unwrap();
+    let mut settled = 0;
+    desk.holder.settle(old, |_, _| settled += 1);
+    desk.holder.release(other);
+    let told = desk.reports(NOW);
+    assert_eq!((settled, told[0].used, told[0].held), (0, 0, 10));
+    desk.holder.settle(new, |_, _| settled += 1);
+    assert_eq!((settled, desk.reports(NOW)[0].used), (1, 10));
+}
+
+#[test]
+fn a_place_in_the_queue_of_a_forfeited_lease_takes_nothing_from_the_next_one() {
+    let mut desk = Desk::new();
+    let old = desk.wait(&[("platform-monthly", 5)]);
+    desk.holder.forget();
+    let new = desk.wait(&[("platform-monthly", 7)]);
+    desk.holder.end_wait(old);
+    assert_eq!(desk.reports(NOW)[0].minimum, 7);
+    desk.holder.end_wait(new);
+    assert_eq!(desk.reports(NOW)[0].minimum, 0);
+}
+
+#[test]
+fn an_answer_for_an_earlier_lease_is_not_taken_for_this_one() {
+    let mut desk = Desk::new();
+    let told = desk.warm("platform-monthly", 10);
+    desk.holder.forget();
+    let wait = desk.wait(&[("platform-monthly", 5)]);
+    desk.grant(&told, 100, 100, 0);
+    assert!(matches!(desk.reserve(&[("platform-monthly", 5)], NOW, WhenShort::FailureMode), Err(Shortfall::Unavailable(_))));
+    // Nor an answer for an account that nobody knows.
+    desk.grant(&Told { budget: "none".into(), ..told.clone() }, 100, 100, 0);
+    desk.grant(&Told { scope: "none".into(), ..told.clone() }, 100, 100, 0);
+    desk.holder.recall("none", "none", NOW);
+    desk.holder.end_wait(wait);
+}
+
+#[test]
+fn a_budget_that_cannot_be_asked_answers_by_its_failure_mode() {
+    let mut desk = Desk::new();
+    let closed = desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::FailureMode);
+    assert!(matches!(closed, Err(Shortfall::Unavailable(budget)) if desk.policy.budget(budget).unwrap().failure_mode == FailureMode::Closed));
+    let open = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode).unwrap();
+    assert!(open.failed_open() && open.iter().next().is_none());
+    desk.holder.settle(open, |_, _| {});
+}
+
+#[test]
+fn a_user_without_what_the_scope_names_is_told_which_budget_it_was() {
+    let mut desk = Desk::new();
+    desk.user.identity.customer_id = None;
+    let unscoped = desk.reserve(&[("platform-monthly", 1), ("rate-minute", 1)], NOW, WhenShort::Wait);
+    assert!(matches!(unscoped, Err(Shortfall::Unscoped(budget)) if &*desk.policy.budget(budget).unwrap().name == "rate-minute"));
+}
+
+#[test]
+fn a_spent_budget_is_remembered_until_its_window_ends_or_a_new_policy_comes() {
+    let mut desk = Desk::new();
+    let wait = desk.wait(&[("rate-minute", 1)]);
+    let told = desk.reports(NOW).remove(0);
+    desk.grant(&told, 0, 50, 50);
+    desk.holder.end_wait(wait);
+    let spent = desk.reserve(&[("rate-minute", 1)], later(20), WhenShort::Wait);
+    assert!(matches!(spent, Err(Shortfall::Spent { cap, settled, .. }) if cap.get() == 50 && settled.get() == 50));
+    // Also when nobody can be asked.
+    assert!(matches!(desk.reserve(&[("rate-minute", 1)], later(20), WhenShort::FailureMode), Err(Shortfall::Spent { .. })));
+    // The next window.
+    assert!(matches!(desk.reserve(&[("rate-minute", 1)], later(60), WhenShort::Wait), Err(Shortfall::Short(_))));
+    // The next policy.
+    desk.binding = desk.holder.bind(&desk.policy);
+    assert!(matches!(desk.reserve(&[("rate-minute", 1)], later(21), WhenShort::Wait), Err(Shortfall::Short(_))));
+}
+
+#[test]
+fn an_idle_lease_is_given_back_and_asked_for_again() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 10);
+    let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
+    desk.holder.settle(held, |_, _| {});
+    assert!(!desk.reports(later(9))[0].close);
+    let last = desk.reports(later(10)).remove(0);
+    assert_eq!((last.close, last.used, last.held, last.target), (true, 2, 0, 2));
+    // Closed on this side already: nothing is spent of what was given back, lost answer or not.
+    assert!(matches!(desk.reserve(&[("platform-monthly", 1)], later(10), WhenShort::FailureMode), Err(Shortfall::Unavailable(_))));
+    assert!(desk.reports(later(11))[0].close, "repeated until it is acknowledged");
+    desk.grant(&last, 0, 100, 2);
+    assert!(!desk.holder.holds_leases());
+    let again = desk.wait(&[("platform-monthly", 1)]);
+    assert!(desk.reports(later(12))[0].generation > last.generation);
+    desk.holder.end_wait(again);
+}
+
+#[test]
+fn a_grant_for_a_request_that_has_left_is_given_back_at_once() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 20);
+    let told = desk.reports(NOW).remove(0);
+    assert_eq!((told.close, told.target), (true, 0));
+}
+
+#[test]
+fn a_lease_in_use_is_not_given_back_however_long_its_request_takes() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 10);
+    let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
+    let told = desk.reports(later(500));
+    assert_eq!((told[0].close, told[0].held, told[0].target), (false, 2, 2));
+    desk.holder.settle(held, |_, _| {});
+    assert!(desk.reports(later(501))[0].close);
+}
+
+#[test]
+fn a_recalled_lease_gives_up_what_it_does_not_use_at_once() {
+    let mut desk = Desk::new();
+    let told = desk.warm("platform-monthly", 10);
+    let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
+    desk.reports(NOW);
+    desk.grant(&told, 10, 100, 0);
+    assert!(!desk.holder.is_urgent());
+    desk.holder.recall(&told.budget, &told.scope, told.window_start);
+    assert!(desk.holder.is_urgent());
+    assert_eq!(desk.reports(NOW)[0].target, 2);
+    assert!(matches!(desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::FailureMode), Err(Shortfall::Unavailable(_))));
+    desk.holder.release(held);
+}
+
+#[test]
+fn a_lease_that_runs_low_is_renewed_before_it_is_empty_and_asked_for_once() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 20);
+    let mut urgent_at = Vec::new();
+    for taken in 1..=20 {
+        let held = desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::Wait).unwrap();
+        desk.holder.settle(held, |_, _| {});
+        if desk.holder.is_urgent() {
+            urgent_at.push(taken);
+            desk.reports(NOW);
+        }
+    }
+    assert!(matches!(urgent_at[..], [1..=19]), "{urgent_at:?}");
+}
+
+#[test]
+fn what_does_not_fit_into_one_call_goes_into_the_next() {
+    let mut desk = Desk::new();
+    for customer in 0..10 {
+        desk.user.identity.customer_id = Some(format!("customer-{customer}").into());
+        let wait = desk.wait(&[("rate-minute", 1)]);
+        desk.holder.end_wait(wait);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let mut told = Vec::new();
+        desk.holder.reports(NOW, 4, |report| told.push((report.budget.to_string(), report.scope.to_string(), report.window_start, report.generation)));
+        assert!(told.len() <= 4);
+        for (budget, scope, start, generation) in told {
+            let grant = Grant { generation, granted: Units::ZERO, cap: Units::new(50), settled: Units::ZERO, known: true };
+            desk.holder.apply(&budget, &scope, start, &grant);
+            seen.insert(scope);
+        }
+    }
+    assert_eq!(seen.len(), 10);
+}

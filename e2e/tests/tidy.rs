@@ -1,0 +1,112 @@
+//! Rules of this repository that no compiler checks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cli::stack::repository;
+
+const LINES_MAX: usize = 600;
+
+/// Files that are tracked, or will be with the next commit.
+fn files() -> Vec<PathBuf> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(repository())
+        .output()
+        .expect("git is there: install it");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    let files: Vec<PathBuf> = names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).filter(|file| repository().join(file).is_file()).collect();
+    assert!(files.len() > 50, "{} files", files.len());
+    files
+}
+
+/// Its text; empty for what is no text.
+fn text(file: &Path) -> String {
+    std::fs::read(repository().join(file)).map(String::from_utf8).map(Result::unwrap_or_default).unwrap_or_default()
+}
+
+fn with_extension(extension: &str) -> Vec<PathBuf> {
+    files().into_iter().filter(|file| file.extension().is_some_and(|found| found == extension)).collect()
+}
+
+#[test]
+fn the_sdk_is_named_in_four_files() {
+    const ALLOWED: [&str; 4] = ["filter/src/lib.rs", "filter/src/host.rs", "filter/src/root.rs", "filter/src/exchange.rs"];
+    let others: Vec<PathBuf> = with_extension("rs")
+        .into_iter()
+        .filter(|file| !file.starts_with("e2e") && !ALLOWED.iter().any(|allowed| file == Path::new(allowed)))
+        .filter(|file| text(file).contains("proxy_wasm"))
+        .collect();
+    assert!(others.is_empty(), "`proxy_wasm` belongs in {ALLOWED:?} only, and is in {others:?}");
+}
+
+#[test]
+fn the_decision_core_stays_pure() {
+    let manifest = text(Path::new("decision-core/Cargo.toml"));
+    let dependencies = manifest.split_once("[dependencies]").map_or("", |(_, rest)| rest.split("\n[").next().unwrap_or_default());
+    for forbidden in ["proxy-wasm", "serde", "tokio", "log", "tracing", "rand", "fastrand", "getrandom", "time", "chrono", "reqwest", "hyper"] {
+        let named = dependencies.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(forbidden));
+        assert!(!named, "`decision-core` must not depend on `{forbidden}`");
+    }
+}
+
+#[test]
+fn files_that_the_documentation_names_exist() {
+    let mut missing = Vec::new();
+    for file in with_extension("md").into_iter().filter(|file| file.starts_with("docs") || file == Path::new("README.md")) {
+        for name in text(&file).split('`').skip(1).step_by(2).filter(|name| is_path(name)) {
+            if !repository().join(name).exists() {
+                missing.push(format!("{}: `{name}`", file.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such files:\n{}", missing.join("\n"));
+}
+
+/// Whether a piece of code in a text is the path of one file of the repository: below a directory of ours, with an extension.
+fn is_path(name: &str) -> bool {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "._-/".contains(character);
+    // Made by a build or a run, so not there in a fresh clone.
+    let made = ["target/", ".tools/", ".run/", "bench/results/"];
+    let first = name.split('/').next().unwrap_or_default();
+    name.contains('/')
+        && name.chars().all(plain)
+        && !made.iter().any(|folder| name.starts_with(folder))
+        && repository().join(first).is_dir()
+        && !first.is_empty()
+        && Path::new(name).extension().is_some()
+}
+
+#[test]
+fn migrations_are_numbered_without_gaps() {
+    let mut numbers: Vec<u32> = with_extension("sql")
+        .iter()
+        .filter(|file| file.starts_with("migrations"))
+        .map(|file| file.file_name().and_then(|name| name.to_str()?.split_once('_')?.0.parse().ok()).unwrap_or_else(|| panic!("{}", file.display())))
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=u32::try_from(numbers.len()).unwrap()).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_source_file_is_too_long() {
+    let long: Vec<String> = with_extension("rs")
+        .iter()
+        .map(|file| (file, text(file).lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .map(|(file, lines)| format!("{} has {lines} lines", file.display()))
+        .collect();
+    assert!(long.is_empty(), "more than {LINES_MAX} lines: {long:?}");
+}
+
+#[test]
+fn no_private_key_is_tracked() {
+    // In two pieces, so that this file is not one that it finds.
+    let (begin, end) = ("-----BEGIN ", "PRIVATE KEY-----");
+    let found: Vec<PathBuf> = files()
+        .into_iter()
+        .filter(|file| text(file).split(begin).skip(1).any(|rest| rest.get(..40.min(rest.len())).is_some_and(|line| line.contains(end))))
+        .collect();
+    assert!(found.is_empty(), "private keys in {found:?}");
+}
