@@ -31,6 +31,17 @@ impl FilterCounters {
         })
     }
 
+    /// Both together.
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self {
+            sync_calls: self.sync_calls.saturating_add(other.sync_calls),
+            sync_failures: self.sync_failures.saturating_add(other.sync_failures),
+            requests_held: self.requests_held.saturating_add(other.requests_held),
+            records_dropped: self.records_dropped.saturating_add(other.records_dropped),
+            tokens_verified: self.tokens_verified.saturating_add(other.tokens_verified),
+        }
+    }
+
     /// What was counted since then.
     pub(crate) const fn since(self, earlier: Self) -> Self {
         Self {

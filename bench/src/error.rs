@@ -48,6 +48,8 @@ pub(crate) enum BenchError {
     NotOk { variant: Variant, count: u64, requests: u64 },
     #[error("after {seconds} s of warming up, requests still wait for leases")]
     NeverWarm { seconds: u64 },
+    #[error("the machine is too busy to store audit records as fast as they come; stop other programs and try again")]
+    Busy,
     #[error("{stored} of {sent} audit records are stored, and no more come")]
     RecordsMissing { stored: u64, sent: u64 },
     #[error("the measurement does not hold: {}", .reasons.join("; "))]

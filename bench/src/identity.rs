@@ -14,9 +14,8 @@ use serde_json::json;
 
 use crate::error::BenchError;
 
-const SUBJECT: &str = "5f0c2f7e-93f1-4f0b-a8c1-6f2a8d1b7c55";
+const SUBJECT: &str = "ann.petersen@customer.example";
 const CUSTOMER: &str = "0b5c1f2e-6a55-4d27-9f0e-1d6f4f1c7a10";
-const AGENT: &str = "7d9a41c6-52d6-4f53-8f0b-2b9b7a1f3e90";
 /// Under this name the audit log finds our records, and nobody else's.
 pub(crate) const USER_ID: &str = "bench-2d0f9a34-55f1-4a3e-9c7b-7d1a0e6b9f21";
 /// Longer than any run.
@@ -24,7 +23,7 @@ const LIFETIME_SECONDS: i64 = 4 * 3_600;
 
 /// A token of issuer `cp` (RS256).
 pub(crate) fn token(state: &State) -> Result<String, BenchError> {
-    let mut spec = TokenSpec::new(SUBJECT, &["customer_admin"]).customer(CUSTOMER).agent(AGENT).lasting(LIFETIME_SECONDS);
+    let mut spec = TokenSpec::new(SUBJECT, &["customer_admin"]).customer(CUSTOMER).lasting(LIFETIME_SECONDS);
     spec.user_id = Some(USER_ID.to_owned());
     Ok(mint(issuer(state)?, &spec)?)
 }

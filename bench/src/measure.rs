@@ -1,6 +1,6 @@
 //! The measurement: CPU time of the Envoy process around a load, listener after listener, round after round.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cli::stack::Stack;
 use hyper::header::HeaderMap;
@@ -16,6 +16,11 @@ use crate::variant::{BenchPorts, Variant};
 
 const WARM_UP: Duration = Duration::from_millis(500);
 const WARM_UPS_MAX: u32 = 40;
+/// Before every measurement: connections, caches and leases are as under lasting load.
+const RUN_UP: Duration = Duration::from_millis(300);
+/// A lease shrinks when it is not used: after so long the run-up is repeated.
+const LEASE_PATIENCE: Duration = Duration::from_millis(1_000);
+const RUN_UPS_MAX: u32 = 10;
 const IDLE: Duration = Duration::from_secs(2);
 /// Records are given up when none was stored for so long.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -58,7 +63,7 @@ pub(crate) struct Measured {
     pub(crate) counters: FilterCounters,
     /// Requests to our listeners while they were measured.
     pub(crate) requests: u64,
-    /// The same with those of the warm-up.
+    /// The same with all others that we sent.
     pub(crate) records_due: u64,
     pub(crate) records_stored: u64,
 }
@@ -93,6 +98,9 @@ pub(crate) struct Bench<'s> {
     base: u64,
     /// Requests to our listeners so far.
     sent: u64,
+    /// Of them, those that were measured, and what the filter counted meanwhile.
+    measured: u64,
+    counted: FilterCounters,
 }
 
 impl<'s> Bench<'s> {
@@ -104,14 +112,13 @@ impl<'s> Bench<'s> {
         std::thread::sleep(IDLE);
         let base = runtime.block_on(admin::records_stored(ports.control_plane_admin()))?;
         let envoy = stack.pids().envoy.ok_or(BenchError::StackLacks { what: "Envoy of its own" })?;
-        Ok(Self { stack, ports, plan, runtime, headers: load::headers(&token), token_bytes: token.len(), envoy, base, sent: 0 })
+        let (headers, token_bytes) = (load::headers(&token), token.len());
+        Ok(Self { stack, ports, plan, runtime, headers, token_bytes, envoy, base, sent: 0, measured: 0, counted: FilterCounters::default() })
     }
 
     pub(crate) fn run(mut self) -> Result<Measured, BenchError> {
         self.warm_up()?;
         let idle_us_per_second = self.idle()?;
-        let before = self.counters()?;
-        let sent_before = self.sent;
         let mut samples: Vec<(Variant, Vec<Sample>)> = Variant::ALL.into_iter().map(|variant| (variant, Vec::new())).collect();
         for round in 1..=self.plan.rounds {
             eprintln!("round {round} of {}", self.plan.rounds);
@@ -119,7 +126,6 @@ impl<'s> Bench<'s> {
                 samples.push(self.sample(*variant)?);
             }
         }
-        let counters = self.counters()?.since(before);
         let admin_token = &self.stack.state().admin_token;
         let records_stored = self.runtime.block_on(admin::records_of(self.ports.control_plane_admin(), admin_token, USER_ID))?;
         Ok(Measured {
@@ -130,8 +136,8 @@ impl<'s> Bench<'s> {
             header_count: self.headers.len(),
             samples,
             idle_us_per_second,
-            counters,
-            requests: self.sent.saturating_sub(sent_before),
+            counters: self.counted,
+            requests: self.measured,
             records_due: self.sent,
             records_stored,
         })
@@ -163,6 +169,8 @@ impl<'s> Bench<'s> {
     }
 
     fn sample(&mut self, variant: Variant) -> Result<Sample, BenchError> {
+        self.run_up(variant)?;
+        let counters = self.counters()?;
         let before = cpu_time(self.envoy)?;
         let answered = self.load(variant, self.plan.duration)?;
         if variant.is_ours() {
@@ -170,12 +178,29 @@ impl<'s> Bench<'s> {
             self.drain()?;
         }
         let used = cpu_time(self.envoy)?.saturating_sub(before);
+        if variant.is_ours() {
+            self.measured += answered.requests;
+            self.counted = self.counted.plus(self.counters()?.since(counters));
+        }
         let requests = u32::try_from(answered.requests).unwrap_or(u32::MAX).max(1);
         Ok(Sample {
             requests: answered.requests,
             requests_per_second: f64::from(requests) / answered.elapsed.as_secs_f64(),
             cpu_us: used.as_secs_f64() * 1e6 / f64::from(requests),
         })
+    }
+
+    fn run_up(&mut self, variant: Variant) -> Result<(), BenchError> {
+        for _attempt in 0..RUN_UPS_MAX {
+            wait_for_room_in_minute(self.plan.duration + RUN_UP + LEASE_PATIENCE);
+            self.load(variant, RUN_UP)?;
+            let start = Instant::now();
+            self.drain()?;
+            if start.elapsed() < LEASE_PATIENCE {
+                return Ok(());
+            }
+        }
+        Err(BenchError::Busy)
     }
 
     fn load(&mut self, variant: Variant, duration: Duration) -> Result<Answered, BenchError> {
@@ -211,5 +236,15 @@ impl<'s> Bench<'s> {
 
     fn counters(&self) -> Result<FilterCounters, BenchError> {
         self.runtime.block_on(FilterCounters::of(self.ports.envoy_admin()))
+    }
+}
+
+/// Rates are counted per minute, and the first requests of a minute wait for its lease: no measurement spans two.
+fn wait_for_room_in_minute(needed: Duration) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_secs(60 - now.as_secs() % 60);
+    if needed < MINUTE && left <= needed {
+        std::thread::sleep(left);
     }
 }

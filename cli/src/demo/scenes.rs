@@ -48,6 +48,8 @@ pub(super) async fn authorisation(stage: &mut Stage<'_>) -> Result<(), DemoError
     }
     let [viewer, orchestrator, admin] = roles.as_slice() else { return Ok(()) };
     stage.show("a viewer reads", "PP", Ask::get(AGENTS).bearer(viewer), PRODUCTION, nothing_more).await?;
+    // From here on a lease covers the account: nothing but the request itself leaves Envoy.
+    stage.show_many("and reads again and again", "PP", &Ask::get(AGENTS).bearer(viewer), 30, PRODUCTION).await?;
     let create = Ask::post(AGENTS).bearer(viewer).json(&json!({"name": "a"}));
     stage.show("a viewer creates an agent", "PP", create, refused(403, "permission"), named("permission-denied")).await?;
     let task = Ask::post(TASKS).bearer(orchestrator).json(&json!({"task": 1}));
