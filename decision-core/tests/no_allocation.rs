@@ -147,8 +147,7 @@ fn warm(policy: &CompiledPolicy, principal: &Principal, permit: &Permit) -> (Lea
     holder.reports(NOW, usize::MAX, &mut keep);
     for (budget, scope, window_start, generation) in &known {
         let plenty = Units::new(100_000);
-        let grant =
-            Grant { generation: *generation, granted: plenty, cap: plenty, settled: Units::ZERO, known: true };
+        let grant = Grant { generation: *generation, granted: plenty, cap: plenty, settled: Units::ZERO, known: true };
         holder.apply(budget, scope, *window_start, &grant);
     }
     holder.end_wait(wait);

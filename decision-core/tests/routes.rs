@@ -155,7 +155,11 @@ fn a_literal_beats_a_parameter_and_a_parameter_beats_a_tail_at_the_first_differe
 
 #[test]
 fn a_method_that_the_most_specific_path_lacks_falls_to_the_next() {
-    let routes = [("/a/b".to_string(), vec![Method::Get]), ("/a/{x}".to_string(), vec![Method::Post]), ("/{r...}".to_string(), vec![Method::Delete])];
+    let routes = [
+        ("/a/b".to_string(), vec![Method::Get]),
+        ("/a/{x}".to_string(), vec![Method::Post]),
+        ("/{r...}".to_string(), vec![Method::Delete]),
+    ];
     let (index, _) = insert(&routes);
     let found = |method| index.find(method, "/a/b");
     assert_eq!([found(Method::Get), found(Method::Post), found(Method::Delete), found(Method::Put)], [Some(0), Some(1), Some(2), None]);

@@ -108,7 +108,8 @@ fn a_lease_is_asked_for_granted_and_spent() {
     let Err(Shortfall::Short(wait)) = short else { unreachable!("{short:?}") };
     let mut asked: Vec<(String, String, Timestamp, Grant)> = Vec::new();
     holder.reports(NOW, usize::MAX, |report| {
-        let grant = Grant { generation: report.generation, granted: report.minimum, cap: report.minimum, settled: report.used, known: true };
+        let grant =
+            Grant { generation: report.generation, granted: report.minimum, cap: report.minimum, settled: report.used, known: true };
         asked.push((report.budget.into(), report.scope.into(), report.window_start, grant));
     });
     assert_eq!(asked.len(), 3);

@@ -28,7 +28,10 @@ fn roomy(line: &str) -> String {
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
-        let (source, target) = { let entry = entry?; (entry.path(), to.join(entry.file_name())) };
+        let (source, target) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
         if source.is_dir() {
             copy(&source, &target)?;
         } else {

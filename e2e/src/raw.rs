@@ -35,7 +35,7 @@ impl RawAnswer {
     }
 }
 
-/// Sends bytes as they are and reads until the server closes. A server may close before it has read everything.
+/// Sends bytes as they are and reads until there is a whole answer or the server closes. A server may close before it has read everything.
 ///
 /// # Errors
 /// When there is no connection.
@@ -61,7 +61,7 @@ pub async fn send_within(base_url: &str, bytes: &[u8], patience: Duration) -> st
         let mut chunk = vec![0_u8; 64 * 1024];
         while let Ok(Ok(length)) = timeout(patience, reader.read(&mut chunk)).await {
             answer.extend_from_slice(chunk.get(..length).unwrap_or_default());
-            if length == 0 || answer.len() > ANSWER_BYTES_MAX {
+            if length == 0 || answer.len() > ANSWER_BYTES_MAX || is_whole(&answer) {
                 break;
             }
         }
@@ -75,6 +75,15 @@ pub async fn send_within(base_url: &str, bytes: &[u8], patience: Duration) -> st
     Ok(RawAnswer { status, text })
 }
 
+/// Whether a response with a length has arrived. Envoy keeps a connection open for a second after it has refused a request.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let (head, rest) = answer.split_at(end);
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| rest.len() >= length.saturating_add(4))
+}
+
 /// A request as bytes, with `host` and `connection: close`, and whatever else is given.
 #[must_use]
 pub fn request(method: &str, target: &[u8], headers: &[(&str, &[u8])]) -> Vec<u8> {
@@ -84,4 +93,17 @@ pub fn request(method: &str, target: &[u8], headers: &[(&str, &[u8])]) -> Vec<u8
     }
     bytes.extend(b"\r\n");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_length_has_come() {
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno".as_slice();
+        assert!(is_whole(answer));
+        assert!(!is_whole(&answer[..answer.len() - 1]) && !is_whole(&answer[..20]));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\n"));
+    }
 }

@@ -10,6 +10,7 @@ use cli::stack::{Options, Stack, StackError, repository};
 /// The ports of each test binary. All are below 32768, where Linux takes the ports of outgoing connections from.
 pub mod ports {
     #![expect(missing_docs, reason = "one per test binary, and named like it")]
+    pub const REVOKED: u16 = 20_000;
     pub const AUDIT: u16 = 21_000;
     pub const BAD_INPUT: u16 = 22_000;
     pub const BROKEN_BUNDLE: u16 = 23_000;
@@ -19,7 +20,6 @@ pub mod ports {
     pub const HEADERS: u16 = 27_000;
     pub const PANIC: u16 = 28_000;
     pub const RACE: u16 = 29_000;
-    pub const REVOKED: u16 = 20_000;
     pub const START: u16 = 30_000;
 }
 
@@ -85,7 +85,7 @@ pub fn told(error: &dyn std::error::Error) -> String {
 }
 
 /// Asks again until the answer is there, or time is up.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(patience: Duration, mut look: impl FnMut() -> F) -> Option<T> {
+pub async fn eventually<T>(patience: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look().await {

@@ -104,9 +104,8 @@ async fn a_wrong_data_plane_token_leaves_the_last_bundle_and_the_leases() {
 
     sqlx::query("UPDATE envoys SET revoked_at = NULL").execute(&mut database).await.unwrap();
     becomes(state, "connected").await;
-    let recovered = eventually(PATIENCE, async || {
-        (pp(state, &Ask::get(AGENTS).bearer(&viewer(state, "newcomer"))).await.status == 200).then_some(())
-    });
+    let recovered =
+        eventually(PATIENCE, async || (pp(state, &Ask::get(AGENTS).bearer(&viewer(state, "newcomer"))).await.status == 200).then_some(()));
     assert!(recovered.await.is_some(), "a new account is served again");
     stack.stop();
 }

@@ -105,7 +105,8 @@ async fn the_correlation_id_comes_back_on_every_kind_of_answer() {
     let stack = stack();
     let state = stack.state();
     let viewer = token(state, "echoed", "viewer");
-    let asks = [Ask::get(AGENTS).bearer(&viewer), Ask::get(AGENTS), Ask::post(AGENTS).bearer(&viewer), Ask::get("//"), Ask::get("/nowhere")];
+    let asks =
+        [Ask::get(AGENTS).bearer(&viewer), Ask::get(AGENTS), Ask::post(AGENTS).bearer(&viewer), Ask::get("//"), Ask::get("/nowhere")];
     for (index, ask) in asks.into_iter().enumerate() {
         let id = format!("echoed-{index}");
         let answer = pp(state, &ask.header("x-correlation-id", &id)).await;
@@ -182,7 +183,9 @@ async fn head_has_no_body_whoever_answers() {
     let stack = stack();
     let state = stack.state();
     let viewer = token(state, "head", "viewer");
-    for (ask, status) in [(Ask::new("HEAD", AGENTS).bearer(&viewer), 200), (Ask::new("HEAD", AGENTS), 401), (Ask::new("HEAD", "/ready"), 200)] {
+    for (ask, status) in
+        [(Ask::new("HEAD", AGENTS).bearer(&viewer), 200), (Ask::new("HEAD", AGENTS), 401), (Ask::new("HEAD", "/ready"), 200)]
+    {
         let answer = pp(state, &ask).await;
         assert_eq!((answer.status, answer.body.len()), (status, 0));
     }
@@ -277,7 +280,10 @@ async fn decisions_are_counted_by_gateway_decision_and_reason() {
     pp(state, &Ask::get(AGENTS)).await;
     let stats = Client::new(&state.envoy_admin).send(&Ask::get("/stats/prometheus")).await.unwrap().text();
     let series: Vec<&str> = stats.lines().filter(|line| line.starts_with("gateway_decisions_total{")).collect();
-    for labels in [["gateway=\"PP\"", "decision=\"permit\"", "reason=\"ok\""], ["gateway=\"PP\"", "decision=\"deny\"", "reason=\"credential_missing\""]] {
+    for labels in [
+        ["gateway=\"PP\"", "decision=\"permit\"", "reason=\"ok\""],
+        ["gateway=\"PP\"", "decision=\"deny\"", "reason=\"credential_missing\""],
+    ] {
         assert!(series.iter().any(|line| labels.iter().all(|label| line.contains(label))), "{labels:?} in {series:#?}");
     }
 }

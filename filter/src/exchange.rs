@@ -73,6 +73,7 @@ impl Verdicts {
 
 /// How far an exchange has come. What survives between callbacks is moved from one state to the next.
 #[derive(Debug, Default)]
+#[expect(clippy::large_enum_variant, reason = "one per stream: a box would be an allocation for every held request")]
 pub(crate) enum State {
     /// The request's headers have not been seen.
     #[default]

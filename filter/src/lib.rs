@@ -6,6 +6,9 @@
 //! Envoy ─ on_log ─▶ exchange ─▶ settle | release ─▶ record queued ─ tick ─▶ sync
 //! ```
 
+// Natively there is nothing to build but the tests: the host's functions do not exist there.
+#![cfg(any(target_arch = "wasm32", test))]
+
 mod audit;
 mod bundle_feed;
 mod counters;
@@ -22,12 +25,12 @@ mod root;
 mod settings;
 mod signature;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 #[cfg(target_arch = "wasm32")]
 mod start {
-    #![expect(missing_docs, reason = "the macro exports `_initialize`, which only the host calls")]
-
     proxy_wasm::main! {{
         proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
         std::panic::set_hook(Box::new(|panic| log::error!("panic: {panic}")));

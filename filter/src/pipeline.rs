@@ -246,14 +246,14 @@ fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: 
             vm.leases.release(held);
             fail(exchange, host, Fault::TooManyWaiting)
         }
-        Ok(Some(ask)) => {
+        Ok(Some(ask)) if !vm.sync.is_failing() => {
             let consumes = if ask.approval_id.is_some() { Consumes::Approval } else { Consumes::Nothing };
             exchange.trace.approval_id.clone_from(&ask.approval_id);
             vm.asks.push(ask);
             vm.sync.hurry();
             hold(exchange, vm, host, State::AwaitingApproval { permit, held, until: now.plus(WAIT), consumes })
         }
-        Ok(None) => {
+        Ok(_) => {
             vm.leases.release(held);
             fail(exchange, host, Fault::ApprovalUnavailable)
         }
@@ -298,7 +298,11 @@ fn forward(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
     exchange.trace.forwarded_at = Some(now);
     let own = u64::try_from(now.since(exchange.trace.arrived).as_micros()).unwrap_or(u64::MAX);
     vm.counters.observe(host, name::OWN_TIME, own);
-    exchange.trace.verdict = Verdict { decision: Verdicts::Permit, reason: "ok" };
+    exchange.trace.verdict = if held.failed_open() {
+        Verdict { decision: Verdicts::Indeterminate, reason: Fault::BudgetUnavailable.code() }
+    } else {
+        Verdict { decision: Verdicts::Permit, reason: "ok" }
+    };
     exchange.state = State::Forwarded { held, consumes };
     Step::Forward
 }
@@ -392,6 +396,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             let step = reserve(exchange, vm, host, permit, now, WhenShort::Wait);
             if let State::AwaitingLease { until: renewed, .. } = &mut exchange.state {
                 *renewed = until;
+                vm.sync.pause(now);
             }
             step
         }

@@ -109,13 +109,13 @@ mod context {
         fn on_done(&mut self) -> bool {
             let mut vm = self.vm.borrow_mut();
             if vm.owner == Some(self.id) {
-                vm.owner = None;
                 // Last words: they leave if a connection is open and idle, and they are idempotent.
                 if let Some(settings) = self.settings.as_ref()
                     && !vm.records.is_empty()
                 {
                     sync::call(&mut vm, &Envoy, settings, Envoy.now());
                 }
+                vm.disown();
             }
             true
         }

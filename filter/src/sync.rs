@@ -18,6 +18,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 const REGULAR_MS: u64 = 750;
 const REGULAR_JITTER_MS: u64 = 200;
 const BACKOFF_MAX_MS: u64 = 2_000;
+/// Between two calls for the same request.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Accounts in one call; the rest follow at once.
 const ACCOUNTS_PER_CALL: usize = 5_000;
 
@@ -44,6 +46,16 @@ impl SyncState {
         self.failures >= 2
     }
 
+    /// No answer to a call that was made will come.
+    pub(crate) fn abandon(&mut self) {
+        self.hurried |= self.in_flight.take().is_some();
+    }
+
+    /// What was answered did not help a request that waits: others have to give back first. No call for a moment.
+    pub(crate) fn pause(&mut self, now: Timestamp) {
+        self.retry_at = self.retry_at.max(now.plus(PAUSE));
+    }
+
     /// Whether the call is this one's.
     pub(crate) fn owns(&self, token: u32) -> bool {
         self.in_flight == Some(token)
@@ -56,7 +68,7 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         return;
     }
     let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
-    let regular = now >= vm.sync.due && (vm.leases.holds_leases() || !vm.records.is_empty() || !vm.undos.is_empty());
+    let regular = now >= vm.sync.due && (vm.leases.holds_leases() || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty());
     if urgent || regular {
         call(vm, host, settings, now);
     }

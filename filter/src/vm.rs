@@ -67,11 +67,13 @@ pub(crate) struct Waiting {
     pub(crate) exchange: Rc<RefCell<Exchange>>,
 }
 
+#[cfg(target_arch = "wasm32")]
 thread_local! {
     static VM: Rc<RefCell<Vm>> = Rc::new(RefCell::new(Vm::new()));
 }
 
 /// The machine that this code runs in.
+#[cfg(target_arch = "wasm32")]
 pub(crate) fn this_vm() -> Rc<RefCell<Vm>> {
     VM.with(Rc::clone)
 }
@@ -141,6 +143,14 @@ impl Vm {
             binding,
         }));
         Ok(())
+    }
+
+    /// The root that calls out is going, and the host with it drops the calls that are not answered: the next owner
+    /// makes its own.
+    pub(crate) fn disown(&mut self) {
+        self.owner = None;
+        self.feed.abandon();
+        self.sync.abandon();
     }
 
     /// The holder's id; made now if this is the first request.

@@ -123,8 +123,7 @@ pub(super) async fn pretence(stage: &mut Stage<'_>) -> Result<(), DemoError> {
 
 /// Tokens of every algorithm, and good tokens in the wrong place.
 pub(super) async fn tokens(stage: &mut Stage<'_>) -> Result<(), DemoError> {
-    let accepted =
-        [("RS256", "cp", "customer_user"), ("ES256", "pp", "viewer"), ("EdDSA", "edge", "viewer"), ("HS256", "legacy", "user")];
+    let accepted = [("RS256", "cp", "customer_user"), ("ES256", "pp", "viewer"), ("EdDSA", "edge", "viewer"), ("HS256", "legacy", "user")];
     for (algorithm, issuer, role) in accepted {
         let token = stage.token(issuer, &TokenSpec::new(&stage.fresh(algorithm), &[role]))?;
         stage.show(&format!("a token signed by {algorithm}"), "PLANT", Ask::get(AGENTS).bearer(&token), PRODUCTION, nothing_more).await?;
@@ -149,7 +148,9 @@ pub(super) async fn doors(stage: &mut Stage<'_>) -> Result<(), DemoError> {
     let name = stage.fresh("closed");
     let trial = stage.token("cp", &TokenSpec::new(&name, &["customer_user"]).customer(&name).trial_for(DAYS_7))?;
     let closed = refused(403, "trial");
-    stage.show("invoices are closed to trials", "CP", Ask::get("/api/v1/invoices").bearer(&trial), closed, named("trial-restricted")).await?;
+    stage
+        .show("invoices are closed to trials", "CP", Ask::get("/api/v1/invoices").bearer(&trial), closed, named("trial-restricted"))
+        .await?;
     let register = |key: &str| Ask::post("/api/v1/customers").header("x-cp-registration-key", key).json(&json!({"email": "a@example.com"}));
     let key = stage.state.registration_key.clone();
     let key_kept = |answer: &Answer| match answer.echoed("x-cp-registration-key").is_empty() {

@@ -164,7 +164,15 @@ impl<'s> Stage<'s> {
     pub(super) fn compare(&mut self, outcome: &str, request: &str, expected: u64, got: u64) {
         let fault = (expected != got).then(|| format!("{expected} expected, {got} found"));
         let (expected, got) = (expected.to_string(), got.to_string());
-        self.rows.push(Row { outcome: outcome.to_owned(), request: request.to_owned(), expected, got, check: String::new(), took: None, fault });
+        self.rows.push(Row {
+            outcome: outcome.to_owned(),
+            request: request.to_owned(),
+            expected,
+            got,
+            check: String::new(),
+            took: None,
+            fault,
+        });
     }
 
     async fn send(&mut self, gateway: &str, ask: &Ask) -> Result<Answer, DemoError> {

@@ -1,10 +1,6 @@
 //! Leases under loss, delay, repetition and crashes: nothing is overspent, nothing is stuck.
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "clippy's exception for tests does not cover the functions around them"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy's exception for tests does not cover the functions around them")]
 
 #[path = "../fixture/mod.rs"]
 mod fixture;
@@ -122,7 +118,9 @@ fn of_two_budgets_none_is_held_when_one_is_short() {
     world.round(0);
     let held = |world: &mut World| {
         let mut held = 0;
-        world.members[0].leases.reports(decision_core::time::Timestamp::from_micros(world.now), usize::MAX, |report| held += report.held.get());
+        world.members[0]
+            .leases
+            .reports(decision_core::time::Timestamp::from_micros(world.now), usize::MAX, |report| held += report.held.get());
         held
     };
     let before = held(&mut world);

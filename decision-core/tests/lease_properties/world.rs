@@ -176,7 +176,8 @@ impl World {
                 let complete = reservations.iter().count() == KINDS[kind].len();
                 assert!(complete || reservations.failed_open(), "all charges or none");
                 assert!(!reservations.failed_open() || when_short == WhenShort::FailureMode);
-                let held: Vec<_> = reservations.iter().map(|(id, units)| (self.policy.budget(id).unwrap().name.to_string(), units)).collect();
+                let held: Vec<_> =
+                    reservations.iter().map(|(id, units)| (self.policy.budget(id).unwrap().name.to_string(), units)).collect();
                 let keys = held.into_iter().map(|(name, units)| (self.key(&name, user), units.get())).collect();
                 self.members[at].open.push(Open { reservations, keys });
                 true

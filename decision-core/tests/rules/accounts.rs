@@ -149,7 +149,9 @@ fn an_answer_for_an_earlier_lease_is_not_taken_for_this_one() {
 fn a_budget_that_cannot_be_asked_answers_by_its_failure_mode() {
     let mut desk = Desk::new();
     let closed = desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::FailureMode);
-    assert!(matches!(closed, Err(Shortfall::Unavailable(budget)) if desk.policy.budget(budget).unwrap().failure_mode == FailureMode::Closed));
+    assert!(
+        matches!(closed, Err(Shortfall::Unavailable(budget)) if desk.policy.budget(budget).unwrap().failure_mode == FailureMode::Closed)
+    );
     let open = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode).unwrap();
     assert!(open.failed_open() && open.iter().next().is_none());
     desk.holder.settle(open, |_, _| {});
@@ -261,7 +263,9 @@ fn what_does_not_fit_into_one_call_goes_into_the_next() {
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let mut told = Vec::new();
-        desk.holder.reports(NOW, 4, |report| told.push((report.budget.to_string(), report.scope.to_string(), report.window_start, report.generation)));
+        desk.holder.reports(NOW, 4, |report| {
+            told.push((report.budget.to_string(), report.scope.to_string(), report.window_start, report.generation))
+        });
         assert!(told.len() <= 4);
         for (budget, scope, start, generation) in told {
             let grant = Grant { generation, granted: Units::ZERO, cap: Units::new(50), settled: Units::ZERO, known: true };

@@ -8,6 +8,9 @@ use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::{CompileError, compile};
 use decision_core::policy::source::{BudgetSource, PolicySource, RequirementSource, RoleSource};
 
+/// What the compiler says, and what makes it say so.
+type Wrong = (&'static str, fn(&mut PolicySource));
+
 fn error(change: impl FnOnce(&mut PolicySource)) -> CompileError {
     compiled(change).map(|_| ()).unwrap_err()
 }
@@ -24,7 +27,7 @@ fn text(change: impl FnOnce(&mut PolicySource)) -> String {
 
 #[test]
 fn a_name_that_stands_twice_is_refused_where_it_stands() {
-    let twice: [(&str, fn(&mut PolicySource)); 6] = [
+    let twice: [Wrong; 6] = [
         ("issuers[cp]: the name `cp` is used twice", |source| source.issuers[1].name = "cp".into()),
         ("roles[admin]: the name `admin` is used twice", |source| source.roles[1].name = "admin".into()),
         ("roles[viewer]: the name `admin` is used twice", |source| source.roles[1].aliases.push("admin".into())),
@@ -41,14 +44,16 @@ fn a_name_that_stands_twice_is_refused_where_it_stands() {
 
 #[test]
 fn a_name_that_refers_to_nothing_is_answered_with_the_nearest_that_exists() {
-    let unknown: [(&str, fn(&mut PolicySource)); 6] = [
+    let unknown: [Wrong; 6] = [
         ("routes[agents.read].permission: `agent.raed` does not exist; the nearest name is `agent.read`", |source| {
             source.routes[3].permission = Some("agent.raed".into());
         }),
         ("roles[viewer].permissions: `agent.reed` does not exist; the nearest name is `agent.read`", |source| {
             source.roles[1].permissions = vec!["agent.reed".into()];
         }),
-        ("issuers[pp].roles: `viewr` does not exist; the nearest name is `viewer`", |source| source.issuers[1].roles = vec!["viewr".into()]),
+        ("issuers[pp].roles: `viewr` does not exist; the nearest name is `viewer`", |source| {
+            source.issuers[1].roles = vec!["viewr".into()]
+        }),
         ("budgets[trial-tasks].tier: `payed` does not exist; the nearest name is `paid`", |source| {
             source.budgets[0].tier = Some("payed".into());
         }),
@@ -82,20 +87,36 @@ fn two_routes_for_the_same_requests_are_refused_and_both_are_named() {
     };
     assert_eq!(text(same), "routes[agents.show]: accepts the same requests as route `agents.read`");
     // Another method, or another gateway, is another request.
-    assert!(compiled(|source| { same(source); source.routes[6].methods = vec![Method::Put]; }).is_ok());
-    assert!(compiled(|source| { same(source); source.routes[6].gateways = vec![Gateway::Admin]; }).is_ok());
+    assert!(
+        compiled(|source| {
+            same(source);
+            source.routes[6].methods = vec![Method::Put];
+        })
+        .is_ok()
+    );
+    assert!(
+        compiled(|source| {
+            same(source);
+            source.routes[6].gateways = vec![Gateway::Admin];
+        })
+        .is_ok()
+    );
 }
 
 #[test]
 fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
-    let out: [(&str, fn(&mut PolicySource)); 11] = [
+    let out: [Wrong; 11] = [
         ("settings.no_route_status: `200` is not 403 or 404", |source| source.settings.no_route_status = 200),
         ("settings.cost_micros_default: `-1` is not 0 or more", |source| source.settings.cost_micros_default = -1),
         ("budgets[trial-tasks].cap: `-1` is not 0 or more", |source| source.budgets[0].cap = -1),
         ("budgets[trial-tasks].status: `200` is not a status from 400 to 599", |source| source.budgets[0].status = Some(200)),
         ("budgets[trial-tasks].scope: `` is not a template such as `agent:{agent_id|subject}`", |source| source.budgets[0].scope.clear()),
-        ("budgets[trial-tasks].scope: `a}` is not a template such as `agent:{agent_id|subject}`", |source| source.budgets[0].scope = "a}".into()),
-        ("budgets[trial-tasks].scope: `a{subject` is not a template with closed braces", |source| source.budgets[0].scope = "a{subject".into()),
+        ("budgets[trial-tasks].scope: `a}` is not a template such as `agent:{agent_id|subject}`", |source| {
+            source.budgets[0].scope = "a}".into()
+        }),
+        ("budgets[trial-tasks].scope: `a{subject` is not a template with closed braces", |source| {
+            source.budgets[0].scope = "a{subject".into()
+        }),
         ("routes[me].cost_micros: `-5` is not 0 or more", |source| source.routes[2].cost_micros = Some(-5)),
         ("routes[me].cost_micros: `-1` is not 0 or more", |source| source.routes[2].tasks = -1),
         ("roles[admin].name: `a,b` is not a name without commas", |source| source.roles[0].aliases = vec!["a,b".into()]),
@@ -110,7 +131,7 @@ fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
 #[test]
 fn fields_that_do_not_go_together_are_refused() {
     let user = "approvals, trials and charges need a user: `require: authenticated` or `require: permission`";
-    let pairs: [(&str, fn(&mut PolicySource)); 10] = [
+    let pairs: [Wrong; 10] = [
         ("issuers[cp].gateways: an issuer needs at least one gateway", |source| source.issuers[0].gateways.clear()),
         ("routes[open]: a route needs at least one method and one gateway", |source| source.routes[0].methods.clear()),
         ("routes[open]: a route needs at least one method and one gateway", |source| source.routes[0].gateways.clear()),
@@ -173,7 +194,9 @@ fn a_policy_says_what_it_was_told_and_fills_in_what_it_was_not() {
 
 #[test]
 fn an_alias_carries_what_its_role_carries_and_a_star_everything() {
-    let policy = compiled(|source| source.roles.push(RoleSource { name: "both".into(), aliases: vec![], permissions: vec!["agent.read".into(), "*".into()] }));
+    let policy = compiled(|source| {
+        source.roles.push(RoleSource { name: "both".into(), aliases: vec![], permissions: vec!["agent.read".into(), "*".into()] })
+    });
     let policy = policy.unwrap();
     let permissions = |role: &str| policy.principal(crate::fixture::identity(role)).unwrap().permissions;
     assert_eq!(permissions("reader"), permissions("viewer"));

@@ -180,7 +180,9 @@ fn a_trial_stays_out_of_what_is_closed_to_trials_and_goes_to_the_sandbox() {
 #[test]
 fn only_a_governor_needs_no_approval() {
     let policy = policy();
-    let need = |change: fn(&mut Identity)| permit(decide_as(&policy, Gateway::Cp, DELETE, Authentication::Verified(&user(&policy, change)))).approval();
+    let need = |change: fn(&mut Identity)| {
+        permit(decide_as(&policy, Gateway::Cp, DELETE, Authentication::Verified(&user(&policy, change)))).approval()
+    };
     assert_eq!(need(|identity| identity.governor_agent_id = Some("g-1".into())), ApprovalNeed::None);
     assert_eq!(need(|_| {}), ApprovalNeed::Governor);
     let half = |identity: &mut Identity| (identity.governor_agent_id, identity.roles) = (Some("g-1".into()), vec!["viewer".into()]);

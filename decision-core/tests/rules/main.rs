@@ -1,10 +1,6 @@
 //! Every reason to refuse, every error of the compiler, and the rules of paths, headers, budgets and accounts.
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "clippy's exception for tests does not cover the functions around them"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy's exception for tests does not cover the functions around them")]
 
 mod accounts;
 mod budgets;

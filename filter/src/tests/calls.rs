@@ -1,0 +1,221 @@
+//! The sync call as the filter makes it: when, what is repeated, which answers count.
+
+use super::gate::{Gate, Request, Stream, grant_all};
+use super::host::Call;
+use super::tokens;
+use crate::counters::name;
+use crate::pipeline::Step;
+use decision_core::time::Timestamp;
+use std::time::Duration;
+use wire::sync::{AccountRecall, SyncRequest};
+
+fn read() -> Request {
+    Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin())
+}
+
+fn decoded(call: &Call) -> SyncRequest {
+    wire::frame::decode(&call.body).unwrap()
+}
+
+/// The next sync call, and when it was made.
+fn next_call(gate: &Gate) -> (Call, Timestamp) {
+    for _ in 0..500 {
+        if let Some((call, _)) = gate.sync_call() {
+            return (call, gate.host.now.get());
+        }
+    }
+    unreachable!("no call in ten seconds");
+}
+
+fn held(gate: &mut Gate) -> Stream {
+    let stream = gate.begin(&read());
+    assert_eq!(stream.step, Step::Held);
+    stream
+}
+
+#[test]
+fn a_machine_without_requests_calls_nobody() {
+    let gate = Gate::new("PLANT");
+    gate.run(Duration::from_secs(5));
+    assert!(gate.take_call("/data-plane/v1/sync").is_none());
+    assert!(gate.vm.borrow().holder.is_none());
+}
+
+#[test]
+fn a_call_says_who_calls_and_where_to() {
+    let mut gate = Gate::new("PLANT");
+    held(&mut gate);
+    let (call, request) = gate.sync_call().unwrap();
+    let header = |name: &str| call.header(name).unwrap();
+    assert_eq!((&*call.cluster, &*header(":method"), &*header("content-type")), ("control_plane", "POST", wire::frame::MEDIA_TYPE_SYNC));
+    assert!(header("authorization").starts_with("Bearer "));
+    assert!(call.timeout < Duration::from_secs(3));
+    assert_eq!((request.call, request.activation, Some(request.holder)), (1, 1, gate.vm.borrow().holder));
+}
+
+#[test]
+fn one_call_is_in_flight_at_a_time_and_each_has_the_next_number() {
+    let mut gate = Gate::new("PLANT");
+    held(&mut gate);
+    let (call, request) = gate.sync_call().unwrap();
+    held(&mut gate);
+    gate.run(Duration::from_secs(2));
+    assert!(gate.take_call("/data-plane/v1/sync").is_none());
+    gate.answer_sync(&call, &grant_all(&request));
+    let (call, _) = next_call(&gate);
+    assert_eq!(decoded(&call).call, 2);
+}
+
+#[test]
+fn a_holder_with_leases_calls_every_second_at_least() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    gate.sync(|_, _| {});
+    let mut last = gate.host.now.get();
+    for _ in 0..5 {
+        let (call, at) = next_call(&gate);
+        assert!(at.since(last) <= Duration::from_secs(1), "{:?}", at.since(last));
+        last = at;
+        gate.answer_sync(&call, &grant_all(&decoded(&call)));
+    }
+    gate.finish(&stream);
+}
+
+#[test]
+fn failed_calls_back_off_and_repeat_what_was_not_answered() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    let (mut call, mut at) = next_call(&gate);
+    let first = decoded(&call);
+    let mut gaps = Vec::new();
+    for round in 0..8_u64 {
+        if round % 2 == 0 {
+            gate.answer(&call, &[(":status", b"503")], b"no healthy upstream".to_vec())
+        } else {
+            gate.answer(&call, &[], vec![])
+        }
+        let (next, made) = next_call(&gate);
+        gaps.push(made.since(at));
+        (call, at) = (next, made);
+        assert_eq!(decoded(&call).call, 2 + round, "a failed call's number is not used again");
+    }
+    assert!(gaps[7] > gaps[0] && gaps[7] >= Duration::from_millis(1_000), "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= Duration::from_millis(2_040)), "{gaps:?}");
+    let budgets =
+        |request: &SyncRequest| request.accounts.iter().map(|account| (account.budget.clone(), account.generation)).collect::<Vec<_>>();
+    assert_eq!(budgets(&first), budgets(&decoded(&call)));
+    assert_eq!(gate.host.metric(name::SYNC_FAILURES), 8);
+    let lines = gate.host.logs.borrow().iter().filter(|(_, line)| line.contains("sync call")).count();
+    assert_eq!(lines, 1, "an outage is one line, not one per call");
+    gate.finish(&stream);
+}
+
+#[test]
+fn an_unreachable_cluster_backs_off_too() {
+    let mut gate = Gate::new("PLANT");
+    gate.host.unreachable.borrow_mut().push("control_plane".into());
+    held(&mut gate);
+    gate.run(Duration::from_secs(5));
+    let failures = gate.host.metric(name::SYNC_FAILURES);
+    assert!((3..15).contains(&failures), "{failures}");
+    gate.host.unreachable.borrow_mut().clear();
+    next_call(&gate);
+}
+
+#[test]
+fn an_answer_that_is_not_to_this_call_is_not_taken() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    let (call, request) = gate.sync_call().unwrap();
+    let mut answer = grant_all(&request);
+    answer.call += 1;
+    gate.answer_sync(&call, &answer);
+    assert!(gate.forwarded(&stream).is_none());
+    let (second, _) = next_call(&gate);
+    // A late answer to a call that is no longer waited for.
+    gate.answer_sync(&call, &grant_all(&request));
+    assert!(gate.forwarded(&stream).is_none());
+    gate.answer(&second, &[(":status", b"200")], b"<html>".to_vec());
+    assert!(gate.forwarded(&stream).is_none() && gate.host.metric(name::SYNC_FAILURES) == 2);
+}
+
+#[test]
+fn a_closed_holder_begins_anew_and_its_waiting_requests_with_it() {
+    for status in ["403", "409", "410"] {
+        let mut gate = Gate::new("PLANT");
+        gate.warm(&read());
+        let refused = gate.send(&Request::new("GET", "/none"));
+        gate.finish(&refused);
+        let forwarded = gate.begin(&read());
+        let (call, _) = next_call(&gate);
+        let old = decoded(&call);
+        gate.answer(&call, &[(":status", status.as_bytes())], vec![]);
+        assert_eq!(gate.host.metric(name::HOLDERS_CLOSED), 1);
+        let waiting = held(&mut gate);
+        let (call, at) = next_call(&gate);
+        let new = decoded(&call);
+        assert_ne!(new.holder, old.holder);
+        assert_eq!((new.call, new.records.as_ref().map(|batch| batch.first_sequence)), (1, Some(1)));
+        assert!(new.accounts.iter().all(|account| (account.used, account.held) == (0, 0)));
+        assert!(new.accounts.iter().all(|account| old.accounts.iter().all(|known| known.generation < account.generation)));
+        assert!(at.since(gate.host.now.get()) <= Duration::from_millis(200));
+        gate.answer_sync(&call, &grant_all(&new));
+        assert!(gate.forwarded(&waiting).is_some());
+        // What was forfeited settles nothing in the new lease.
+        gate.complete(&forwarded);
+        let (call, _) = next_call(&gate);
+        assert!(decoded(&call).accounts.iter().all(|account| account.used == 0));
+    }
+}
+
+#[test]
+fn a_recalled_lease_is_reported_at_once() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    gate.sync(|_, _| {});
+    gate.complete(&stream);
+    let (call, _) = next_call(&gate);
+    let request = decoded(&call);
+    let mut answer = grant_all(&request);
+    let recalled = request.accounts.iter().find(|account| account.budget == "platform-monthly").unwrap();
+    let (budget, scope) = (recalled.budget.clone(), recalled.scope.clone());
+    answer.recalls = vec![AccountRecall { budget, scope, window_start: recalled.window_start }];
+    gate.answer_sync(&call, &answer);
+    let (_, next) = gate.sync_call().unwrap();
+    let lowered = next.accounts.iter().find(|account| account.budget == "platform-monthly").unwrap();
+    assert_eq!(lowered.target, lowered.used + lowered.held);
+}
+
+/// A listener's update deletes the root that made the calls, and their answers never come.
+#[test]
+fn a_new_owner_makes_the_calls_that_the_old_one_left_open() {
+    let mut gate = Gate::new("PLANT");
+    gate.run(Duration::from_millis(600));
+    assert!(gate.take_call("/data-plane/v1/bundle").is_some());
+    held(&mut gate);
+    assert!(gate.sync_call().is_some());
+    gate.vm.borrow_mut().disown();
+    gate.run(Duration::from_millis(600));
+    assert!(gate.take_call("/data-plane/v1/sync").is_some());
+    assert!(gate.take_call("/data-plane/v1/bundle").is_some());
+}
+
+/// While other holders are asked to give back, a request that waits is no reason to call fifty times a second.
+#[test]
+fn a_request_that_waits_for_a_recall_does_not_hammer_the_control_plane() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    let mut calls = 0;
+    for _ in 0..100 {
+        let Some((call, request)) = gate.sync_call() else { continue };
+        calls += 1;
+        let mut answer = grant_all(&request);
+        for account in &mut answer.accounts {
+            account.granted = 0;
+        }
+        gate.answer_sync(&call, &answer);
+    }
+    // Two seconds.
+    assert!(calls <= 25, "{calls}");
+    gate.finish(&stream);
+}

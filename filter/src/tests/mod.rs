@@ -1,0 +1,13 @@
+//! The filter without Envoy: a fake host, a control plane made of closures, and one virtual machine or several.
+
+mod answers;
+mod approvals;
+mod calls;
+mod feed;
+mod gate;
+mod holding;
+mod host;
+mod host_calls;
+mod properties;
+mod records;
+mod tokens;
