@@ -52,7 +52,7 @@ $(BINDGEN):
 	cargo install wasm-bindgen-cli --version $(BINDGEN_VERSION) --locked --root .tools/wasm-bindgen --no-default-features
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts
-	cargo test --package e2e -- --test-threads 1
+	cargo test --package e2e
 
 cases: ## the golden cases alone
 	cargo test --package wire --features sources --test golden

@@ -2,10 +2,10 @@
 //! each other; the tests of one binary share a stack, which the last of them stops.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cli::stack::{Options, Stack, StackError, repository};
+use cli::stack::{Options, Stack, StackError, State, repository};
 
 /// The ports of each test binary. All are below 32768, where Linux takes the ports of outgoing connections from.
 pub mod ports {
@@ -17,7 +17,7 @@ pub mod ports {
     pub const DEMO: u16 = 24_000;
     pub const FAULTS: u16 = 25_000;
     pub const GOLDEN: u16 = 26_000;
-    pub const HEADERS: u16 = 27_000;
+    pub const HEADERS: u16 = 19_000;
     pub const PANIC: u16 = 28_000;
     pub const RACE: u16 = 29_000;
     pub const START: u16 = 30_000;
@@ -60,15 +60,44 @@ impl Shared {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn get(&self) -> Result<Arc<Stack>, StackError> {
-        // A test that panicked while it started the stack has left nothing half-done here.
-        let mut shared = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Ok(running);
-        }
-        let started = Arc::new((self.start)()?);
-        *shared = Arc::downgrade(&started);
-        Ok(started)
+    pub fn get(&'static self) -> Result<InUse, StackError> {
+        let mut shared = self.lock();
+        let stack = match shared.upgrade() {
+            Some(running) => running,
+            None => Arc::new((self.start)()?),
+        };
+        *shared = Arc::downgrade(&stack);
+        Ok(InUse { state: stack.state().clone(), stack: Some(stack), shared: self })
+    }
+
+    /// A test that panicked while it started the stack has left nothing half-done here.
+    fn lock(&self) -> MutexGuard<'_, Weak<Stack>> {
+        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One test's hold on the shared stack.
+#[derive(Debug)]
+pub struct InUse {
+    state: State,
+    stack: Option<Arc<Stack>>,
+    shared: &'static Shared,
+}
+
+impl InUse {
+    /// Where the stack can be reached.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+}
+
+impl Drop for InUse {
+    /// The last one out stops the stack; who comes meanwhile waits until its ports are free.
+    fn drop(&mut self) {
+        let stopping = self.shared.lock();
+        self.stack = None;
+        drop(stopping);
     }
 }
 

@@ -1,9 +1,8 @@
 //! Bad input gets a clear error and loses nothing.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cli::stack::{Stack, State, repository};
@@ -11,7 +10,7 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
 use e2e::raw;
-use e2e::stacks::{Shared, options, ports, told};
+use e2e::stacks::{InUse, Shared, options, ports, told};
 use serde_json::{Value, json};
 
 const AGENTS: &str = "/api/v1/agents";
@@ -19,7 +18,7 @@ const FLUSH: Duration = Duration::from_secs(10);
 
 static STACK: Shared = Shared::new(|| Stack::start(options("bad-input", ports::BAD_INPUT).unwrap()));
 
-fn stack() -> Arc<Stack> {
+fn stack() -> InUse {
     STACK.get().unwrap_or_else(|error| panic!("{}", told(&error)))
 }
 

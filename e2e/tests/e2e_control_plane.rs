@@ -1,5 +1,5 @@
 //! A control plane that cannot be believed, or that does not believe Envoy: the last bundle stays, leases go on, `/ready` says why.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! `kill -9` of control plane, Valkey and Postgres, one after the other, under load: nobody gets in unauthenticated, nothing is
 //! overspent, accounts with leases are served meanwhile, and it all recovers by itself.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Golden cases through a real Envoy: what the client gets and what the audit log says is what the case wants. The same cases are
 //! decided natively by the tests of `wire`.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 #[path = "../../wire/tests/golden/case.rs"]
 mod case;

@@ -1,7 +1,12 @@
 //! What reaches the backend, what reaches the client, and what is counted and logged about it.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cli::stack::{Stack, State};
@@ -9,7 +14,7 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
 use e2e::raw;
-use e2e::stacks::{Shared, eventually, options, ports, told};
+use e2e::stacks::{InUse, Shared, eventually, options, ports, told};
 use e2e::tokens::forged;
 use serde_json::{Value, json};
 
@@ -19,7 +24,7 @@ const MEGABYTES_3: usize = 3 * 1024 * 1024;
 
 static STACK: Shared = Shared::new(|| Stack::start(options("headers", ports::HEADERS).unwrap()));
 
-fn stack() -> Arc<Stack> {
+fn stack() -> InUse {
     STACK.get().unwrap_or_else(|error| panic!("{}", told(&error)))
 }
 

@@ -1,5 +1,4 @@
 //! What a stack that cannot start says, and how to get out of it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::Permissions;
 use std::net::TcpListener;

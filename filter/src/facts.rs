@@ -17,6 +17,7 @@ pub(crate) struct RequestHeaders {
     authority: Place,
     accept: Place,
     content_type: Place,
+    content_length: Place,
     authorization: Found,
     registration_key: Found,
     approval_id: Found,
@@ -73,6 +74,7 @@ impl RequestHeaders {
             b":authority" => self.authority = value,
             b"accept" => self.accept = value,
             b"content-type" => self.content_type = value,
+            b"content-length" => self.content_length = value,
             b"authorization" => self.authorization.add(value),
             b"x-cp-registration-key" => {
                 self.registration_key.add(value);
@@ -164,6 +166,11 @@ impl RequestHeaders {
     /// The headers that backends believe, and that a client sent.
     pub(crate) fn untrusted(&self) -> impl Iterator<Item = &str> {
         self.untrusted.iter().filter_map(|place| self.text_at(place))
+    }
+
+    /// How long the body is, where the client says so.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.text_at(&self.content_length)?.parse().ok()
     }
 
     /// Which body format a refusal takes.

@@ -34,6 +34,8 @@ const COLD_START_WAIT: Duration = Duration::from_secs(3);
 const APPROVAL_BODY_MAX: usize = 64 * 1_024;
 /// A held request whose buffered body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final.
 const HELD_BODY_MAX: usize = 900 * 1_024;
+/// The same, by what the client says: Envoy looks at its limit before the filter is asked, and one piece can be larger than that.
+const HELD_LENGTH_MAX: u64 = 900 * 1_024;
 
 /// What a stop of the path came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +215,10 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
         }
         Err(Shortfall::Short(wait)) if vm.waiting.len() >= WAITING_MAX => {
             vm.leases.end_wait(wait);
+            fail(exchange, host, Fault::TooManyWaiting)
+        }
+        Err(Shortfall::Short(wait)) if exchange.headers.content_length().is_some_and(|length| length > HELD_LENGTH_MAX) => {
+            vm.park(wait, now.plus(WAIT));
             fail(exchange, host, Fault::TooManyWaiting)
         }
         Err(Shortfall::Short(wait)) => {
@@ -496,6 +502,8 @@ fn undo_approval(exchange: &Exchange, vm: &mut Vm, consumes: Consumes) {
 /// The stream has ended: settle or release, record. Also for requests that the filter never saw.
 pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
     let now = host.now();
+    // A machine whose first request Envoy refused by itself has a record to deliver too.
+    vm.become_holder();
     match std::mem::replace(&mut exchange.state, State::Finished) {
         State::Forwarded { held, consumes } => {
             let reached = audit::backend_reached(&exchange.trace, host);

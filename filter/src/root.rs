@@ -23,6 +23,7 @@ impl CallResult {
 
 /// Looks at every held request again. Selects each stream, and the root again in the end.
 pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: Wake, now: Timestamp) {
+    vm.borrow_mut().end_parked(now);
     let waiting = std::mem::take(&mut vm.borrow_mut().waiting);
     if waiting.is_empty() {
         return;

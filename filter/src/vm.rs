@@ -10,9 +10,10 @@ use crate::records::RecordQueue;
 use crate::signature::{self, Implementation};
 use crate::sync::SyncState;
 use authn::{Issuers, TokenCache, VerificationBudget};
-use decision_core::holder::{Binding, LeaseHolder};
+use decision_core::holder::{Binding, LeaseHolder, Wait};
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::Principal;
+use decision_core::time::Timestamp;
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -51,6 +52,7 @@ pub(crate) struct Vm {
     pub(crate) implementation: Implementation,
     pub(crate) records: RecordQueue,
     pub(crate) waiting: Vec<Waiting>,
+    parked: Vec<(Box<Wait>, Timestamp)>,
     pub(crate) asks: Vec<ApprovalAsk>,
     pub(crate) answers: HashMap<Id, ApprovalOutcome>,
     pub(crate) undos: Vec<ApprovalUndo>,
@@ -99,6 +101,7 @@ impl Vm {
             implementation: Implementation::Untried,
             records: RecordQueue::default(),
             waiting: Vec::new(),
+            parked: Vec::new(),
             asks: Vec::new(),
             answers: HashMap::new(),
             undos: Vec::new(),
@@ -151,6 +154,21 @@ impl Vm {
         self.owner = None;
         self.feed.abandon();
         self.sync.abandon();
+    }
+
+    /// Keeps the place in the queue of a request that was told to come back: what it lacks is asked meanwhile.
+    pub(crate) fn park(&mut self, wait: Box<Wait>, until: Timestamp) {
+        if self.parked.len() >= WAITING_MAX {
+            return self.leases.end_wait(wait);
+        }
+        self.parked.push((wait, until));
+    }
+
+    /// Gives back the places whose requests have had their time to come back.
+    pub(crate) fn end_parked(&mut self, now: Timestamp) {
+        for (wait, _) in self.parked.extract_if(.., |(_, until)| *until <= now) {
+            self.leases.end_wait(wait);
+        }
     }
 
     /// The holder's id; made now if this is the first request.

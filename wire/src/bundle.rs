@@ -132,6 +132,7 @@ pub enum BundleError {
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     sha256: [u8; 32],
+    #[serde(with = "serde_bytes")]
     bundle: Vec<u8>,
 }
 

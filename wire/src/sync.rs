@@ -107,7 +107,8 @@ pub struct RecordBatch {
     pub first_sequence: u64,
     /// How many there are.
     pub count: u32,
-    /// The records.
+    /// The records. Written as a block: byte by byte they cost a microsecond per record.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

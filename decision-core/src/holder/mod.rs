@@ -37,6 +37,8 @@ pub struct LeaseHolder {
     generation: u64,
     scope: String,
     urgent: bool,
+    /// Where the next reports begin: what did not fit into the last call comes first.
+    next_report: usize,
 }
 
 /// Whether an account has room for a charge.
@@ -251,18 +253,23 @@ impl LeaseHolder {
     /// What to report and ask now. Lower targets are kept to from here on, whether or not the call arrives.
     pub fn reports(&mut self, now: Timestamp, most: usize, mut report: impl FnMut(Report<'_>)) {
         self.urgent = false;
+        let begin = if self.next_report < self.accounts.len() { self.next_report } else { 0 };
+        let (earlier, later) = self.accounts.split_at_mut(begin);
         let mut left = most;
-        for account in self.accounts.iter_mut().flatten() {
+        for (place, account) in (begin..).zip(later).chain((0..).zip(earlier)) {
+            let Some(account) = account else { continue };
+            // Not asked for its report, which would lower its lease and be lost.
+            if left == 0 {
+                (self.next_report, self.urgent) = (place, true);
+                return;
+            }
             let name = self.names.get(usize::from(account.name)).map_or("", |name| name);
             if let Some(made) = account.report(name, now) {
-                if left == 0 {
-                    self.urgent = true;
-                    return;
-                }
                 left -= 1;
                 report(made);
             }
         }
+        self.next_report = 0;
     }
 
     /// Takes the control plane's answer for one account.

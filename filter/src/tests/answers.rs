@@ -165,7 +165,11 @@ fn a_missing_or_bad_credential_is_refused_without_telling_why() {
         ("Bearer abc", "invalid-token", "malformed"),
         (&format!("Bearer {}=", tokens::admin()), "invalid-token", "malformed"),
         (&format!("Bearer {}", forged()), "invalid-token", "signature_invalid"),
-        (&format!("Bearer {}", tokens::token(json!({"exp": NOW.as_seconds() - 61}))), "token-expired", "expired"),
+        (
+            &format!("Bearer {}", tokens::token(json!({"iat": NOW.as_seconds() - 4_000, "exp": NOW.as_seconds() - 61}))),
+            "token-expired",
+            "expired",
+        ),
         (&format!("Bearer {}", tokens::token(json!({"exp": NOW.as_seconds() + 90_000}))), "invalid-token", "lifetime_too_long"),
         (&format!("Bearer {}", tokens::token(json!({"email": null}))), "invalid-token", "claim_missing"),
         (&format!("Bearer {}", tokens::token(json!({"roles": ["nobody"]}))), "invalid-token", "no_known_role"),
@@ -282,6 +286,15 @@ fn a_correlation_id_that_is_not_sane_is_replaced() {
         assert!(uuid::Uuid::try_parse(&id).is_ok_and(|id| id.get_version_num() == 7), "{id}");
         assert_eq!(reply.problem()["correlation_id"], json!(id));
     }
+    let request = read().bearer(&tokens::admin());
+    gate.warm(&request);
+    for bad in [&b"a b"[..], b"\xff", &[b'a'; 257]] {
+        let stream = gate.begin(&request.clone().with("x-correlation-id", bad));
+        let sent = gate.forwarded(&stream).unwrap();
+        assert_eq!(find(&sent, "x-correlation-id"), find(&sent, "x-request-id"));
+        gate.respond(&stream, 200);
+        assert_eq!(find(&gate.host.stream(stream.context).response, "x-correlation-id"), find(&sent, "x-request-id"));
+    }
     let reply = gate.refused(&read().with("x-correlation-id", "sane-1"));
     assert_eq!(reply.header("x-correlation-id").as_deref(), Some("sane-1"));
 }
@@ -298,7 +311,7 @@ fn probes_are_answered_by_the_filter_itself() {
     let expected = json!({"ready": true, "gateway": "PLANT", "activation": 1, "revision": 101, "key_set": 1, "control_plane": "unknown"});
     assert_eq!((ready.status, ready.problem()), (200, expected));
     // Exact paths only, and nothing but reading.
-    for (method, path) in [("POST", "/health"), ("GET", "/health/"), ("GET", "/ready?x"), ("GET", "/Health")] {
+    for (method, path) in [("POST", "/health"), ("POST", "/ready"), ("GET", "/health/"), ("GET", "/ready?x"), ("GET", "/Health")] {
         assert_eq!(warm.refused(&Request::new(method, path)).problem()["check"], json!("route"));
     }
 }

@@ -61,7 +61,7 @@ fn a_request_without_an_approval_asks_for_one_and_is_refused_with_its_id() {
     gate.finish(&stream);
     let record = gate.last_record();
     assert_eq!((&record["reason"], &record["approval_id"]), (&json!("approval_required"), &json!("a-1")));
-    assert!(gate.vm.borrow().asks.is_empty() && gate.vm.borrow().answers.is_empty() && gate.vm.borrow().undos.is_empty());
+    gate.assert_nothing_is_left();
 }
 
 #[test]
@@ -110,6 +110,7 @@ fn every_refusal_of_an_approval_is_told() {
         gate.finish(&stream);
         assert_eq!((gate.held(), &gate.last_record()["reason"]), (0, &json!("approval_refused")));
         assert!(gate.vm.borrow().undos.is_empty());
+        gate.assert_nothing_is_left();
     }
 }
 
@@ -172,6 +173,22 @@ fn an_unanswered_ask_is_repeated_and_ends_in_a_refusal_that_gives_everything_bac
     assert!(gate.held() == 0 && gate.vm.borrow().asks.is_empty());
     // The first call may have consumed it.
     assert_eq!(gate.vm.borrow().undos.len(), 1);
+}
+
+/// Also where no budget makes the holder call every second.
+#[test]
+fn an_ask_is_repeated_even_if_nothing_else_is_to_be_told() {
+    let mut gate = Gate::with("PP", |document| document.budgets.clear());
+    let stream = gate.send(&create().with("x-approval-id", "a-1"));
+    let (call, _) = gate.sync_call().unwrap();
+    gate.answer(&call, &[(":status", b"503")], vec![]);
+    gate.run(Duration::from_millis(1_000));
+    let call = gate.take_call("/data-plane/v1/sync").unwrap();
+    let request: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    let mut answer = super::gate::grant_all(&request);
+    answer_with(ApprovalOutcome::Granted)(&request, &mut answer);
+    gate.answer_sync(&call, &answer);
+    assert!(gate.forwarded(&stream).is_some());
 }
 
 /// Or a client could fill the queue of undos, each of them sent with every call.

@@ -248,6 +248,56 @@ fn a_held_request_with_a_large_body_is_told_to_retry_before_envoy_gives_up_on_it
     gate.finish(&stream);
 }
 
+/// Envoy looks at its limit before the filter is asked about a piece of the body, and one piece may be larger than that.
+#[test]
+fn a_request_with_a_body_that_cannot_be_held_comes_back_to_a_lease() {
+    let mut gate = Gate::new("PLANT");
+    let post = Request::new("POST", "/api/v1/tasks").bearer(&tokens::admin()).with("content-length", "3000000").body("begins");
+    let stream = gate.begin(&post);
+    let reply = gate.reply(&stream).unwrap();
+    assert_eq!((stream.step, reply.status, reply.header("retry-after").as_deref()), (Step::Answered, 503, Some("1")));
+    gate.finish(&stream);
+    assert!(gate.awaited() > 0, "what it lacks is asked meanwhile");
+    gate.sync(|_, _| {});
+    assert_eq!(gate.begin(&post).step, Step::Forward);
+    gate.run(SECONDS_3 + Duration::from_millis(20));
+    assert_eq!(gate.awaited(), 0);
+}
+
+#[test]
+fn a_request_that_says_how_large_its_body_is_need_not_be_held_to_be_told() {
+    let mut gate = Gate::new("PLANT");
+    let large = Request::new("POST", "/api/v1/tasks").bearer(&tokens::admin()).body("begins").with("content-length", "1000000");
+    let stream = gate.begin(&large);
+    assert_eq!((stream.step, gate.reply(&stream).map(|reply| reply.status)), (Step::Answered, Some(503)));
+    gate.finish(&stream);
+    // Its leases are asked for all the same, so that it finds them when it comes back.
+    let request = gate.sync(|_, _| {});
+    assert!(request.accounts.iter().all(|account| account.minimum > 0));
+    let again = gate.begin(&large);
+    assert_eq!(again.step, Step::Forward);
+    gate.complete(&again);
+    gate.assert_nothing_is_left();
+}
+
+#[test]
+fn a_place_that_was_kept_is_given_up_after_a_while() {
+    let mut gate = Gate::new("PLANT");
+    let large = Request::new("POST", "/api/v1/tasks").bearer(&tokens::admin()).body("begins").with("content-length", "1000000");
+    for _ in 0..WAITING_MAX + 10 {
+        let stream = gate.begin(&large);
+        assert_eq!(stream.step, Step::Answered);
+        gate.finish(&stream);
+    }
+    assert_eq!(gate.awaited(), i64::try_from(WAITING_MAX).unwrap() * (1_000 + 1_000 + 1 + 1));
+    gate.run(SECONDS_3);
+    assert_eq!(gate.awaited(), 0);
+    let (call, request) =
+        (gate.take_call("/data-plane/v1/sync")).map(|call| (call.clone(), wire::frame::decode(&call.body).unwrap())).unwrap();
+    gate.answer_sync(&call, &super::gate::grant_all(&request));
+    gate.assert_nothing_is_left();
+}
+
 #[test]
 fn a_forwarded_body_streams_on() {
     let mut gate = Gate::new("PLANT");

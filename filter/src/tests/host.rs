@@ -69,6 +69,9 @@ pub(crate) struct Answer {
 /// Shared by all virtual machines of one Envoy.
 pub(crate) type SharedData = Rc<RefCell<BTreeMap<String, (Vec<u8>, u32)>>>;
 
+/// A foreign function: from its argument to its answer.
+pub(crate) type Verify = fn(&[u8]) -> Vec<u8>;
+
 /// A host for one virtual machine.
 #[derive(Debug)]
 pub(crate) struct FakeHost {
@@ -85,6 +88,8 @@ pub(crate) struct FakeHost {
     pub(crate) unreachable: RefCell<Vec<String>>,
     pub(crate) shared: SharedData,
     pub(crate) metrics: RefCell<BTreeMap<String, i64>>,
+    /// How `verify_signature` answers; absent, as in an Envoy without it.
+    pub(crate) verifies: Cell<Option<Verify>>,
     metric_names: RefCell<Vec<String>>,
     next_token: Cell<u32>,
 }
@@ -122,6 +127,7 @@ impl FakeHost {
             unreachable: RefCell::default(),
             shared,
             metrics: RefCell::default(),
+            verifies: Cell::new(None),
             metric_names: RefCell::default(),
             next_token: Cell::new(1),
         }
@@ -230,9 +236,10 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn call_foreign(&self, _: &str, _: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
-        self.note("call_foreign");
-        Err(HostError::Refused)
+    fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
+        self.note(format!("call_foreign {function}"));
+        let verify = self.verifies.get().ok_or(HostError::Refused)?;
+        Ok(Some(verify(argument)))
     }
 
     fn http_call(&self, call: &HttpCall<'_>) -> Result<u32, HostError> {

@@ -10,4 +10,5 @@ mod host;
 mod host_calls;
 mod properties;
 mod records;
+mod signatures;
 mod tokens;

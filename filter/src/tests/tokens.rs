@@ -49,12 +49,13 @@ pub(crate) fn sign(kid: &str, issuer: &str, changes: Map<String, Value>) -> Stri
     let mut claims: Map<String, Value> = serde_json::from_value(claims).unwrap();
     claims.extend(changes);
     claims.retain(|_, value| !value.is_null());
-    let issued = NOW.as_seconds() - 60;
     let seconds = |seconds: i64| Some(Duration::from_secs(u64::try_from(seconds).unwrap()));
     let take = |claims: &mut Map<String, Value>, name: &str, default: &str| {
         claims.remove(name).map_or_else(|| Some(default.into()), |value| value.as_str().map(String::from))
     };
-    let expires = claims.remove("exp").and_then(|value| value.as_i64()).unwrap_or(issued + 3_600);
+    let mut moment = |name: &str, default: i64| claims.remove(name).and_then(|value| value.as_i64()).unwrap_or(default);
+    let issued = moment("iat", NOW.as_seconds() - 60);
+    let expires = moment("exp", issued + 3_600);
     let claims = JWTClaims {
         issued_at: seconds(issued),
         expires_at: seconds(expires),
