@@ -113,7 +113,19 @@ impl<'s> Bench<'s> {
         let base = runtime.block_on(admin::records_stored(ports.control_plane_admin()))?;
         let envoy = stack.pids().envoy.ok_or(BenchError::StackLacks { what: "Envoy of its own" })?;
         let (headers, token_bytes) = (load::headers(&token), token.len());
-        Ok(Self { stack, ports, plan, runtime, headers, token_bytes, envoy, base, sent: 0, measured: 0, counted: FilterCounters::default() })
+        Ok(Self {
+            stack,
+            ports,
+            plan,
+            runtime,
+            headers,
+            token_bytes,
+            envoy,
+            base,
+            sent: 0,
+            measured: 0,
+            counted: FilterCounters::default(),
+        })
     }
 
     pub(crate) fn run(mut self) -> Result<Measured, BenchError> {

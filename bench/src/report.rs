@@ -51,7 +51,8 @@ struct Ours {
 
 fn rows(measured: &Measured) -> Vec<Row> {
     let cpu = |samples: &[Sample]| median(samples.iter().map(|sample| sample.cpu_us).collect());
-    let bare = measured.samples.iter().find(|(variant, _samples)| *variant == Variant::Bare).map_or(0.0, |(_variant, samples)| cpu(samples));
+    let bare =
+        measured.samples.iter().find(|(variant, _samples)| *variant == Variant::Bare).map_or(0.0, |(_variant, samples)| cpu(samples));
     let row = |(variant, samples): &(Variant, Vec<Sample>)| {
         let cpu_us = cpu(samples);
         Row {
@@ -72,7 +73,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     let upper = values.get(middle).copied().unwrap_or(0.0);
     let lower = middle.checked_sub(1).and_then(|index| values.get(index)).copied().unwrap_or(upper);
-    if values.len() % 2 == 0 { f64::midpoint(lower, upper) } else { upper }
+    if values.len().is_multiple_of(2) { f64::midpoint(lower, upper) } else { upper }
 }
 
 /// What is printed.

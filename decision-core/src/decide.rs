@@ -51,7 +51,9 @@ fn decide_on_route<O: Observer>(
                     observer.checked(Check::Authentication, None);
                     Ok(anonymous)
                 }
-                Authentication::Anonymous | Authentication::Verified(_) | Authentication::Refused(_) => Err(DenyReason::RegistrationKeyRefused),
+                Authentication::Anonymous | Authentication::Verified(_) | Authentication::Refused(_) => {
+                    Err(DenyReason::RegistrationKeyRefused)
+                }
             };
         }
         Requirement::Authenticated => None,
@@ -94,9 +96,8 @@ fn check_trial(policy: &CompiledPolicy, route: &Route, principal: &Principal, no
 fn charges_of(policy: &CompiledPolicy, route: &Route, principal: &Principal, facts: &RequestFacts<'_>) -> Charges {
     let mut charges = Charges::default();
     for charge in &route.charges {
-        let applies = policy
-            .budget(charge.budget)
-            .is_some_and(|budget| budget.applies_to(principal.tier) && budget.gateways.contains(facts.gateway));
+        let applies =
+            policy.budget(charge.budget).is_some_and(|budget| budget.applies_to(principal.tier) && budget.gateways.contains(facts.gateway));
         if applies {
             charges.push(*charge);
         }

@@ -2,7 +2,7 @@
 
 use crate::budget::{BudgetId, Units};
 use crate::path::AmbiguousPath;
-use crate::policy::{RouteId, CHARGES_MAX};
+use crate::policy::{CHARGES_MAX, RouteId};
 use crate::principal::CredentialFault;
 
 /// A check of the pipeline, in the order in which they are made.

@@ -60,8 +60,10 @@ pub enum Resolution {
 pub const fn resolve(fault: Fault, mode: FailureMode) -> Resolution {
     match (fault, mode) {
         // Without a policy nothing says that anything may fail open; an approval is a person's decision.
-        (Fault::PolicyUnavailable | Fault::ApprovalUnavailable, FailureMode::Open | FailureMode::Closed) => Resolution::FailedClosed,
-        (Fault::BudgetUnavailable | Fault::TooManyWaiting, FailureMode::Open) => Resolution::FailedOpen,
-        (Fault::BudgetUnavailable | Fault::TooManyWaiting, FailureMode::Closed) => Resolution::FailedClosed,
+        (Fault::PolicyUnavailable | Fault::ApprovalUnavailable | Fault::TooManyWaiting, FailureMode::Open | FailureMode::Closed) => {
+            Resolution::FailedClosed
+        }
+        (Fault::BudgetUnavailable, FailureMode::Open) => Resolution::FailedOpen,
+        (Fault::BudgetUnavailable, FailureMode::Closed) => Resolution::FailedClosed,
     }
 }

@@ -10,8 +10,8 @@ use decision_core::holder::Reservations;
 use decision_core::principal::Trial;
 use decision_core::time::Timestamp;
 use std::borrow::Cow;
-pub(crate) use wire::audit::{Check, Outcome};
 use wire::audit::{AuditRecord, Charge, CheckOutcome, Decision, Stage, User};
+pub(crate) use wire::audit::{Check, Outcome};
 
 const CHECKS_MAX: usize = 8;
 

@@ -175,12 +175,8 @@ fn poll(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     let authorization = authorization();
     // After a failure nobody waits for news: the answer at once is the news that the control plane is back.
     let path: &[u8] = if vm.feed.failures == 0 { b"/data-plane/v1/bundle" } else { b"/data-plane/v1/bundle?wait_s=0" };
-    let mut headers: Vec<(&str, &[u8])> = vec![
-        (":method", b"GET"),
-        (":path", path),
-        (":authority", b"control-plane"),
-        ("authorization", authorization.as_bytes()),
-    ];
+    let mut headers: Vec<(&str, &[u8])> =
+        vec![(":method", b"GET"), (":path", path), (":authority", b"control-plane"), ("authorization", authorization.as_bytes())];
     let etag = vm.feed.etag.clone();
     if !etag.is_empty() {
         headers.push(("if-none-match", &etag));

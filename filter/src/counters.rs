@@ -15,10 +15,7 @@ impl Counters {
     /// `gateway_decisions_total{gateway,decision,reason}`.
     pub(crate) fn decided(&mut self, host: &impl Host, gateway: Gateway, decision: &'static str, reason: &'static str) {
         let id = *self.decisions.entry((gateway, decision, reason)).or_insert_with(|| {
-            let name = format!(
-                "gateway.decisions.gateway=.={};.;decision=.={decision};.;reason=.={reason};.;total",
-                gateway.name()
-            );
+            let name = format!("gateway.decisions.gateway=.={};.;decision=.={decision};.;reason=.={reason};.;total", gateway.name());
             host.define(Metric::Counter, &name)
         });
         if let Some(id) = id {
@@ -40,13 +37,6 @@ impl Counters {
         }
     }
 
-    /// Records a value in the histogram of that name.
-    pub(crate) fn observe(&mut self, host: &impl Host, name: &'static str, value: u64) {
-        if let Some(id) = self.id(host, Metric::Histogram, name) {
-            host.record(id, value);
-        }
-    }
-
     fn id(&mut self, host: &impl Host, kind: Metric, name: &'static str) -> Option<u32> {
         *self.totals.entry(name).or_insert_with(|| host.define(kind, name))
     }
@@ -62,7 +52,6 @@ pub(crate) mod name {
     pub(crate) const BUNDLE_REFUSED: &str = "gateway.bundles_refused_total";
     pub(crate) const BUNDLE_POLL_FAILURES: &str = "gateway.bundle_poll_failures_total";
     pub(crate) const TOKENS_VERIFIED: &str = "gateway.tokens_verified_total";
-    pub(crate) const OWN_TIME: &str = "gateway.decision_microseconds";
     pub(crate) const REQUESTS_HELD: &str = "gateway.requests_held_total";
     pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
 }

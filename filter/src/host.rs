@@ -18,7 +18,6 @@ pub(crate) enum HostError {
 pub(crate) enum Metric {
     Counter,
     Gauge,
-    Histogram,
 }
 
 /// How serious a log line is.
@@ -250,7 +249,6 @@ mod envoy {
             let kind = match kind {
                 Metric::Counter => MetricType::Counter,
                 Metric::Gauge => MetricType::Gauge,
-                Metric::Histogram => MetricType::Histogram,
             };
             abi::define_metric(kind, name).ok()
         }

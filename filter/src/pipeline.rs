@@ -2,19 +2,19 @@
 //! stop and hands what it made to the next; nothing travels back.
 
 use crate::audit;
+use crate::counters::name;
 use crate::enact::{self, Refusal};
 use crate::exchange::{Body, Consumes, Exchange, State, Trace, Verdict, Verdicts};
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
 use crate::signature::{Asked, Verifier};
-use crate::counters::name;
 use crate::vm::{Active, Vm, WAITING_MAX};
 use authn::Admission;
 use decision_core::decide_observed;
 use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
 use decision_core::facts::{Authentication, RequestFacts};
-use decision_core::failure::{FailureMode, Fault, Resolution, resolve};
+use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
@@ -190,7 +190,9 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
                 return Step::NeedsBody;
             }
             Body::Ended => exchange.body = Body::Complete(Sha256::digest([]).into()),
-            Body::TooLarge => return refuse(exchange, host, Denial { reason: DenyReason::ApprovalBodyTooLarge, route: Some(permit.route()) }),
+            Body::TooLarge => {
+                return refuse(exchange, host, Denial { reason: DenyReason::ApprovalBodyTooLarge, route: Some(permit.route()) });
+            }
             Body::Complete(_) => {}
         }
     }
@@ -202,20 +204,20 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
 fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp, when_short: WhenShort) -> Step {
     let (Some(active), Some(principal)) = (exchange.trace.active.clone(), exchange.trace.principal.clone()) else {
         // Public and registration-key routes have no user and, by the policy compiler, no charge and no approval.
-        return forward(exchange, vm, host, permit, Reservations::default(), Consumes::Nothing);
+        return forward(exchange, host, permit, Reservations::default(), Consumes::Nothing, now);
     };
     match vm.leases.reserve(&active.policy, &active.binding, &principal, permit.charges(), now, when_short) {
         Ok(held) => {
             let outcome = if held.failed_open() { audit::Outcome::FailedOpen } else { audit::Outcome::Permit };
             exchange.trace.checks.add(audit::Check::Budget, outcome);
             match permit.approval() {
-                ApprovalNeed::None => forward(exchange, vm, host, permit, held, Consumes::Nothing),
+                ApprovalNeed::None => forward(exchange, host, permit, held, Consumes::Nothing, now),
                 ApprovalNeed::Governor => ask_approval(exchange, vm, host, permit, held, now),
             }
         }
         Err(Shortfall::Short(wait)) if vm.waiting.len() >= WAITING_MAX => {
             vm.leases.end_wait(wait);
-            fail(exchange, host, Fault::TooManyWaiting)
+            reserve(exchange, vm, host, permit, now, WhenShort::FailureMode)
         }
         Err(Shortfall::Short(wait)) if exchange.headers.content_length().is_some_and(|length| length > HELD_LENGTH_MAX) => {
             vm.park(wait, now.plus(WAIT));
@@ -235,12 +237,10 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
         Err(Shortfall::Unscoped(budget)) => {
             refuse_after_decision(exchange, host, Denial { reason: DenyReason::BudgetUnscoped(budget), route: Some(permit.route()) })
         }
-        Err(Shortfall::Unavailable(_)) => match resolve(Fault::BudgetUnavailable, FailureMode::Closed) {
-            Resolution::FailedClosed | Resolution::FailedOpen => {
-                exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::FailedClosed);
-                fail(exchange, host, Fault::BudgetUnavailable)
-            }
-        },
+        Err(Shortfall::Unavailable(_)) => {
+            exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::FailedClosed);
+            fail(exchange, host, Fault::BudgetUnavailable)
+        }
     }
 }
 
@@ -298,12 +298,9 @@ fn approval_ask(exchange: &Exchange) -> Result<Option<ApprovalAsk>, DenyReason> 
 }
 
 /// Everything is in hand: the permit is spent here.
-fn forward(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, consumes: Consumes) -> Step {
+fn forward(exchange: &mut Exchange, host: &impl Host, permit: Permit, held: Reservations, consumes: Consumes, now: Timestamp) -> Step {
     enact::forward(exchange, host, permit);
-    let now = host.now();
     exchange.trace.forwarded_at = Some(now);
-    let own = u64::try_from(now.since(exchange.trace.arrived).as_micros()).unwrap_or(u64::MAX);
-    vm.counters.observe(host, name::OWN_TIME, own);
     exchange.trace.verdict = if held.failed_open() {
         Verdict { decision: Verdicts::Indeterminate, reason: Fault::BudgetUnavailable.code() }
     } else {
@@ -407,7 +404,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             step
         }
         State::AwaitingApproval { permit, held, until, consumes } => match vm.answers.remove(&exchange.trace.request_id.bytes()) {
-            Some(outcome) => approval_answered(exchange, vm, host, permit, held, outcome),
+            Some(outcome) => approval_answered(exchange, vm, host, permit, held, outcome, now),
             None if now >= until || failing => {
                 exchange.state = State::AwaitingApproval { permit, held, until, consumes };
                 leave(exchange, vm);
@@ -430,12 +427,20 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
     }
 }
 
-fn approval_answered(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, outcome: ApprovalOutcome) -> Step {
+fn approval_answered(
+    exchange: &mut Exchange,
+    vm: &mut Vm,
+    host: &impl Host,
+    permit: Permit,
+    held: Reservations,
+    outcome: ApprovalOutcome,
+    now: Timestamp,
+) -> Step {
     let route = Some(permit.route());
     match outcome {
         ApprovalOutcome::Granted => {
             exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Permit);
-            return forward(exchange, vm, host, permit, held, Consumes::Approval);
+            return forward(exchange, host, permit, held, Consumes::Approval, now);
         }
         ApprovalOutcome::Pending { approval_id, url } => {
             exchange.trace.approval_id = Some(approval_id.clone());
@@ -516,14 +521,21 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 }
             }
         }
-        state @ (State::AwaitingPolicy { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
+        state @ (State::AwaitingPolicy { .. }
+        | State::AwaitingBody { .. }
+        | State::AwaitingLease { .. }
+        | State::AwaitingApproval { .. }) => {
             exchange.state = state;
             leave(exchange, vm);
             exchange.state = State::Finished;
-            exchange.trace.verdict.reason = "client_left";
+            exchange.trace.verdict.reason = if exchange.trace.status.is_some() { "envoy_answered" } else { "client_left" };
             audit::record(exchange, vm, host, audit::Charged::nothing(), now);
         }
-        State::New | State::Replied => audit::record(exchange, vm, host, audit::Charged::nothing(), now),
+        State::New => {
+            exchange.trace.verdict.reason = "envoy_answered";
+            audit::record(exchange, vm, host, audit::Charged::nothing(), now);
+        }
+        State::Replied => audit::record(exchange, vm, host, audit::Charged::nothing(), now),
         State::Finished => {}
     }
     vm.counters.decided(host, exchange.settings.gateway, exchange.trace.verdict.decision.name(), exchange.trace.verdict.reason);

@@ -102,21 +102,15 @@ fn row(reason: DenyReason) -> Row {
 /// What the client learns about a token: never anything about keys, users or claims.
 fn credential_row(fault: CredentialFault) -> Row {
     match fault {
-        CredentialFault::NotBearer => Row(
-            401,
-            "invalid-token-format",
-            "Invalid Token Format",
-            "Authorization header must be in format: Bearer <token>",
-        ),
+        CredentialFault::NotBearer => {
+            Row(401, "invalid-token-format", "Invalid Token Format", "Authorization header must be in format: Bearer <token>")
+        }
         CredentialFault::Expired => {
             Row(401, "token-expired", "Token Expired", "Your authentication token has expired. Please log in again.")
         }
-        CredentialFault::VerificationBudgetSpent => Row(
-            429,
-            "too-many-requests",
-            "Too Many Requests",
-            "Too many authentication requests. Please retry shortly.",
-        ),
+        CredentialFault::VerificationBudgetSpent => {
+            Row(429, "too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.")
+        }
         CredentialFault::Malformed
         | CredentialFault::AlgorithmRefused
         | CredentialFault::HeaderRefused

@@ -59,7 +59,12 @@ impl Settings {
         let gateway = Gateway::parse(&document.gateway).filter(|gateway| *gateway != Gateway::Admin);
         let gateway = gateway.ok_or(InvalidSettings::Gateway { gateway: document.gateway })?;
         let poll_cluster = document.poll_cluster.unwrap_or_else(|| document.control_plane_cluster.clone());
-        Ok(Self { gateway, control_plane_cluster: document.control_plane_cluster, poll_cluster, upstream_headers: document.upstream_headers })
+        Ok(Self {
+            gateway,
+            control_plane_cluster: document.control_plane_cluster,
+            poll_cluster,
+            upstream_headers: document.upstream_headers,
+        })
     }
 }
 

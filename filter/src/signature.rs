@@ -38,7 +38,9 @@ impl<H: Host> SignatureVerifier for Verifier<'_, H> {
         self.asked = Asked::Yes;
         match (self.implementation, key.algorithm, key.spki_der()) {
             (Implementation::Host, Algorithm::Rs256, Some(spki)) => verify_by_host(self.host, spki, signature, signing_input),
-            (Implementation::Host, Algorithm::Es256, Some(spki)) => verify_by_host(self.host, spki, &der_signature(signature), signing_input),
+            (Implementation::Host, Algorithm::Es256, Some(spki)) => {
+                verify_by_host(self.host, spki, &der_signature(signature), signing_input)
+            }
             (Implementation::Host, Algorithm::Rs256 | Algorithm::Es256 | Algorithm::Hs256 | Algorithm::EdDsa, _)
             | (Implementation::Untried | Implementation::PureRust, _, _) => PureRust.verify(key, signing_input, signature),
         }

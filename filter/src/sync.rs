@@ -200,6 +200,8 @@ fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
 fn failed(vm: &mut Vm, host: &impl Host, now: Timestamp) {
     vm.counters.add(host, name::SYNC_FAILURES, 1);
     vm.sync.failures = vm.sync.failures.saturating_add(1);
+    // Who waits is asked for again after the back-off, not at the next regular call.
+    vm.sync.hurried |= !vm.waiting.is_empty();
     let backoff = (50_u64 << vm.sync.failures.min(6)).min(BACKOFF_MAX_MS);
     vm.sync.retry_at = now.plus(Duration::from_millis(backoff / 2 + vm.ids.jitter(backoff / 2)));
 }

@@ -136,7 +136,10 @@ impl Vm {
         self.counters.set(host, name::BUNDLE_ACTIVATION, loaded.version.activation);
         host.log(
             Level::Info,
-            &format!("activation {} (revision {}, key set {}) is in force", loaded.version.activation, loaded.version.revision, loaded.version.key_set),
+            &format!(
+                "activation {} (revision {}, key set {}) is in force",
+                loaded.version.activation, loaded.version.revision, loaded.version.key_set
+            ),
         );
         self.active = Some(Rc::new(Active {
             version: loaded.version,

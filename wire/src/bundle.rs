@@ -2,7 +2,7 @@
 
 use crate::frame::{self, FrameError};
 use crate::policy::{Issuer, PolicyDocument};
-use authn::{Algorithm, InvalidIssuers, InvalidKey, Issuers, IssuerRules, VerificationKey};
+use authn::{Algorithm, InvalidIssuers, InvalidKey, IssuerRules, Issuers, VerificationKey};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::{CompileError, compile};
 use serde::{Deserialize, Serialize};

@@ -45,8 +45,6 @@ pub struct Settings {
     pub governor_role: String,
     /// How long an approval may be used after it was granted, in seconds.
     pub approval_lifetime_s: u32,
-    /// How long requests wait for the first bundle, in milliseconds.
-    pub cold_start_hold_ms: u32,
 }
 
 impl Default for Settings {
@@ -60,7 +58,6 @@ impl Default for Settings {
             approval_answer: ApprovalAnswerStyle::Forbidden,
             governor_role: "admin".into(),
             approval_lifetime_s: 3_600,
-            cold_start_hold_ms: 3_000,
         }
     }
 }

@@ -24,7 +24,6 @@ impl PolicyDocument {
                 trial_to_sandbox: settings.trial_to_sandbox,
                 approval_redirect: settings.approval_answer == wire::ApprovalAnswerStyle::Redirect,
                 governor_role: settings.governor_role,
-                cold_start_hold_ms: settings.cold_start_hold_ms,
             },
             issuers: self.issuers.iter().map(issuer_source).collect(),
             permissions: self.permissions.clone(),

@@ -9,7 +9,7 @@ pub use account::{Grant, Report};
 
 use crate::budget::{BudgetId, Rhythm, Units, Window};
 use crate::decision::Charges;
-use crate::failure::FailureMode;
+use crate::failure::{FailureMode, Fault, Resolution, resolve};
 use crate::lease::{Reservation, Settlement};
 use crate::policy::{CHARGES_MAX, CompiledPolicy};
 use crate::principal::Principal;
@@ -161,13 +161,15 @@ impl LeaseHolder {
                     None => Room::Unknown,
                 },
             };
-            match (room, mode(policy, charge.budget)) {
-                (Room::Unknown, FailureMode::Closed) => return Err(Shortfall::Unavailable(charge.budget)),
-                (Room::Unknown, FailureMode::Open) => failed_open = true,
-                (Room::Enough | Room::AskedFor, FailureMode::Open | FailureMode::Closed) => {
+            match room {
+                Room::Enough | Room::AskedFor => {
                     short |= room == Room::AskedFor;
                     *place = found.map(|found| (found, charge.amount));
                 }
+                Room::Unknown => match resolve(Fault::BudgetUnavailable, mode(policy, charge.budget)) {
+                    Resolution::FailedClosed => return Err(Shortfall::Unavailable(charge.budget)),
+                    Resolution::FailedOpen => failed_open = true,
+                },
             }
         }
         if short {
@@ -305,7 +307,8 @@ impl LeaseHolder {
     /// The scope of an account that is charged by `reservations`, for the record.
     pub fn scopes<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (&'h str, &'h str, Units)> + 'h {
         reservations.held.iter().flatten().filter_map(|(found, _, reservation)| {
-            let account = self.accounts.get(usize::try_from(found.slot).ok()?)?.as_ref().filter(|account| account.generation == found.generation)?;
+            let account =
+                self.accounts.get(usize::try_from(found.slot).ok()?)?.as_ref().filter(|account| account.generation == found.generation)?;
             Some((self.names.get(usize::from(account.name)).map_or("", |name| &**name), &*account.scope, reservation.amount()))
         })
     }
@@ -328,9 +331,7 @@ impl LeaseHolder {
         budget.scope.write_scope(principal, &mut self.scope).map_err(|_| Shortfall::Unscoped(id))?;
         let hash = self.hasher.hash_one((name, &*self.scope, window.start));
         let accounts = &self.accounts;
-        let found = self.index.find(hash, |slot| {
-            at(accounts, *slot).is_some_and(|account| account.is(name, &self.scope, window.start))
-        });
+        let found = self.index.find(hash, |slot| at(accounts, *slot).is_some_and(|account| account.is(name, &self.scope, window.start)));
         if let Some(slot) = found {
             let generation = at(&self.accounts, *slot).map_or(0, |account| account.generation);
             return Ok(Some(SlotRef { slot: *slot, generation }));

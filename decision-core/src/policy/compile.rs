@@ -164,9 +164,8 @@ fn compile_budgets(source: &PolicySource) -> Result<Vec<Budget>, CompileError> {
 }
 
 fn compile_budget(budget: &BudgetSource, id: BudgetId, at: &str) -> Result<Budget, CompileError> {
-    let tier = |name: &String| {
-        Tier::parse(name).ok_or_else(|| unknown(&format!("{at}.tier"), name, ["trial", "paid", "enterprise"].into_iter()))
-    };
+    let tier =
+        |name: &String| Tier::parse(name).ok_or_else(|| unknown(&format!("{at}.tier"), name, ["trial", "paid", "enterprise"].into_iter()));
     let problem = |slug: &String| {
         let slugs = ["budget-exceeded", "trial-limit-exceeded", "rate-limit-exceeded"];
         SpentProblem::parse(slug).ok_or_else(|| unknown(&format!("{at}.problem"), slug, slugs.into_iter()))
@@ -237,7 +236,10 @@ fn insert(indexes: &mut [RouteIndex; 4], route: &RouteSource, id: u32, at: &str,
         if route.gateways.contains(&gateway) {
             index.insert(&template, methods, id).map_err(|other| CompileError::Conflict {
                 at: at.into(),
-                other: usize::try_from(other).ok().and_then(|other| routes.get(other)).map_or_else(String::new, |route| route.name.to_string()),
+                other: usize::try_from(other)
+                    .ok()
+                    .and_then(|other| routes.get(other))
+                    .map_or_else(String::new, |route| route.name.to_string()),
             })?;
         }
     }
@@ -254,9 +256,9 @@ fn compile_route(
 ) -> Result<Route, CompileError> {
     let permission = route.permission.as_ref();
     let requirement = match (route.require, permission) {
-        (RequirementSource::Permission, Some(name)) => Requirement::Permission(
-            catalogue.find(name).ok_or_else(|| unknown(&format!("{at}.permission"), name, catalogue.names()))?,
-        ),
+        (RequirementSource::Permission, Some(name)) => {
+            Requirement::Permission(catalogue.find(name).ok_or_else(|| unknown(&format!("{at}.permission"), name, catalogue.names()))?)
+        }
         (RequirementSource::Permission, None) => {
             return Err(CompileError::Inconsistent { at: at.into(), rule: "`require: permission` needs a `permission`" });
         }
@@ -290,8 +292,10 @@ fn compile_route(
 /// Rates count every request of a user; money and tasks only where the route has a cost.
 fn compile_charges(route: &RouteSource, at: &str, source: &PolicySource, budgets: &[Budget]) -> Result<Box<[Charge]>, CompileError> {
     let cost = route.cost_micros.unwrap_or(source.settings.cost_micros_default);
-    if cost < 0 || route.tasks < 0 {
-        return Err(range(&format!("{at}.cost_micros"), &cost.min(route.tasks).to_string(), "0 or more"));
+    for (field, value) in [("cost_micros", cost), ("tasks", route.tasks)] {
+        if value < 0 {
+            return Err(range(&format!("{at}.{field}"), &value.to_string(), "0 or more"));
+        }
     }
     let gateways: Vec<Gateway> = route.gateways.clone();
     let charges: Vec<Charge> = budgets

@@ -27,7 +27,6 @@ pub struct SettingsSource {
     pub trial_to_sandbox: bool,
     pub approval_redirect: bool,
     pub governor_role: String,
-    pub cold_start_hold_ms: u32,
 }
 
 impl Default for SettingsSource {
@@ -40,7 +39,6 @@ impl Default for SettingsSource {
             trial_to_sandbox: false,
             approval_redirect: false,
             governor_role: String::new(),
-            cold_start_hold_ms: 0,
         }
     }
 }

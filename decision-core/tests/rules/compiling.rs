@@ -118,7 +118,7 @@ fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
             source.budgets[0].scope = "a{subject".into()
         }),
         ("routes[me].cost_micros: `-5` is not 0 or more", |source| source.routes[2].cost_micros = Some(-5)),
-        ("routes[me].cost_micros: `-1` is not 0 or more", |source| source.routes[2].tasks = -1),
+        ("routes[me].tasks: `-1` is not 0 or more", |source| source.routes[2].tasks = -1),
         ("roles[admin].name: `a,b` is not a name without commas", |source| source.roles[0].aliases = vec!["a,b".into()]),
         ("roles[].name: `` is not a name without commas", |source| source.roles[0].name.clear()),
     ];

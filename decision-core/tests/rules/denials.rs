@@ -255,10 +255,10 @@ const fn all_reasons(budget: BudgetId) -> [DenyReason; 14] {
 }
 
 #[test]
-fn only_a_budget_or_a_queue_may_fail_open() {
+fn only_a_budget_may_fail_open() {
     for fault in [Fault::PolicyUnavailable, Fault::BudgetUnavailable, Fault::ApprovalUnavailable, Fault::TooManyWaiting] {
         assert_eq!(resolve(fault, FailureMode::Closed), Resolution::FailedClosed, "{fault:?}");
-        let may_open = matches!(fault, Fault::BudgetUnavailable | Fault::TooManyWaiting);
+        let may_open = fault == Fault::BudgetUnavailable;
         let open = if may_open { Resolution::FailedOpen } else { Resolution::FailedClosed };
         assert_eq!(resolve(fault, FailureMode::Open), open, "{fault:?}");
         assert!(fault.code().ends_with("unavailable") || fault == Fault::TooManyWaiting);

@@ -219,7 +219,7 @@ fn no_more_requests_wait_than_may() {
     assert!(streams.iter().all(|stream| stream.step == Step::Held));
     let waiting = gate.awaited();
     let reply = gate.refused(&read());
-    assert_eq!((reply.status, &reply.problem()["check"]), (503, &json!("queue")));
+    assert_eq!((reply.status, &reply.problem()["check"]), (503, &json!("budget")));
     assert_eq!(gate.awaited(), waiting, "the one that was turned away has left the queue");
     for stream in &streams {
         gate.finish(stream);

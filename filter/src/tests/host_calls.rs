@@ -25,15 +25,13 @@ fn calls(gate: &mut Gate, request: &Request) -> Vec<String> {
     gate.host.take_calls()
 }
 
-const PERMIT: [&str; 13] = [
+const PERMIT: [&str; 11] = [
     "now",
     "request_headers",
     "remove_request_header authorization",
     "set_request_header x-request-id",
     "set_request_header x-user-id",
     "set_request_header x-customer-id",
-    "now",
-    "record",
     "now",
     "response_status",
     "set_response_header x-correlation-id",
