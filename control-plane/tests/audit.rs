@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Outcome, Stage, User};
+use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Outcome, Stage, User};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -32,7 +32,7 @@ fn record(number: i64) -> AuditRecord<'static> {
         path: Some(format!("/api/v1/agents/{number}").into()),
         route: Some("agents-read".into()),
         action: Some("agents.read".into()),
-        user: Some(User {
+        user: Some(Mention::New(User {
             issuer: "cp".into(),
             subject: format!("subject-{}", number % 50).into(),
             user_id: format!("user-{}", number % 50).into(),
@@ -40,7 +40,7 @@ fn record(number: i64) -> AuditRecord<'static> {
             agent_id: Some(format!("agent-{}", number % 20).into()),
             roles: "admin,viewer".into(),
             trial: number % 2 == 0,
-        }),
+        })),
         correlation_id: format!("not-a-uuid-{number}").into(),
         causation_id: None,
         request_id: *Uuid::now_v7().as_bytes(),
@@ -53,7 +53,7 @@ fn record(number: i64) -> AuditRecord<'static> {
         activation: 3,
         revision: 2,
         key_set: 1,
-        charges: vec![Charge { budget: "daily".into(), scope: "agent=1".into(), amount: 1_000 }],
+        charges: vec![Charge { account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }), amount: 1_000 }],
         approval_id: None,
         sandbox: false,
         status: Some(if number % 3 == 0 { 403 } else { 200 }),

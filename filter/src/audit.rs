@@ -3,14 +3,17 @@
 use crate::counters::name;
 use crate::exchange::{Exchange, Trace, Verdicts};
 use crate::host::Host;
+use crate::records::RecordQueue;
 use crate::vm::Vm;
+use decision_core::budget::Units;
 use decision_core::decide::Observer;
 use decision_core::decision::{Check as CoreCheck, DenyReason, Target};
-use decision_core::holder::Reservations;
-use decision_core::principal::Trial;
+use decision_core::holder::{AccountRef, Reservations};
+use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
 use std::borrow::Cow;
-use wire::audit::{AuditRecord, Charge, CheckOutcome, Decision, Stage, User};
+use std::rc::Rc;
+use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Stage, User};
 pub(crate) use wire::audit::{Check, Outcome};
 
 const CHECKS_MAX: usize = 8;
@@ -89,11 +92,9 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
     let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
     let version = trace.active.as_ref().map(|active| active.version).unwrap_or_default();
     let status = trace.status.or_else(|| sent_status(host));
-    let charges = charged.held.map(|held| {
-        let amount = |amount: decision_core::budget::Units| if charged.reached == Reached::Yes { amount.get() } else { 0 };
-        let charge = |(budget, scope, units)| Charge { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope), amount: amount(units) };
-        vm.leases.scopes(held).map(charge).collect()
-    });
+    let (leases, records) = (&vm.leases, &mut vm.records);
+    let charges = charged.held.map(|held| leases.charged(held).map(|charge| mention_charge(records, charge, charged.reached)).collect());
+    let user = trace.principal.as_ref().map(|principal| mention_user(records, principal));
     let micros = |later: Timestamp, earlier: Timestamp| u64::try_from(later.since(earlier).as_micros()).unwrap_or(u64::MAX);
     let record = AuditRecord {
         at_us: arrived.as_micros(),
@@ -103,7 +104,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         path: seen.then(|| headers.path_lossy()),
         route: route.map(|route| Cow::Borrowed(&*route.name)),
         action: route.filter(|route| !route.action.is_empty()).map(|route| Cow::Borrowed(&*route.action)),
-        user: user(trace),
+        user,
         correlation_id: Cow::Borrowed(headers.correlation_id().unwrap_or(id_text)),
         causation_id: headers.causation_id().map(Cow::Borrowed),
         request_id: request_id.bytes(),
@@ -132,10 +133,24 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
     }
 }
 
-fn user(trace: &Trace) -> Option<User<'_>> {
-    let principal = trace.principal.as_ref()?;
+fn mention_charge<'h>(
+    records: &mut RecordQueue,
+    (account, budget, scope, amount): (AccountRef, &'h str, &'h str, Units),
+    reached: Reached,
+) -> Charge<'h> {
+    let account = match records.mention_account(account) {
+        Some(number) => Mention::Known(number),
+        None => Mention::New(Account { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope) }),
+    };
+    Charge { account, amount: if reached == Reached::Yes { amount.get() } else { 0 } }
+}
+
+fn mention_user<'p>(records: &mut RecordQueue, principal: &'p Rc<Principal>) -> Mention<User<'p>> {
+    if let Some(number) = records.mention_user(principal) {
+        return Mention::Known(number);
+    }
     let identity = &principal.identity;
-    Some(User {
+    Mention::New(User {
         issuer: Cow::Borrowed(&identity.issuer),
         subject: Cow::Borrowed(&identity.subject),
         user_id: Cow::Borrowed(&identity.user_id),

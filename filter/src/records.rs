@@ -1,6 +1,10 @@
 //! The queue of audit records: bounded, in sequence, given up only when it is stored.
 
+use decision_core::holder::AccountRef;
+use decision_core::principal::Principal;
+use hashbrown::HashMap;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use wire::audit::AuditRecord;
 use wire::sync::RecordBatch;
 
@@ -14,12 +18,21 @@ const BATCHES_MAX: usize = 64;
 pub(crate) struct RecordQueue {
     next_sequence: u64,
     open: RecordBatch,
+    named: Named,
     sealed: VecDeque<RecordBatch>,
+}
+
+/// What the open batch has spelled out.
+#[derive(Debug, Default)]
+struct Named {
+    /// By address; the pointers are kept, so that no address is used again meanwhile.
+    users: HashMap<*const Principal, (u32, Rc<Principal>)>,
+    accounts: HashMap<AccountRef, u32>,
 }
 
 impl Default for RecordQueue {
     fn default() -> Self {
-        Self { next_sequence: 1, open: empty(1), sealed: VecDeque::new() }
+        Self { next_sequence: 1, open: empty(1), named: Named::default(), sealed: VecDeque::new() }
     }
 }
 
@@ -28,6 +41,20 @@ fn empty(first_sequence: u64) -> RecordBatch {
 }
 
 impl RecordQueue {
+    /// The user's number in the open batch, or that it has to be spelled out in the next record.
+    pub(crate) fn mention_user(&mut self, user: &Rc<Principal>) -> Option<u32> {
+        let next = u32::try_from(self.named.users.len()).unwrap_or(u32::MAX);
+        let number = self.named.users.entry(Rc::as_ptr(user)).or_insert_with(|| (next, Rc::clone(user))).0;
+        (number != next).then_some(number)
+    }
+
+    /// The account's number in the open batch, or that it has to be spelled out in the next record.
+    pub(crate) fn mention_account(&mut self, account: AccountRef) -> Option<u32> {
+        let next = u32::try_from(self.named.accounts.len()).unwrap_or(u32::MAX);
+        let number = *self.named.accounts.entry(account).or_insert(next);
+        (number != next).then_some(number)
+    }
+
     /// Queues one record. Returns how many had to be dropped: the oldest go first, and the control plane sees the gap
     /// in the sequence.
     pub(crate) fn push(&mut self, record: &AuditRecord<'_>) -> u32 {
@@ -56,6 +83,7 @@ impl RecordQueue {
         if self.open.count > 0 {
             let next = RecordBatch { bytes: Vec::with_capacity(BATCH_BYTES + 4_096), ..empty(self.next_sequence) };
             self.sealed.push_back(std::mem::replace(&mut self.open, next));
+            self.named = Named::default();
         }
     }
 

@@ -30,7 +30,7 @@ pub struct AuditRecord<'a> {
     pub action: Option<Text<'a>>,
     /// The user.
     #[serde(borrow)]
-    pub user: Option<User<'a>>,
+    pub user: Option<Mention<User<'a>>>,
     /// As sent by the client if it was sane, else made new.
     #[serde(borrow)]
     pub correlation_id: Text<'a>,
@@ -156,12 +156,84 @@ pub struct CheckOutcome {
 /// A charge on one budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Charge<'a> {
+    /// What was charged.
+    #[serde(borrow)]
+    pub account: Mention<Account<'a>>,
+    /// How much in the end; 0 when released.
+    pub amount: i64,
+}
+
+/// A budget and the scope with its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account<'a> {
     /// The budget's name.
     #[serde(borrow)]
     pub budget: Text<'a>,
-    /// The scope with its values.
+    /// The scope.
     #[serde(borrow)]
     pub scope: Text<'a>,
-    /// What was charged in the end; 0 when released.
-    pub amount: i64,
+}
+
+/// Something that many records of a batch name: spelled out the first time, by its number after that. Users and accounts
+/// were two thirds of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mention<T> {
+    /// The first time in this batch. It gets the next number of its kind, from 0.
+    New(T),
+    /// The one with this number.
+    Known(u32),
+}
+
+impl<T> Mention<T> {
+    /// The thing itself, once [`Mentions::resolve`] has put it there.
+    pub const fn get(&self) -> Option<&T> {
+        match self {
+            Self::New(thing) => Some(thing),
+            Self::Known(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn get_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::New(thing) => Some(thing),
+            Self::Known(_) => None,
+        }
+    }
+}
+
+/// What the records of one batch have named so far. Records are resolved in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Mentions<'a> {
+    users: Vec<User<'a>>,
+    accounts: Vec<Account<'a>>,
+}
+
+/// A record names something that no record before it has spelled out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the record mentions something that the batch has not spelled out")]
+pub struct UnknownMention;
+
+impl<'a> Mentions<'a> {
+    /// Spells out everything that `record` mentions.
+    ///
+    /// # Errors
+    /// It mentions something that is not known.
+    pub fn resolve(&mut self, record: &mut AuditRecord<'a>) -> Result<(), UnknownMention> {
+        if let Some(user) = &mut record.user {
+            spell_out(user, &mut self.users)?;
+        }
+        record.charges.iter_mut().try_for_each(|charge| spell_out(&mut charge.account, &mut self.accounts))
+    }
+}
+
+fn spell_out<T: Clone>(mention: &mut Mention<T>, known: &mut Vec<T>) -> Result<(), UnknownMention> {
+    match mention {
+        Mention::New(thing) => known.push(thing.clone()),
+        Mention::Known(number) => {
+            let thing = usize::try_from(*number).ok().and_then(|number| known.get(number)).ok_or(UnknownMention)?;
+            *mention = Mention::New(thing.clone());
+        }
+    }
+    Ok(())
 }

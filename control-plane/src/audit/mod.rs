@@ -6,7 +6,7 @@ pub mod store;
 
 use std::borrow::Cow;
 use uuid::Uuid;
-use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Outcome, Stage};
+use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Mentions, Outcome, Stage, User};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -58,6 +58,7 @@ impl<'a> Decoded<'a> {
     #[must_use]
     pub fn from_batch(batch: &'a RecordBatch, first_sequence: i64, skipped: i64) -> Self {
         let mut decoded = Self::default();
+        let mut mentions = Mentions::default();
         let mut rest = batch.bytes.as_slice();
         let mut sequence = first_sequence;
         for _ in 0..batch.count {
@@ -66,8 +67,10 @@ impl<'a> Decoded<'a> {
                 return decoded;
             };
             rest = after;
+            // Later records may mention what a stored one has spelled out.
+            let row = Row::read(sequence, bytes, &mut mentions);
             if sequence.saturating_sub(first_sequence) >= skipped {
-                decoded.take(sequence, bytes);
+                decoded.take(sequence, bytes, row);
             }
             sequence = sequence.saturating_add(1);
         }
@@ -77,8 +80,8 @@ impl<'a> Decoded<'a> {
         decoded
     }
 
-    fn take(&mut self, sequence: i64, bytes: &'a [u8]) {
-        match Row::read(sequence, bytes) {
+    fn take(&mut self, sequence: i64, bytes: &'a [u8], row: Result<(Row<'a>, Cut), &'static str>) {
+        match row {
             Ok((row, Cut::No)) => self.rows.push(row),
             Ok((row, Cut::Yes)) => {
                 self.rows.push(row);
@@ -106,10 +109,15 @@ enum Cut {
 }
 
 impl<'a> Row<'a> {
-    fn read(sequence: i64, bytes: &'a [u8]) -> Result<(Self, Cut), &'static str> {
+    fn user(&self) -> Option<&User<'a>> {
+        self.record.user.as_ref().and_then(Mention::get)
+    }
+
+    fn read(sequence: i64, bytes: &'a [u8], mentions: &mut Mentions<'a>) -> Result<(Self, Cut), &'static str> {
         let Ok((mut record, [])) = postcard::take_from_bytes::<AuditRecord<'a>>(bytes) else {
             return Err("the record does not decode");
         };
+        mentions.resolve(&mut record).map_err(|_unknown| "the record mentions something that the batch has not spelled out")?;
         if !(0..MICROS_MAX).contains(&record.at_us) {
             return Err("the time is out of range");
         }
@@ -142,19 +150,19 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
     indexed(&mut record.correlation_id);
     indexed(&mut record.reason);
     [&mut record.causation_id, &mut record.route, &mut record.action].into_iter().flatten().for_each(&mut indexed);
-    if let Some(user) = &mut record.user {
+    if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
         indexed(&mut user.user_id);
         [&mut user.customer_id, &mut user.agent_id].into_iter().flatten().for_each(&mut indexed);
     }
     let mut other = |text: &mut Cow<'_, str>| clean_text(text, TEXT_MAX, &mut cut);
-    if let Some(user) = &mut record.user {
+    if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
         [&mut user.issuer, &mut user.subject, &mut user.roles].into_iter().for_each(&mut other);
     }
     let optional = [&mut record.method, &mut record.path, &mut record.approval_id, &mut record.details];
     optional.into_iter().flatten().for_each(&mut other);
-    for charge in &mut record.charges {
-        other(&mut charge.budget);
-        other(&mut charge.scope);
+    for account in record.charges.iter_mut().filter_map(|charge| charge.account.get_mut()) {
+        other(&mut account.budget);
+        other(&mut account.scope);
     }
     cut
 }
@@ -188,7 +196,10 @@ fn checks_json(checks: &[CheckOutcome]) -> String {
 }
 
 fn charges_json(charges: &[Charge<'_>]) -> String {
-    let charges = charges.iter().map(|charge| serde_json::json!({"budget": charge.budget, "scope": charge.scope, "amount": charge.amount}));
+    let charges = charges.iter().filter_map(|charge| {
+        let account = charge.account.get()?;
+        Some(serde_json::json!({"budget": account.budget, "scope": account.scope, "amount": charge.amount}))
+    });
     serde_json::Value::Array(charges.collect()).to_string()
 }
 

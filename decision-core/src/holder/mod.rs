@@ -49,8 +49,9 @@ enum Room {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SlotRef {
+/// One account of this holder, for as long as its lease lasts. Not reused for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AccountRef {
     slot: u32,
     generation: u64,
 }
@@ -59,7 +60,7 @@ struct SlotRef {
 #[derive(Debug, Default)]
 #[must_use = "settle or release it"]
 pub struct Reservations {
-    held: [Option<(SlotRef, BudgetId, Reservation)>; CHARGES_MAX],
+    held: [Option<(AccountRef, BudgetId, Reservation)>; CHARGES_MAX],
     failed_open: bool,
 }
 
@@ -80,7 +81,7 @@ impl Reservations {
 #[derive(Debug)]
 #[must_use = "give it back, or the accounts ask for ever"]
 pub struct Wait {
-    places: [Option<(SlotRef, Units)>; CHARGES_MAX],
+    places: [Option<(AccountRef, Units)>; CHARGES_MAX],
 }
 
 /// Why nothing was reserved.
@@ -147,7 +148,7 @@ impl LeaseHolder {
         now: Timestamp,
         when_short: WhenShort,
     ) -> Result<Reservations, Shortfall> {
-        let mut places: [Option<(SlotRef, Units)>; CHARGES_MAX] = [None; CHARGES_MAX];
+        let mut places: [Option<(AccountRef, Units)>; CHARGES_MAX] = [None; CHARGES_MAX];
         let mut short = false;
         let mut failed_open = false;
         for (charge, place) in charges.iter().zip(places.iter_mut()) {
@@ -181,7 +182,7 @@ impl LeaseHolder {
     fn hold(
         &mut self,
         charges: &Charges,
-        places: [Option<(SlotRef, Units)>; CHARGES_MAX],
+        places: [Option<(AccountRef, Units)>; CHARGES_MAX],
         now: Timestamp,
         failed_open: bool,
     ) -> Reservations {
@@ -199,7 +200,7 @@ impl LeaseHolder {
         reservations
     }
 
-    fn begin_wait(&mut self, places: [Option<(SlotRef, Units)>; CHARGES_MAX]) -> Box<Wait> {
+    fn begin_wait(&mut self, places: [Option<(AccountRef, Units)>; CHARGES_MAX]) -> Box<Wait> {
         for (found, amount) in places.iter().flatten() {
             if let Some(account) = self.account(*found) {
                 account.waiting = account.waiting.plus(*amount);
@@ -304,12 +305,12 @@ impl LeaseHolder {
         self.urgent = false;
     }
 
-    /// The scope of an account that is charged by `reservations`, for the record.
-    pub fn scopes<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (&'h str, &'h str, Units)> + 'h {
+    /// The accounts that `reservations` are charged to, for the record: which, its budget's name, its scope, how much.
+    pub fn charged<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (AccountRef, &'h str, &'h str, Units)> + 'h {
         reservations.held.iter().flatten().filter_map(|(found, _, reservation)| {
             let account =
                 self.accounts.get(usize::try_from(found.slot).ok()?)?.as_ref().filter(|account| account.generation == found.generation)?;
-            Some((self.names.get(usize::from(account.name)).map_or("", |name| &**name), &*account.scope, reservation.amount()))
+            Some((*found, self.names.get(usize::from(account.name)).map_or("", |name| &**name), &*account.scope, reservation.amount()))
         })
     }
 
@@ -320,7 +321,7 @@ impl LeaseHolder {
         principal: &Principal,
         id: BudgetId,
         now: Timestamp,
-    ) -> Result<Option<SlotRef>, Shortfall> {
+    ) -> Result<Option<AccountRef>, Shortfall> {
         let Some((budget, name)) = policy.budget(id).zip(binding.0.get(id.index()).copied()) else { return Ok(None) };
         let window = match self.windows.get_mut(usize::from(name)) {
             Some(Some((rhythm, window))) if *rhythm == budget.rhythm && window.contains(now) => *window,
@@ -334,7 +335,7 @@ impl LeaseHolder {
         let found = self.index.find(hash, |slot| at(accounts, *slot).is_some_and(|account| account.is(name, &self.scope, window.start)));
         if let Some(slot) = found {
             let generation = at(&self.accounts, *slot).map_or(0, |account| account.generation);
-            return Ok(Some(SlotRef { slot: *slot, generation }));
+            return Ok(Some(AccountRef { slot: *slot, generation }));
         }
         if self.index.len() >= ACCOUNTS_MAX {
             return Ok(None);
@@ -342,7 +343,7 @@ impl LeaseHolder {
         Ok(Some(self.open(name, window, hash)))
     }
 
-    fn open(&mut self, name: u16, window: Window, hash: u64) -> SlotRef {
+    fn open(&mut self, name: u16, window: Window, hash: u64) -> AccountRef {
         self.generation += 1;
         let generation = self.generation;
         let account = Account::new(name, self.scope.as_str().into(), window, generation);
@@ -355,7 +356,7 @@ impl LeaseHolder {
         }
         let (accounts, hasher) = (&self.accounts, &self.hasher);
         self.index.insert_unique(hash, slot, |slot| at(accounts, *slot).map_or(0, |account| account.hash(hasher)));
-        SlotRef { slot, generation }
+        AccountRef { slot, generation }
     }
 
     fn remove(&mut self, slot: u32) {
@@ -377,7 +378,7 @@ impl LeaseHolder {
         self.accounts.get_mut(usize::try_from(slot).ok()?)?.as_mut()
     }
 
-    fn account(&mut self, found: SlotRef) -> Option<&mut Account> {
+    fn account(&mut self, found: AccountRef) -> Option<&mut Account> {
         self.slot_mut(found.slot).filter(|account| account.generation == found.generation)
     }
 }

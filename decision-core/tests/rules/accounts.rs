@@ -109,7 +109,7 @@ fn a_reservation_of_a_forfeited_lease_settles_nothing_in_the_next_one() {
     // The same slot, another lease.
     desk.warm("platform-monthly", 10);
     let new = desk.reserve(&[("platform-monthly", 10)], NOW, WhenShort::Wait).unwrap();
-    assert_eq!((desk.holder.scopes(&old).count(), desk.holder.scopes(&new).count()), (0, 1));
+    assert_eq!((desk.holder.charged(&old).count(), desk.holder.charged(&new).count()), (0, 1));
     let mut settled = 0;
     desk.holder.settle(old, |_, _| settled += 1);
     desk.holder.release(other);

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
-use wire::audit::AuditRecord;
+use wire::audit::{AuditRecord, Mentions};
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial};
 use wire::policy::PolicyDocument;
 use wire::sync::{AccountGrant, RecordBatch, SyncAnswer, SyncRequest};
@@ -355,11 +355,20 @@ pub(crate) fn grant_all(request: &SyncRequest) -> SyncAnswer {
 
 /// The records of a batch, in a form that tests can look into.
 pub(crate) fn records(batch: &RecordBatch) -> Vec<serde_json::Value> {
-    let (mut rest, mut records) = (&batch.bytes[..], Vec::new());
+    let (mut rest, mut records, mut mentions) = (&batch.bytes[..], Vec::new(), Mentions::default());
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
         let (record, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
-        let record: AuditRecord<'_> = postcard::from_bytes(record).unwrap();
-        records.push(serde_json::to_value(&record).unwrap());
+        let mut record: AuditRecord<'_> = postcard::from_bytes(record).unwrap();
+        mentions.resolve(&mut record).unwrap();
+        let mut value = serde_json::to_value(&record).unwrap();
+        if let Some(user) = value["user"].get_mut("New").map(serde_json::Value::take) {
+            value["user"] = user;
+        }
+        for charge in value["charges"].as_array_mut().unwrap() {
+            let (account, amount) = (charge["account"]["New"].take(), charge["amount"].take());
+            *charge = serde_json::json!({ "budget": account["budget"], "scope": account["scope"], "amount": amount });
+        }
+        records.push(value);
         rest = after;
     }
     assert_eq!(records.len(), usize::try_from(batch.count).unwrap());
