@@ -49,7 +49,7 @@ wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 		cargo test --target wasm32-unknown-unknown --package decision-core --package authn --test wasm
 
 $(BINDGEN):
-	cargo install wasm-bindgen-cli --version $(BINDGEN_VERSION) --locked --root .tools/wasm-bindgen --no-default-features
+	cargo install wasm-bindgen-cli --version $(BINDGEN_VERSION) --root .tools/wasm-bindgen --no-default-features
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts
 	cargo test --package e2e
