@@ -53,30 +53,40 @@ pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) {
         (Some(_), Target::Sandbox) | (None, Target::Production | Target::Sandbox) => CredentialForwarding::Drop,
     };
     forward_credential(exchange, host, credential);
+    let trusted = headers.has_untrusted();
     if permit.target() == Target::Sandbox {
-        host.set_request_header("x-target-backend", b"sandbox");
+        put(host, trusted, "x-target-backend", b"sandbox");
     }
     let mut id_text = [0; 36];
     let id_text = trace.request_id.text(&mut id_text);
-    host.set_request_header("x-request-id", id_text.as_bytes());
+    put(host, headers.has_request_id(), "x-request-id", id_text.as_bytes());
     if headers.correlation_id().is_none() {
-        host.set_request_header("x-correlation-id", id_text.as_bytes());
+        put(host, headers.has_correlation_id(), "x-correlation-id", id_text.as_bytes());
     }
     if let Some(principal) = trace.principal.as_ref() {
-        host.set_request_header("x-user-id", principal.identity.user_id.as_bytes());
+        put(host, trusted, "x-user-id", principal.identity.user_id.as_bytes());
         if let Some(customer) = principal.identity.customer_id.as_ref() {
-            host.set_request_header("x-customer-id", customer.as_bytes());
+            put(host, trusted, "x-customer-id", customer.as_bytes());
         }
         if exchange.settings.upstream_headers == UpstreamHeaders::Full {
-            describe_user(host, principal);
+            describe_user(host, trusted, principal);
         }
     }
     if exchange.settings.upstream_headers == UpstreamHeaders::Full {
-        host.set_request_header("x-gateway", b"plant-gateway");
-        host.set_request_header("x-gateway-type", exchange.settings.gateway.name().as_bytes());
+        put(host, trusted, "x-gateway", b"plant-gateway");
+        put(host, trusted, "x-gateway-type", exchange.settings.gateway.name().as_bytes());
         if let Some(causation) = headers.causation_id() {
-            host.set_request_header("x-causation-id", causation.as_bytes());
+            put(host, headers.has_causation_id(), "x-causation-id", causation.as_bytes());
         }
+    }
+}
+
+/// Writes a header of the request. One that the client has not sent is appended, which spares Envoy the search for it.
+fn put(host: &impl Host, sent_by_client: Presence, name: &str, value: &[u8]) {
+    match sent_by_client {
+        Presence::Absent => host.add_request_header(name, value),
+        // Replaced even where it was removed before: should that have failed, the client's value must not stay.
+        Presence::Present => host.set_request_header(name, value),
     }
 }
 
@@ -89,24 +99,24 @@ fn forward_credential(exchange: &Exchange, host: &impl Host, credential: Credent
         CredentialForwarding::Drop => host.remove_request_header("authorization"),
         CredentialForwarding::OriginalHeader => {
             if let Ok(Some(value)) = exchange.headers.authorization() {
-                host.set_request_header("x-original-authorization", value);
+                put(host, exchange.headers.has_untrusted(), "x-original-authorization", value);
             }
             host.remove_request_header("authorization");
         }
     }
 }
 
-fn describe_user(host: &impl Host, principal: &Principal) {
-    host.set_request_header("x-user-roles", principal.roles_joined.as_bytes());
-    host.set_request_header("x-user-issuer", principal.identity.issuer.as_bytes());
+fn describe_user(host: &impl Host, trusted: Presence, principal: &Principal) {
+    put(host, trusted, "x-user-roles", principal.roles_joined.as_bytes());
+    put(host, trusted, "x-user-issuer", principal.identity.issuer.as_bytes());
     if let Some(agent) = principal.identity.agent_id.as_ref() {
-        host.set_request_header("x-agent-id", agent.as_bytes());
+        put(host, trusted, "x-agent-id", agent.as_bytes());
     }
     let trial: &[u8] = match principal.identity.trial {
         Trial::No => b"false",
         Trial::Until(_) => b"true",
     };
-    host.set_request_header("x-trial-mode", trial);
+    put(host, trusted, "x-trial-mode", trial);
 }
 
 /// Adds to the backend's response what the client is promised.

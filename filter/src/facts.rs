@@ -159,6 +159,23 @@ impl RequestHeaders {
         sane_id(self.at(&self.causation_id)).or_else(|| sane_id(self.at(&self.request_id)))
     }
 
+    pub(crate) fn has_request_id(&self) -> Presence {
+        presence(&self.request_id)
+    }
+
+    pub(crate) fn has_correlation_id(&self) -> Presence {
+        presence(&self.correlation_id)
+    }
+
+    pub(crate) fn has_causation_id(&self) -> Presence {
+        presence(&self.causation_id)
+    }
+
+    /// Whether the client sent any header that backends believe.
+    pub(crate) fn has_untrusted(&self) -> Presence {
+        if self.untrusted.is_empty() { Presence::Absent } else { Presence::Present }
+    }
+
     pub(crate) fn has_authorization(&self) -> Presence {
         if self.authorization == Found::Absent { Presence::Absent } else { Presence::Present }
     }
@@ -208,6 +225,11 @@ fn once<'r>(presented: Presented<'r>, name: &'static str) -> Result<Option<&'r [
         Presented::Once(value) => Ok(Some(value)),
         Presented::Repeated => Err(DenyReason::AmbiguousHeader(name)),
     }
+}
+
+/// Whether a header was sent, be it empty: in the block a value stands behind its name, so never at the start.
+fn presence(value: &Place) -> Presence {
+    if value.end == 0 { Presence::Absent } else { Presence::Present }
 }
 
 fn keep_first(place: &mut Place, value: Place) {

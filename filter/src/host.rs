@@ -41,6 +41,8 @@ pub(crate) trait Host {
     fn log(&self, level: Level, message: &str);
 
     fn request_headers(&self) -> Result<Vec<u8>, HostError>;
+    /// Appends a header that is not there: one that is would be repeated.
+    fn add_request_header(&self, name: &str, value: &[u8]);
     fn set_request_header(&self, name: &str, value: &[u8]);
     fn remove_request_header(&self, name: &str);
     fn request_body(&self, length: usize) -> Vec<u8>;
@@ -161,6 +163,10 @@ mod envoy {
             // the SDK implements as a `Vec<u8>` of that capacity, filled them, and given them to us.
             #[expect(unsafe_code, reason = "takes ownership of the host's buffer, as the SDK does")]
             Ok(unsafe { Vec::from_raw_parts(data, size, size) })
+        }
+
+        fn add_request_header(&self, name: &str, value: &[u8]) {
+            abi::add_map_value_bytes(MapType::HttpRequestHeaders, name, value).unwrap_or(());
         }
 
         fn set_request_header(&self, name: &str, value: &[u8]) {

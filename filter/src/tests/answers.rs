@@ -4,7 +4,9 @@ use super::gate::{Gate, NOW, Request};
 use super::host::{FakeStream, Reply, find};
 use super::tokens;
 use crate::pipeline::Step;
+use crate::settings::Settings;
 use serde_json::json;
+use std::rc::Rc;
 
 fn read() -> Request {
     Request::new("GET", "/api/v1/tasks")
@@ -297,6 +299,25 @@ fn a_correlation_id_that_is_not_sane_is_replaced() {
     }
     let reply = gate.refused(&read().with("x-correlation-id", "sane-1"));
     assert_eq!(reply.header("x-correlation-id").as_deref(), Some("sane-1"));
+}
+
+#[test]
+fn each_header_of_ours_reaches_the_backend_once_whatever_the_client_sent() {
+    let mut gate = Gate::new("PLANT");
+    gate.settings = Rc::new(Settings::parse(br#"{"gateway":"PLANT","upstream_headers":"full"}"#).unwrap());
+    let request = read().bearer(&tokens::admin());
+    gate.warm(&request);
+    let empty_ids =
+        ["x-request-id", "x-correlation-id", "x-causation-id"].into_iter().fold(request.clone(), |request, name| request.with(name, ""));
+    for sent in [request.clone(), empty_ids, request.clone().with("x-user-id", "a").with("x-trial-mode", ""), request.with("x-gateway", "")]
+    {
+        let stream = gate.begin(&sent);
+        let sent = gate.forwarded(&stream).unwrap();
+        for name in ["x-request-id", "x-correlation-id", "x-user-id", "x-customer-id", "x-user-roles", "x-trial-mode", "x-gateway"] {
+            let values: Vec<_> = sent.iter().filter(|(known, _)| known == name.as_bytes()).map(|(_, value)| value).collect();
+            assert!(values.len() == 1 && !values[0].is_empty(), "{name}: {values:?}");
+        }
+    }
 }
 
 #[test]

@@ -182,6 +182,11 @@ impl Host for FakeHost {
         self.with_stream(read).ok_or(HostError::Refused)
     }
 
+    fn add_request_header(&self, name: &str, value: &[u8]) {
+        self.note(format!("add_request_header {name}"));
+        self.with_stream(|stream| stream.request.push((name.as_bytes().to_vec(), value.to_vec())));
+    }
+
     fn set_request_header(&self, name: &str, value: &[u8]) {
         self.note(format!("set_request_header {name}"));
         self.with_stream(|stream| set(&mut stream.request, name, value));
