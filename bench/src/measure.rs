@@ -21,6 +21,8 @@ const RUN_UP: Duration = Duration::from_millis(300);
 /// A lease shrinks when it is not used: after so long the run-up is repeated.
 const LEASE_PATIENCE: Duration = Duration::from_millis(1_000);
 const RUN_UPS_MAX: u32 = 10;
+/// For what is asked of Envoy and the control plane around a measurement.
+const MARGIN: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(2);
 /// Records are given up when none was stored for so long.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -204,7 +206,7 @@ impl<'s> Bench<'s> {
 
     fn run_up(&mut self, variant: Variant) -> Result<(), BenchError> {
         for _attempt in 0..RUN_UPS_MAX {
-            wait_for_room_in_minute(self.plan.duration + RUN_UP + LEASE_PATIENCE);
+            wait_for_room_in_minute(self.plan.duration + RUN_UP + LEASE_PATIENCE + MARGIN);
             let counters = self.counters()?;
             self.load(variant, RUN_UP)?;
             let start = Instant::now();
@@ -257,7 +259,8 @@ impl<'s> Bench<'s> {
 fn wait_for_room_in_minute(needed: Duration) {
     const MINUTE: Duration = Duration::from_secs(60);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let left = Duration::from_secs(60 - now.as_secs() % 60);
+    let gone = Duration::from_secs(now.as_secs() % 60) + Duration::from_nanos(now.subsec_nanos().into());
+    let left = MINUTE.saturating_sub(gone);
     if needed < MINUTE && left <= needed {
         std::thread::sleep(left);
     }

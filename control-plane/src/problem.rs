@@ -173,12 +173,6 @@ impl ApiError {
         }
     }
 
-    /// Whether the same request may succeed later without a change.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        self.problem().status == StatusCode::SERVICE_UNAVAILABLE.as_u16()
-    }
-
     /// The table. Everything a client learns about a failure is decided here.
     #[must_use]
     pub fn problem(&self) -> Problem {

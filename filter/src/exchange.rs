@@ -102,12 +102,12 @@ pub(crate) enum Consumes {
 }
 
 /// The request's body, as far as an approval needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Body {
     /// Nothing has come yet.
     Open,
-    /// More may come; this is the SHA-256 of what has.
-    Partial([u8; 32]),
+    /// More may come; so much has, and this is its hash so far. Never hashed twice: a client chooses how many pieces come.
+    Partial { hash: Box<sha2::Sha256>, length: usize },
     /// It has ended; this is its SHA-256.
     Complete([u8; 32]),
     /// It has ended, and nobody asked for its hash.

@@ -21,9 +21,9 @@ pub(crate) struct RequestHeaders {
     authorization: Found,
     registration_key: Found,
     approval_id: Found,
-    correlation_id: Place,
-    causation_id: Place,
-    request_id: Place,
+    correlation_id: Found,
+    causation_id: Found,
+    request_id: Found,
     untrusted: Vec<Place>,
 }
 
@@ -84,11 +84,29 @@ impl RequestHeaders {
                 self.approval_id.add(value);
                 self.distrust(name_place);
             }
-            b"x-correlation-id" => keep_first(&mut self.correlation_id, value),
-            b"x-causation-id" => keep_first(&mut self.causation_id, value),
-            b"x-request-id" => keep_first(&mut self.request_id, value),
+            b"x-correlation-id" | b"x-causation-id" | b"x-request-id" => self.note_id(name, name_place, value),
             _ if is_trusted_by_backends(name) => self.distrust(name_place),
             _ => {}
+        }
+    }
+
+    /// A repeated id is none: which one the backend would take is anybody's guess.
+    fn note_id(&mut self, name: &[u8], name_place: Place, value: Place) {
+        let id = match name {
+            b"x-correlation-id" => &mut self.correlation_id,
+            b"x-causation-id" => &mut self.causation_id,
+            _ => &mut self.request_id,
+        };
+        id.add(value);
+        if *id == Found::Repeated {
+            self.distrust(name_place);
+        }
+    }
+
+    fn id(&self, found: &Found) -> Option<&str> {
+        match found {
+            Found::Once(place) => sane_id(self.at(place)),
+            Found::Absent | Found::Repeated => None,
         }
     }
 
@@ -151,12 +169,12 @@ impl RequestHeaders {
 
     /// The client's correlation id, if it is sane.
     pub(crate) fn correlation_id(&self) -> Option<&str> {
-        sane_id(self.at(&self.correlation_id))
+        self.id(&self.correlation_id)
     }
 
     /// The parent request: `X-Causation-ID`, else the `X-Request-ID` that the client sent.
     pub(crate) fn causation_id(&self) -> Option<&str> {
-        sane_id(self.at(&self.causation_id)).or_else(|| sane_id(self.at(&self.request_id)))
+        self.id(&self.causation_id).or_else(|| self.id(&self.request_id))
     }
 
     pub(crate) fn has_request_id(&self) -> Presence {
@@ -177,7 +195,7 @@ impl RequestHeaders {
     }
 
     pub(crate) fn has_authorization(&self) -> Presence {
-        if self.authorization == Found::Absent { Presence::Absent } else { Presence::Present }
+        presence(&self.authorization)
     }
 
     /// The headers that backends believe, and that a client sent.
@@ -227,15 +245,9 @@ fn once<'r>(presented: Presented<'r>, name: &'static str) -> Result<Option<&'r [
     }
 }
 
-/// Whether a header was sent, be it empty: in the block a value stands behind its name, so never at the start.
-fn presence(value: &Place) -> Presence {
-    if value.end == 0 { Presence::Absent } else { Presence::Present }
-}
-
-fn keep_first(place: &mut Place, value: Place) {
-    if place.start == place.end {
-        *place = value;
-    }
+/// Whether a header was sent, be it empty.
+fn presence(found: &Found) -> Presence {
+    if *found == Found::Absent { Presence::Absent } else { Presence::Present }
 }
 
 /// An id that may be logged, stored and sent on: visible ASCII, not too long.
@@ -248,8 +260,21 @@ fn sane_id(value: &[u8]) -> Option<&str> {
 fn is_trusted_by_backends(name: &[u8]) -> bool {
     let Some(name) = name.strip_prefix(b"x-") else { return false };
     const PREFIXES: [&[u8]; 6] = [b"user-", b"gateway", b"metering-", b"rbac-", b"governor-", b"policy-"];
-    const NAMES: [&[u8]; 7] =
-        [b"customer-id", b"agent-id", b"trial-mode", b"target-backend", b"original-authorization", b"debug-trace", b"actual-cost-micros"];
+    const NAMES: [&[u8]; 12] = [
+        b"customer-id",
+        b"agent-id",
+        b"trial-mode",
+        b"target-backend",
+        b"original-authorization",
+        b"debug-trace",
+        b"actual-cost-micros",
+        // Some frameworks take these for the request line, which is what was authorised.
+        b"http-method-override",
+        b"http-method",
+        b"method-override",
+        b"original-url",
+        b"rewrite-url",
+    ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 

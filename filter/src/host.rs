@@ -45,7 +45,8 @@ pub(crate) trait Host {
     fn add_request_header(&self, name: &str, value: &[u8]);
     fn set_request_header(&self, name: &str, value: &[u8]);
     fn remove_request_header(&self, name: &str);
-    fn request_body(&self, length: usize) -> Vec<u8>;
+    /// A piece of what is buffered of the request's body.
+    fn request_body(&self, start: usize, length: usize) -> Vec<u8>;
     fn response_status(&self) -> Option<u16>;
     fn set_response_header(&self, name: &str, value: &[u8]);
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
@@ -177,8 +178,11 @@ mod envoy {
             abi::remove_map_value(MapType::HttpRequestHeaders, name).unwrap_or(());
         }
 
-        fn request_body(&self, length: usize) -> Vec<u8> {
-            abi::get_buffer(BufferType::HttpRequestBody, 0, length).ok().flatten().unwrap_or_default()
+        fn request_body(&self, start: usize, length: usize) -> Vec<u8> {
+            if length == 0 {
+                return Vec::new();
+            }
+            abi::get_buffer(BufferType::HttpRequestBody, start, length).ok().flatten().unwrap_or_default()
         }
 
         fn response_status(&self) -> Option<u16> {

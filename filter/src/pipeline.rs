@@ -10,7 +10,6 @@ use crate::health;
 use crate::host::Host;
 use crate::signature::{Asked, Verifier};
 use crate::vm::{Active, Vm, WAITING_MAX};
-use authn::Admission;
 use decision_core::decide_observed;
 use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
 use decision_core::facts::{Authentication, RequestFacts};
@@ -143,13 +142,11 @@ fn authenticate(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active:
     if let Some(principal) = vm.tokens.get(authorization, now) {
         return Ok(Presented::Token(Rc::clone(principal)));
     }
-    if vm.failures.admit(now) == Admission::Refused {
-        return Ok(Presented::Bad(CredentialFault::VerificationBudgetSpent));
-    }
     let implementation = vm.implementation(host);
-    let mut verifier = Verifier { host, implementation, asked: Asked::No };
+    let mut verifier = Verifier { host, implementation, failures: &mut vm.failures, now, asked: Asked::No };
     let verified = authn::authenticate(&active.issuers, authorization, now, &mut verifier);
-    if verifier.asked == Asked::Yes {
+    let asked = verifier.asked;
+    if asked != Asked::No {
         vm.counters.add(host, name::TOKENS_VERIFIED, 1);
     }
     let verified = verified.and_then(|identity| active.policy.principal(identity).ok_or(CredentialFault::NoKnownRole));
@@ -159,10 +156,9 @@ fn authenticate(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active:
             vm.tokens.insert(authorization, Rc::clone(&principal), principal.identity.expires_at);
             Ok(Presented::Token(principal))
         }
+        Err(_) if asked == Asked::TurnedAway => Ok(Presented::Bad(CredentialFault::VerificationBudgetSpent)),
         Err(fault) => {
-            if verifier.asked == Asked::Yes {
-                vm.failures.failed(now);
-            }
+            vm.failures.failed(asked, now);
             Ok(Presented::Bad(fault))
         }
     }
@@ -185,7 +181,7 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
     exchange.trace.target = Some(permit.target());
     if permit.approval() == ApprovalNeed::Governor {
         match exchange.body {
-            Body::Open | Body::Partial(_) => {
+            Body::Open | Body::Partial { .. } => {
                 exchange.state = State::AwaitingBody { permit };
                 return Step::NeedsBody;
             }
@@ -352,7 +348,7 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
         }
         State::AwaitingBody { .. } => {
             note_body(exchange, host, size, end_of_stream);
-            if matches!(exchange.body, Body::Open | Body::Partial(_)) {
+            if matches!(exchange.body, Body::Open | Body::Partial { .. }) {
                 return None;
             }
             let State::AwaitingBody { permit } = std::mem::take(&mut exchange.state) else { return None };
@@ -361,18 +357,21 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
     }
 }
 
-/// Envoy hands over all that is buffered so far, and its size; with trailers it hands over nothing.
+/// Of what is buffered so far, `size` bytes, only what is new is fetched. With trailers Envoy hands over nothing.
 fn note_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stream: bool) {
-    let hash = match exchange.body {
-        Body::Complete(_) | Body::Ended | Body::TooLarge => return,
-        Body::Open | Body::Partial(_) if size > APPROVAL_BODY_MAX => {
-            exchange.body = Body::TooLarge;
+    let (mut hash, length) = match std::mem::replace(&mut exchange.body, Body::TooLarge) {
+        Body::Open => (Box::new(Sha256::new()), 0),
+        Body::Partial { hash, length } => (hash, length),
+        ended @ (Body::Complete(_) | Body::Ended | Body::TooLarge) => {
+            exchange.body = ended;
             return;
         }
-        Body::Partial(hash) if size == 0 => hash,
-        Body::Open | Body::Partial(_) => Sha256::digest(host.request_body(size)).into(),
     };
-    exchange.body = if end_of_stream { Body::Complete(hash) } else { Body::Partial(hash) };
+    if size > APPROVAL_BODY_MAX {
+        return;
+    }
+    hash.update(host.request_body(length, size.saturating_sub(length)));
+    exchange.body = if end_of_stream { Body::Complete(hash.finalize().into()) } else { Body::Partial { hash, length: length.max(size) } };
 }
 
 /// Why a held request is looked at again.

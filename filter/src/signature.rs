@@ -4,7 +4,8 @@
 //! and form before it asks, and here only the one answer that means "valid" counts.
 
 use crate::host::{Host, Level};
-use authn::{Algorithm, PureRust, SignatureVerifier, VerificationKey, Verified};
+use authn::{Admission, Algorithm, PureRust, SignatureVerifier, VerificationBudget, VerificationKey, Verified};
+use decision_core::time::Timestamp;
 
 /// Which implementation verifies RS256 and ES256 in this virtual machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Implementation {
 pub(crate) struct Verifier<'h, H> {
     pub(crate) host: &'h H,
     pub(crate) implementation: Implementation,
+    pub(crate) failures: &'h mut Failures,
+    pub(crate) now: Timestamp,
     /// Whether a signature was checked: that is what costs.
     pub(crate) asked: Asked,
 }
@@ -30,12 +33,63 @@ pub(crate) struct Verifier<'h, H> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     No,
-    Yes,
+    /// By the host, or an HMAC: 5 to 40 µs.
+    Cheap,
+    /// An asymmetric one in pure Rust: 0.2 to 0.7 ms.
+    Dear,
+    /// Too many of its kind failed lately.
+    TurnedAway,
+}
+
+/// How many verifications may fail per second, by what they cost: forged tokens take a tenth or two of a worker, and
+/// those of one kind do not turn away good ones of the other.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    cheap: VerificationBudget,
+    dear: VerificationBudget,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self { cheap: VerificationBudget::new(5_000, 5_000), dear: VerificationBudget::new(200, 200) }
+    }
+}
+
+impl Failures {
+    fn admit(&mut self, kind: Asked, now: Timestamp) -> Admission {
+        self.budget(kind).map_or(Admission::Admitted, |budget| budget.admit(now))
+    }
+
+    /// A verification of that kind did not lead to a principal.
+    pub(crate) fn failed(&mut self, kind: Asked, now: Timestamp) {
+        if let Some(budget) = self.budget(kind) {
+            budget.failed(now);
+        }
+    }
+
+    const fn budget(&mut self, kind: Asked) -> Option<&mut VerificationBudget> {
+        match kind {
+            Asked::Cheap => Some(&mut self.cheap),
+            Asked::Dear => Some(&mut self.dear),
+            Asked::No | Asked::TurnedAway => None,
+        }
+    }
+}
+
+fn cost(implementation: Implementation, algorithm: Algorithm) -> Asked {
+    match (implementation, algorithm) {
+        (_, Algorithm::Hs256) | (Implementation::Host, Algorithm::Rs256 | Algorithm::Es256) => Asked::Cheap,
+        (Implementation::Host, Algorithm::EdDsa) | (Implementation::Untried | Implementation::PureRust, _) => Asked::Dear,
+    }
 }
 
 impl<H: Host> SignatureVerifier for Verifier<'_, H> {
     fn verify(&mut self, key: &VerificationKey, signing_input: &[u8], signature: &[u8]) -> Verified {
-        self.asked = Asked::Yes;
+        self.asked = cost(self.implementation, key.algorithm);
+        if self.failures.admit(self.asked, self.now) == Admission::Refused {
+            self.asked = Asked::TurnedAway;
+            return Verified::No;
+        }
         match (self.implementation, key.algorithm, key.spki_der()) {
             (Implementation::Host, Algorithm::Rs256, Some(spki)) => verify_by_host(self.host, spki, signature, signing_input),
             (Implementation::Host, Algorithm::Es256, Some(spki)) => {

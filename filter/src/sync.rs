@@ -18,6 +18,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 const REGULAR_MS: u64 = 750;
 const REGULAR_JITTER_MS: u64 = 200;
 const BACKOFF_MAX_MS: u64 = 2_000;
+/// An idle holder calls so often, or it would be closed as silent, and a gap recorded that is none.
+const HEARTBEAT: Duration = Duration::from_secs(20);
 /// Between two calls for the same request.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Accounts in one call; the rest follow at once.
@@ -69,7 +71,8 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     }
     let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
     let regular = now >= vm.sync.due && (vm.leases.holds_leases() || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty());
-    if urgent || regular {
+    let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
+    if urgent || regular || heartbeat {
         call(vm, host, settings, now);
     }
 }

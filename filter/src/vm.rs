@@ -7,9 +7,9 @@ use crate::exchange::Exchange;
 use crate::host::{Host, Level};
 use crate::ids::IdSource;
 use crate::records::RecordQueue;
-use crate::signature::{self, Implementation};
+use crate::signature::{self, Failures, Implementation};
 use crate::sync::SyncState;
-use authn::{Issuers, TokenCache, VerificationBudget};
+use authn::{Issuers, TokenCache};
 use decision_core::holder::{Binding, LeaseHolder, Wait};
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::Principal;
@@ -23,8 +23,6 @@ use wire::sync::{ApprovalAsk, ApprovalOutcome, ApprovalUndo, Id};
 /// Verified tokens that are kept: at most so many, in at most so many bytes.
 const TOKENS_MAX: usize = 10_000;
 const TOKEN_BYTES_MAX: usize = 8 * 1_024 * 1_024;
-/// Failed verifications per second and worker before unknown tokens are turned away unverified.
-const FAILURES_PER_SECOND: u32 = 500;
 /// Requests that may wait, for whatever.
 pub(crate) const WAITING_MAX: usize = 1_024;
 
@@ -48,7 +46,7 @@ pub(crate) struct Vm {
     /// Made at the first request: the main thread's machine never holds a lease.
     pub(crate) holder: Option<Id>,
     pub(crate) tokens: TokenCache<Rc<Principal>>,
-    pub(crate) failures: VerificationBudget,
+    pub(crate) failures: Failures,
     pub(crate) implementation: Implementation,
     pub(crate) records: RecordQueue,
     pub(crate) waiting: Vec<Waiting>,
@@ -97,7 +95,7 @@ impl Vm {
             leases: LeaseHolder::default(),
             holder: None,
             tokens: TokenCache::new(TOKENS_MAX, TOKEN_BYTES_MAX),
-            failures: VerificationBudget::new(FAILURES_PER_SECOND, FAILURES_PER_SECOND),
+            failures: Failures::default(),
             implementation: Implementation::Untried,
             records: RecordQueue::default(),
             waiting: Vec::new(),

@@ -255,8 +255,8 @@ fn require_way_back(candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(),
 }
 
 fn check_reason(reason: &str) -> Result<(), ApiError> {
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        return Err(ApiError::invalid("`reason` is empty or longer than 1000 characters"));
+    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains('\0') {
+        return Err(ApiError::invalid("`reason` must say why, in at most 1000 characters without NUL"));
     }
     Ok(())
 }

@@ -213,7 +213,7 @@ fn failed_verifications_have_a_budget_that_known_tokens_do_not_need() {
     while gate.refused(&forged).status == 401 {
         refused += 1;
     }
-    assert_eq!(refused, 500);
+    assert_eq!(refused, 5_000);
     let reply = gate.refused(&forged);
     assert_eq!((reply.status, reply.header("retry-after").as_deref(), reply.header("www-authenticate")), (429, Some("1"), None));
     assert_eq!(gate.begin(&known).step, Step::Forward);
@@ -335,4 +335,18 @@ fn probes_are_answered_by_the_filter_itself() {
     for (method, path) in [("POST", "/health"), ("POST", "/ready"), ("GET", "/health/"), ("GET", "/ready?x"), ("GET", "/Health")] {
         assert_eq!(warm.refused(&Request::new(method, path)).problem()["check"], json!("route"));
     }
+}
+
+#[test]
+fn a_repeated_id_is_replaced_and_reaches_nobody() {
+    let mut gate = Gate::new("PLANT");
+    let request = read().bearer(&tokens::admin());
+    gate.warm(&request);
+    let stream = gate.begin(
+        &request.with("x-correlation-id", "good").with("x-correlation-id", "evil").with("x-causation-id", "a").with("x-causation-id", "b"),
+    );
+    let sent = gate.forwarded(&stream).unwrap();
+    let values: Vec<_> = sent.iter().filter(|(name, _)| name == b"x-correlation-id").map(|(_, value)| value.clone()).collect();
+    assert!(values.len() == 1 && values[0].len() == 36, "{values:?}");
+    assert!(!sent.iter().any(|(name, _)| name == b"x-causation-id"));
 }

@@ -257,3 +257,20 @@ fn a_body_that_came_while_the_policy_was_awaited_is_bound_too() {
     let request = gate.sync(answer_with(pending()));
     assert_eq!(request.approvals[0].binding.body_sha256, <[u8; 32]>::from(Sha256::digest(b"early")));
 }
+
+/// A client chooses in how many pieces its body comes: hashing all of it for each would be quadratic.
+#[test]
+fn a_body_in_many_pieces_is_fetched_once() {
+    let mut gate = gate();
+    let stream = gate.begin(&create().body("x"));
+    let body: Vec<u8> = (0..10_000_u32).map(|byte| byte.to_le_bytes()[0]).collect();
+    gate.host.take_calls();
+    for end in 1..=body.len() {
+        let step = gate.body(&stream, &body[..end], end == body.len());
+        assert_eq!(step, if end == body.len() { Some(Step::Held) } else { None });
+    }
+    let fetched: usize = gate.host.take_calls().iter().filter_map(|call| call.strip_prefix("request_body ")?.parse::<usize>().ok()).sum();
+    assert_eq!(fetched, body.len());
+    let asked = gate.vm.borrow().asks.first().unwrap().binding.body_sha256;
+    assert_eq!(asked, <[u8; 32]>::from(sha2::Sha256::digest(&body)));
+}

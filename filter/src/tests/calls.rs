@@ -228,3 +228,20 @@ fn a_request_that_waits_for_a_recall_does_not_hammer_the_control_plane() {
     assert_eq!(gate.reply(&stream).unwrap().status, 503);
     gate.finish(&stream);
 }
+
+/// Silence for a minute closes a holder, and writes a gap that would be none.
+#[test]
+fn an_idle_holder_calls_before_it_is_taken_for_dead() {
+    let mut gate = Gate::new("PLANT");
+    gate.warm(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin()));
+    let mut calls = Vec::new();
+    for second in 0..100 {
+        gate.run(Duration::from_secs(1));
+        if let Some((call, request)) = gate.sync_call() {
+            calls.push(second);
+            gate.answer_sync(&call, &grant_all(&request));
+        }
+    }
+    let idle: Vec<i32> = calls.into_iter().filter(|second| *second >= 40).collect();
+    assert!((2..=4).contains(&idle.len()), "{idle:?}");
+}

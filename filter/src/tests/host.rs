@@ -197,9 +197,9 @@ impl Host for FakeHost {
         self.with_stream(|stream| stream.request.retain(|(known, _)| known != name.as_bytes()));
     }
 
-    fn request_body(&self, length: usize) -> Vec<u8> {
-        self.note("request_body");
-        self.with_stream(|stream| stream.body.iter().take(length).copied().collect()).unwrap_or_default()
+    fn request_body(&self, start: usize, length: usize) -> Vec<u8> {
+        self.note(format!("request_body {length}"));
+        self.with_stream(|stream| stream.body.iter().skip(start).take(length).copied().collect()).unwrap_or_default()
     }
 
     fn response_status(&self) -> Option<u16> {
