@@ -75,6 +75,8 @@ mod context {
 
     /// Bundles, leases and held requests are looked after so often.
     const TICK: Duration = Duration::from_millis(20);
+    /// The other roots of a machine only look whether it has lost its owner.
+    const IDLE_TICK: Duration = Duration::from_secs(1);
 
     /// One listener's root context.
     pub(crate) struct Root {
@@ -88,8 +90,14 @@ mod context {
             Self { id, settings: None, vm: this_vm() }
         }
 
+        /// Whether this root ticks for the machine: the first one does, and when it goes the next that looks.
         fn owns_machine(&self) -> bool {
-            self.vm.borrow_mut().owner.get_or_insert(self.id) == &self.id
+            let mut vm = self.vm.borrow_mut();
+            if vm.owner.is_none() {
+                vm.owner = Some(self.id);
+                self.set_tick_period(TICK);
+            }
+            vm.owner == Some(self.id)
         }
     }
 
@@ -129,7 +137,8 @@ mod context {
                 Ok(settings) => {
                     self.settings = Some(Rc::new(settings));
                     self.vm.borrow_mut().implementation(&Envoy);
-                    self.set_tick_period(TICK);
+                    self.set_tick_period(IDLE_TICK);
+                    self.owns_machine();
                     true
                 }
                 Err(error) => {
