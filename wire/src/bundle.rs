@@ -2,7 +2,7 @@
 
 use crate::frame::{self, FrameError};
 use crate::policy::{Issuer, PolicyDocument};
-use authn::{Algorithm, InvalidIssuers, InvalidKey, IssuerRules, Issuers, VerificationKey};
+use authn::{Algorithm, InvalidIssuers, InvalidKey, IssuerRules, Issuers, OptionalClaim, VerificationKey};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::{CompileError, compile};
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,16 @@ pub enum BundleError {
         /// The algorithm.
         algorithm: String,
     },
+    /// A required claim is not one that may be required.
+    #[error(
+        "issuers[{issuer}].required_claims: `{claim}` is not one of customer_id, agent_id, governor_agent_id, tier, jti, nbf, token_type"
+    )]
+    Claim {
+        /// The issuer.
+        issuer: String,
+        /// The claim.
+        claim: String,
+    },
     /// A key of the policy came without material, or material without a key.
     #[error("issuers[{issuer}]: the keys do not match the policy")]
     KeysMissing {
@@ -190,7 +200,7 @@ impl Bundle {
             scopes: boxed(&issuer.scopes),
             skew: Duration::from_secs(issuer.skew_s.into()),
             lifetime_max: Duration::from_secs(issuer.lifetime_max_s.into()),
-            required_claims: Vec::new(),
+            required_claims: issuer.required_claims.iter().map(|name| required_claim(&issuer.name, name)).collect::<Result<_, _>>()?,
             keys: keys.collect::<Result<_, _>>()?,
         })
     }
@@ -198,6 +208,10 @@ impl Bundle {
 
 fn boxed(names: &[String]) -> Vec<Box<str>> {
     names.iter().map(|name| name.as_str().into()).collect()
+}
+
+fn required_claim(issuer: &str, name: &str) -> Result<OptionalClaim, BundleError> {
+    OptionalClaim::parse(name).ok_or_else(|| BundleError::Claim { issuer: issuer.into(), claim: name.into() })
 }
 
 fn load_key(issuer: &str, key: &KeyMaterial) -> Result<VerificationKey, BundleError> {

@@ -111,6 +111,10 @@ pub struct Issuer {
     /// Accepted values of a `scope` claim; a token with another is refused.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// Claims that tokens must carry beyond the usual: `customer_id`, `agent_id`, `governor_agent_id`, `tier`, `jti`, `nbf`,
+    /// `token_type`.
+    #[serde(default)]
+    pub required_claims: Vec<String>,
     /// Tolerated clock difference, at most 60 s.
     #[serde(default = "default_skew_s")]
     pub skew_s: u32,

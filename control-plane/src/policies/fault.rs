@@ -65,6 +65,7 @@ impl PolicyFault {
             | BundleError::Hash
             | BundleError::Key { .. }
             | BundleError::Algorithm { .. }
+            | BundleError::Claim { .. }
             | BundleError::KeysMissing { .. }
             | BundleError::Issuers(_) => chain(error),
         };

@@ -117,3 +117,15 @@ fn only_named_routes_need_no_user() {
         assert!(identified || expected.iter().any(|name| route.name.starts_with(name)), "route {}", route.name);
     }
 }
+
+#[test]
+fn a_required_claim_that_is_none_is_refused_by_name() {
+    let mut document = document();
+    document.issuers.truncate(1);
+    document.issuers[0].required_claims = vec!["costumer_id".into()];
+    document.issuers[0].keys.clear();
+    let keys = vec![wire::bundle::IssuerKeys { issuer: document.issuers[0].name.clone(), keys: vec![] }];
+    let bundle = wire::bundle::Bundle { version: Default::default(), policy: document, keys, registration_key_hashes: vec![] };
+    let error = bundle.load().unwrap_err().to_string();
+    assert!(error.starts_with("issuers[cp].required_claims: `costumer_id` is not one of customer_id"), "{error}");
+}
