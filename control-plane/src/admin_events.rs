@@ -1,8 +1,23 @@
 //! Every change that a person or the start-up makes is recorded in the transaction that makes it.
 
 use crate::caller::Caller;
+use crate::problem::ApiError;
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
+
+/// Longest reason, in characters.
+const REASON_CHARS_MAX: usize = 1_000;
+
+/// Whether a change may give this reason: it says something, is not too long, and Postgres can store it.
+///
+/// # Errors
+/// It may not.
+pub fn check_reason(reason: &str) -> Result<(), ApiError> {
+    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains('\0') {
+        return Err(ApiError::invalid("`reason` must say why, in at most 1000 characters without NUL"));
+    }
+    Ok(())
+}
 
 /// Who made a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -370,7 +370,7 @@ fn refused_credential(fault: CredentialFault) -> Problem {
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
         | CredentialFault::TrialClaimsInvalid
-        | CredentialFault::VerificationBudgetSpent => INVALID_TOKEN.because(format!("token validation failed: {}", fault.code())),
+        | CredentialFault::VerificationBudgetSpent => INVALID_TOKEN.because("token validation failed"),
     }
 }
 

@@ -31,10 +31,9 @@ const WAIT: Duration = Duration::from_secs(3);
 const COLD_START_WAIT: Duration = Duration::from_secs(3);
 /// The largest body that is bound to an approval.
 const APPROVAL_BODY_MAX: usize = 64 * 1_024;
-/// A held request whose buffered body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final.
-const HELD_BODY_MAX: usize = 900 * 1_024;
-/// The same, by what the client says: Envoy looks at its limit before the filter is asked, and one piece can be larger than that.
-const HELD_LENGTH_MAX: u64 = 900 * 1_024;
+/// A held request whose body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final. Also by what
+/// the client says: Envoy looks at its limit before the filter is asked, and one piece can be larger than that.
+const HELD_BODY_MAX: u64 = 900 * 1_024;
 
 /// What a stop of the path came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +214,7 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
             vm.leases.end_wait(wait);
             reserve(exchange, vm, host, permit, now, WhenShort::FailureMode)
         }
-        Err(Shortfall::Short(wait)) if exchange.headers.content_length().is_some_and(|length| length > HELD_LENGTH_MAX) => {
+        Err(Shortfall::Short(wait)) if exchange.headers.content_length().is_some_and(|length| length > HELD_BODY_MAX) => {
             vm.park(wait, now.plus(WAIT));
             fail(exchange, host, Fault::TooManyWaiting)
         }
@@ -340,7 +339,7 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
         State::Replied => None,
         State::AwaitingPolicy { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             note_body(exchange, host, size, end_of_stream);
-            if size > HELD_BODY_MAX {
+            if u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX) {
                 leave(exchange, vm);
                 return Some(fail(exchange, host, Fault::TooManyWaiting));
             }

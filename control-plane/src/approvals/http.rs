@@ -2,7 +2,7 @@
 
 use super::Terms;
 use super::store::{self, Approval, DecideError, Status, Verdict};
-use crate::admin_events::Actor;
+use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, PathOf, QueryOf};
@@ -23,7 +23,6 @@ use uuid::Uuid;
 
 const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 200;
-const REASON_CHARS_MAX: usize = 1_000;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -104,7 +103,7 @@ async fn decide(
     if !caller.principal.governor {
         return Err(ApiError::Denied { reason: "governor_required", rule: None });
     }
-    check_reason(&request.reason)?;
+    admin_events::check_reason(&request.reason)?;
     let policy = state.policy();
     let lifetime_s = policy.document.settings.clone().unwrap_or_default().approval_lifetime_s;
     let terms = Terms { lifetime: Duration::from_secs(u64::from(lifetime_s)), public_url: &state.settings.public_url };
@@ -112,13 +111,6 @@ async fn decide(
     let outcome = decided.as_ref().map_or("not_decided", |approval| if approval.status == "approved" { "approved" } else { "rejected" });
     Metrics::count(&state.metrics.approvals, outcome);
     decided.map(Json).map_err(|error| refusal(error, id))
-}
-
-fn check_reason(reason: &str) -> Result<(), ApiError> {
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains('\0') {
-        return Err(ApiError::invalid("`reason` must say why, in at most 1000 characters"));
-    }
-    Ok(())
 }
 
 fn refusal(error: DecideError, id: Uuid) -> ApiError {

@@ -1,6 +1,6 @@
 //! The policy administration point over HTTP: publish, validate, list, activate, roll back.
 
-use crate::admin_events::Actor;
+use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
@@ -22,7 +22,6 @@ use wire::bundle::BundleVersion;
 const ROLL_BACK_PATH: &str = "/admin/v1/policies/1/activation";
 
 const FILES_MAX: usize = 512;
-const REASON_CHARS_MAX: usize = 1_000;
 const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 200;
 
@@ -123,7 +122,7 @@ async fn publish(
     JsonBody(publication): JsonBody<Publication>,
 ) -> Result<Response, ApiError> {
     let Publication { files, reason } = publication;
-    check_reason(&reason)?;
+    admin_events::check_reason(&reason)?;
     let compiled = compile_candidate(&state, files.clone()).await?;
     require_way_back(&compiled, &headers)?;
     let actor = Actor::from(&caller);
@@ -216,7 +215,7 @@ async fn activate(
     PathOf(revision): PathOf<Revision>,
     JsonBody(request): JsonBody<ActivationRequest>,
 ) -> Result<(StatusCode, Json<InForce>), ApiError> {
-    check_reason(&request.reason)?;
+    admin_events::check_reason(&request.reason)?;
     let files = files_of(&state, revision).await?;
     require_way_back(&compile_candidate(&state, files).await?, &headers)?;
     let mut transaction = state.database.begin().await?;
@@ -252,13 +251,6 @@ fn require_way_back(candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(),
     admit(&candidate.loaded, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
         .map(|_principal| ())
         .map_err(|refused| ApiError::WouldLockOut { reason: refused.code() })
-}
-
-fn check_reason(reason: &str) -> Result<(), ApiError> {
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains('\0') {
-        return Err(ApiError::invalid("`reason` must say why, in at most 1000 characters without NUL"));
-    }
-    Ok(())
 }
 
 /// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only.
