@@ -396,3 +396,19 @@ fn is_transient(error: &sqlx::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod token_faults {
+    use super::*;
+
+    #[test]
+    fn a_refused_token_learns_nothing_about_keys_or_claims() {
+        let told = |fault| refused_credential(fault).detail;
+        let plain = told(CredentialFault::Malformed);
+        for fault in
+            [CredentialFault::UnknownKey, CredentialFault::SignatureInvalid, CredentialFault::IssuerMismatch, CredentialFault::NoKnownRole]
+        {
+            assert_eq!(told(fault), plain, "{fault:?}");
+        }
+    }
+}
