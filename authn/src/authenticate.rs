@@ -4,7 +4,7 @@ use decision_core::principal::{CredentialFault, Identity};
 use decision_core::time::Timestamp;
 
 use crate::claims::Claims;
-use crate::issuer::Issuers;
+use crate::issuer::{Issuers, KeysKnown, MoreKeys};
 use crate::jws::{SignatureVerifier, TOKEN_BYTES_MAX, check_signature, parse_jws};
 
 const SCHEME: &[u8] = b"bearer";
@@ -16,18 +16,52 @@ const SCHEME: &[u8] = b"bearer";
 /// the verifier was called and the result is a fault: a token that is signed well but refused costs as much as a forged one.
 ///
 /// # Errors
-/// The rule that the credential breaks. It is meant for the audit record; a client learns less.
+/// Why there is no identity. It is meant for the audit record; a client learns less.
 pub fn authenticate(
     issuers: &Issuers,
     authorization: &[u8],
     now: Timestamp,
     verifier: &mut impl SignatureVerifier,
-) -> Result<Identity, CredentialFault> {
+) -> Result<Identity, Unauthenticated> {
     let jws = parse_jws(bearer(authorization)?)?;
     let claims = Claims::parse(&jws.payload)?;
     let issuer = claims.issuer().and_then(|iss| issuers.find(iss)).ok_or(CredentialFault::IssuerMismatch)?;
-    check_signature(&jws, issuer.key_for(&jws.header)?, verifier)?;
-    claims.check(&jws.header, issuer, now)
+    if !issuer.algorithms.contains(&jws.header.algorithm) {
+        return Err(CredentialFault::AlgorithmRefused.into());
+    }
+    match issuer.keys_known {
+        KeysKnown::Until(until) if until <= now => return Err(Unauthenticated::KeysUnavailable),
+        KeysKnown::NotYet => return Err(Unauthenticated::KeysUnavailable),
+        KeysKnown::Always | KeysKnown::Until(_) => {}
+    }
+    let key = issuer.key_for(&jws.header).map_err(|fault| match (fault, issuer.more_keys) {
+        (CredentialFault::UnknownKey | CredentialFault::AlgorithmRefused, MoreKeys::Published) => {
+            Unauthenticated::KeyUnknown { issuer: issuer.name.clone() }
+        }
+        (fault, MoreKeys::No | MoreKeys::Published) => Unauthenticated::Refused(fault),
+    })?;
+    check_signature(&jws, key, verifier)?;
+    Ok(claims.check(&jws.header, issuer, key.kid.as_deref(), now)?)
+}
+
+/// Why a credential led to no identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// It is refused.
+    Refused(CredentialFault),
+    /// It cannot be judged: the issuer's keys are not known, or too old.
+    KeysUnavailable,
+    /// It is refused with the keys that are known; the issuer may have published the one that it names.
+    KeyUnknown {
+        /// Our name for the issuer.
+        issuer: Box<str>,
+    },
+}
+
+impl From<CredentialFault> for Unauthenticated {
+    fn from(fault: CredentialFault) -> Self {
+        Self::Refused(fault)
+    }
 }
 
 /// The token in `Bearer <token>` (RFC 6750 §2.1): the scheme in any case, spaces, one token, nothing else.
@@ -63,7 +97,7 @@ mod tests {
     const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
     fn issuers() -> Issuers {
-        let other_key = VerificationKey::from_secret(None, &[7; 32]).unwrap();
+        let other_key = VerificationKey::from_secret(None, Algorithm::Hs256, &[7; 32]).unwrap();
         let pp = IssuerRules { name: "pp".into(), issuer: "pp.example".into(), keys: vec![other_key], ..rules() };
         Issuers::new(vec![rules(), pp]).unwrap()
     }

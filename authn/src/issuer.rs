@@ -4,6 +4,9 @@ use core::time::Duration;
 
 use decision_core::principal::CredentialFault;
 
+use decision_core::time::Timestamp;
+
+use crate::algorithm::Algorithm;
 use crate::jws::JwsHeader;
 use crate::key::VerificationKey;
 
@@ -83,8 +86,44 @@ pub struct IssuerRules {
     pub lifetime_max: Duration,
     /// Claims that are required beyond `sub`, `user_id`, `email`, `roles`, `iat`, `exp` and `iss`.
     pub required_claims: Vec<OptionalClaim>,
+    /// Whether its tokens may say that their user is on trial.
+    pub trials: TrialTokens,
+    /// The algorithms that its tokens may use.
+    pub algorithms: Vec<Algorithm>,
     /// The issuer's keys. Without any, all its tokens are refused.
     pub keys: Vec<VerificationKey>,
+    /// How far the keys can be relied on.
+    pub keys_known: KeysKnown,
+    /// Whether a key that is not among them may be found by asking.
+    pub more_keys: MoreKeys,
+}
+
+/// Whether an issuer's tokens may carry `trial_mode: true`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TrialTokens {
+    Allow,
+    Refuse,
+}
+
+/// How far an issuer's keys can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysKnown {
+    /// They are part of the policy.
+    Always,
+    /// They were fetched, and are too old from this moment on.
+    Until(Timestamp),
+    /// They have not been fetched yet.
+    NotYet,
+}
+
+/// Whether a key that is not known may be found by asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoreKeys {
+    /// No: the policy names them all.
+    No,
+    /// The issuer publishes its keys, and may have published another.
+    Published,
 }
 
 impl IssuerRules {
@@ -220,7 +259,7 @@ mod tests {
     }
 
     fn other_key(kid: Option<&str>, fill: u8) -> VerificationKey {
-        VerificationKey::from_secret(kid, &[fill; 32]).unwrap()
+        VerificationKey::from_secret(kid, Algorithm::Hs256, &[fill; 32]).unwrap()
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl VerificationKey {
         check_purpose(jwk)?;
         let algorithm = algorithm(jwk)?;
         if algorithm == Algorithm::Hs256 {
-            return Self::from_secret(kid, &decoded(jwk, "k")?);
+            return Self::from_secret(kid, algorithm, &decoded(jwk, "k")?);
         }
         if let Some(name) = PRIVATE_MEMBERS.into_iter().find(|name| jwk.get(name).is_some()) {
             return Err(InvalidKey::JwkPrivate(name));
@@ -44,6 +44,7 @@ impl VerificationKey {
                 Self::from_numbers(kid, algorithm, Spki::P256 { point: &point })
             }
             Algorithm::EdDsa => Self::from_numbers(kid, algorithm, Spki::Ed25519 { point: &coordinate(jwk, "x")? }),
+            _ => Err(InvalidKey::JwkUnsupported),
         }
     }
 }

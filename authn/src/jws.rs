@@ -197,7 +197,7 @@ mod tests {
     fn ignores_keys_and_addresses_of_keys_in_the_header() {
         let header = r#"{"alg":"HS256","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5u":"https://evil","x5c":[]}"#;
         assert!(verify_jws(&hs256_token(header, "x"), &hs256_key(None), &mut PureRust).is_ok());
-        let other = VerificationKey::from_secret(None, &[9; 32]).unwrap();
+        let other = VerificationKey::from_secret(None, Algorithm::Hs256, &[9; 32]).unwrap();
         assert_eq!(verify_jws(&hs256_token(header, "x"), &other, &mut PureRust), Err(CredentialFault::SignatureInvalid));
     }
 

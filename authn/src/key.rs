@@ -112,11 +112,14 @@ impl fmt::Debug for VerificationKey {
 }
 
 impl VerificationKey {
-    /// A secret for HS256.
+    /// A secret for HS256, HS384 or HS512.
     ///
     /// # Errors
-    /// If it is shorter than 32 bytes, or the key id is unusable.
-    pub fn from_secret(kid: Option<&str>, secret: &[u8]) -> Result<Self, InvalidKey> {
+    /// If it is shorter than the hash, the algorithm has no secret, or the key id is unusable.
+    pub fn from_secret(kid: Option<&str>, algorithm: Algorithm, secret: &[u8]) -> Result<Self, InvalidKey> {
+        if algorithm != Algorithm::Hs256 {
+            return Err(InvalidKey::OtherKeyType(algorithm));
+        }
         if secret.len() < SECRET_BYTES_MIN {
             return Err(InvalidKey::SecretTooShort { bytes: secret.len() });
         }
@@ -213,8 +216,8 @@ fn material(algorithm: Algorithm, numbers: Spki<'_>) -> Result<KeyMaterial, Inva
             key.validate().map_err(|_| InvalidKey::Point)?;
             Ok(KeyMaterial::EdDsa { spki_der, key })
         }
-        (Algorithm::Hs256, _) => Err(InvalidKey::HmacWithPublicKey),
-        (Algorithm::Rs256 | Algorithm::Es256 | Algorithm::EdDsa, _) => Err(InvalidKey::OtherKeyType(algorithm)),
+        (Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512, _) => Err(InvalidKey::HmacWithPublicKey),
+        _ => Err(InvalidKey::OtherKeyType(algorithm)),
     }
 }
 

@@ -23,6 +23,7 @@ mod jwk;
 mod jws;
 mod key;
 mod pure_rust;
+mod revocation;
 mod rfc3339;
 mod roca;
 mod spki;
@@ -30,12 +31,15 @@ mod spki;
 #[cfg(test)]
 mod test_tokens;
 
-pub use algorithm::Algorithm;
-pub use authenticate::{authenticate, bearer};
+pub use algorithm::{Algorithm, Family, HashFunction, Verification};
+pub use authenticate::{Unauthenticated, authenticate, bearer};
 pub use budget::{Admission, VerificationBudget};
 pub use cache::TokenCache;
 pub use claims::{CLAIM_BYTES_MAX, check_claims};
-pub use issuer::{InvalidIssuers, IssuerRules, Issuers, LIFETIME_MAX, OptionalClaim, SKEW_MAX};
+pub use issuer::{
+    InvalidIssuers, IssuerRules, Issuers, KeysKnown, LIFETIME_MAX, MoreKeys, OptionalClaim, SKEW_MAX, TrialTokens,
+};
 pub use jws::{JwsHeader, ParsedJws, SignatureVerifier, TOKEN_BYTES_MAX, Verified, parse_jws, verify_jws};
 pub use key::{InvalidKey, VerificationKey};
 pub use pure_rust::PureRust;
+pub use revocation::{Mark, Marks, Revocations};

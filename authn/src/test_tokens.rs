@@ -9,7 +9,7 @@ use jwt_simple::algorithms::{ECDSAP256KeyPairLike, ES256KeyPair};
 use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
-use crate::issuer::{IssuerRules, LIFETIME_MAX};
+use crate::issuer::{IssuerRules, KeysKnown, LIFETIME_MAX, MoreKeys, TrialTokens};
 use crate::key::VerificationKey;
 
 pub(crate) const SECRET: [u8; 32] = *b"a secret of thirty-two bytes !!!";
@@ -30,7 +30,7 @@ pub(crate) fn hs256_token_by(secret: &[u8], header: &str, payload: &str) -> Stri
 }
 
 pub(crate) fn hs256_key(kid: Option<&str>) -> VerificationKey {
-    VerificationKey::from_secret(kid, &SECRET).unwrap()
+    VerificationKey::from_secret(kid, Algorithm::Hs256, &SECRET).unwrap()
 }
 
 pub(crate) fn es256_pair(kid: Option<&str>) -> (ES256KeyPair, VerificationKey) {
@@ -52,7 +52,11 @@ pub(crate) fn rules() -> IssuerRules {
         skew: Duration::from_secs(60),
         lifetime_max: LIFETIME_MAX,
         required_claims: vec![],
+        trials: TrialTokens::Allow,
+        algorithms: Algorithm::ALL.to_vec(),
         keys: vec![hs256_key(None)],
+        keys_known: KeysKnown::Always,
+        more_keys: MoreKeys::No,
     }
 }
 

@@ -50,7 +50,7 @@ fn verifies_what_jwt_simple_signs() {
         (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256_der)),
         (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519_der)),
         (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, &RSA_PUBLIC)),
-        (hs256.authenticate(claims()).unwrap(), VerificationKey::from_secret(None, &[3; 32]).unwrap()),
+        (hs256.authenticate(claims()).unwrap(), VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap()),
     ];
     for (index, (token, _)) in cases.iter().enumerate() {
         for (other, (_, key)) in cases.iter().enumerate() {
@@ -208,20 +208,20 @@ fn refuses_an_rsa_number_that_is_negative_or_not_minimal() {
 
 #[test]
 fn refuses_a_short_secret() {
-    let outcome = VerificationKey::from_secret(None, &[1; 31]);
+    let outcome = VerificationKey::from_secret(None, Algorithm::Hs256, &[1; 31]);
     assert_eq!(outcome.unwrap_err(), InvalidKey::SecretTooShort { bytes: 31 });
 }
 
 #[test]
 fn refuses_an_unusable_key_id() {
     for kid in ["", "a\nb", &"x".repeat(257)] {
-        assert_eq!(VerificationKey::from_secret(Some(kid), &[1; 32]).unwrap_err(), InvalidKey::Kid);
+        assert_eq!(VerificationKey::from_secret(Some(kid), Algorithm::Hs256, &[1; 32]).unwrap_err(), InvalidKey::Kid);
     }
 }
 
 #[test]
 fn shows_no_secret_in_debug_output() {
-    let key = VerificationKey::from_secret(Some("k"), b"a secret of thirty-two bytes !!!").unwrap();
+    let key = VerificationKey::from_secret(Some("k"), Algorithm::Hs256, b"a secret of thirty-two bytes !!!").unwrap();
     assert_eq!(format!("{key:?}"), r#"VerificationKey { kid: Some("k"), algorithm: Hs256, .. }"#);
     assert_eq!(key.spki_der(), None);
 }
@@ -245,7 +245,7 @@ fn outcome_by_a_lax_host(key: &VerificationKey, signature: &[u8]) -> Result<Vec<
 fn refuses_a_signature_of_impossible_length_whatever_the_verifier_says() {
     let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
     for (key, length) in [
-        (VerificationKey::from_secret(None, &[3; 32]).unwrap(), 32),
+        (VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap(), 32),
         (public(Algorithm::Rs256, &RSA_PUBLIC), 256),
         (public(Algorithm::Es256, &es256().1), 64),
         (public(Algorithm::EdDsa, &ed25519().1), 64),

@@ -93,7 +93,7 @@ fn cases() -> [Case; 4] {
             algorithm: Algorithm::Hs256,
             kid: "hs",
             token: token(HS256_HEADER, HS256_SIGNATURE),
-            key: VerificationKey::from_secret(Some("hs"), HS256_SECRET).unwrap(),
+            key: VerificationKey::from_secret(Some("hs"), Algorithm::Hs256, HS256_SECRET).unwrap(),
         },
     ]
 }

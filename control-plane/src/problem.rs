@@ -370,6 +370,8 @@ fn refused_credential(fault: CredentialFault) -> Problem {
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
         | CredentialFault::TrialClaimsInvalid
+        | CredentialFault::TrialRefused
+        | CredentialFault::Revoked(_)
         | CredentialFault::VerificationBudgetSpent => INVALID_TOKEN.because("token validation failed"),
     }
 }

@@ -20,6 +20,10 @@ pub enum Fault {
     ApprovalUnavailable,
     /// Too many requests wait already.
     TooManyWaiting,
+    /// The issuer's keys are not known yet, or are too old to be relied on.
+    KeysUnavailable,
+    /// What was revoked is not known yet, or too old to be relied on.
+    RevocationUnknown,
 }
 
 impl Fault {
@@ -31,6 +35,8 @@ impl Fault {
             Self::BudgetUnavailable => "budget_unavailable",
             Self::ApprovalUnavailable => "approval_unavailable",
             Self::TooManyWaiting => "too_many_waiting",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::RevocationUnknown => "revocation_unknown",
         }
     }
 
@@ -42,6 +48,8 @@ impl Fault {
             Self::BudgetUnavailable => "The budget cannot be checked at the moment. Please retry shortly.",
             Self::ApprovalUnavailable => "The approval cannot be checked at the moment. Please retry shortly.",
             Self::TooManyWaiting => "Too many requests are waiting. Please retry shortly.",
+            // One text for both: which of them it is says something about the issuers.
+            Self::KeysUnavailable | Self::RevocationUnknown => "Tokens cannot be checked at the moment. Please retry shortly.",
         }
     }
 }
@@ -60,9 +68,15 @@ pub enum Resolution {
 pub const fn resolve(fault: Fault, mode: FailureMode) -> Resolution {
     match (fault, mode) {
         // Without a policy nothing says that anything may fail open; an approval is a person's decision.
-        (Fault::PolicyUnavailable | Fault::ApprovalUnavailable | Fault::TooManyWaiting, FailureMode::Open | FailureMode::Closed) => {
-            Resolution::FailedClosed
-        }
+        // Nor may what is not known about a token ever count in its favour.
+        (
+            Fault::PolicyUnavailable
+            | Fault::ApprovalUnavailable
+            | Fault::TooManyWaiting
+            | Fault::KeysUnavailable
+            | Fault::RevocationUnknown,
+            FailureMode::Open | FailureMode::Closed,
+        ) => Resolution::FailedClosed,
         (Fault::BudgetUnavailable, FailureMode::Open) => Resolution::FailedOpen,
         (Fault::BudgetUnavailable, FailureMode::Closed) => Resolution::FailedClosed,
     }

@@ -37,6 +37,10 @@ pub struct Identity {
     pub trial: Trial,
     /// The `jti` claim.
     pub token_id: Option<Box<str>>,
+    /// The `token_version` claim: a user's tokens of an older version can be revoked at once.
+    pub token_version: Option<u64>,
+    /// The id of the key that verified the token.
+    pub key_id: Option<Box<str>>,
     /// The `iat` claim.
     pub issued_at: Timestamp,
     /// The `exp` claim, without skew.
@@ -102,6 +106,47 @@ impl Tier {
     }
 }
 
+/// What was revoked, when a good token is refused all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RevocationKind {
+    /// This token, by its `jti`.
+    Token,
+    /// The subject's tokens from before a time.
+    Subject,
+    /// The subject's tokens below a `token_version`.
+    Version,
+    /// The key that signed it.
+    Key,
+    /// Everything of the customer: a kill switch.
+    Customer,
+    /// Everything of the agent: a kill switch.
+    Agent,
+}
+
+impl RevocationKind {
+    /// All of them, in the order in which they are looked at.
+    pub const ALL: [Self; 6] = [Self::Token, Self::Subject, Self::Version, Self::Key, Self::Customer, Self::Agent];
+
+    /// Its name in the admin API, the command line and the database.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Subject => "subject",
+            Self::Version => "version",
+            Self::Key => "key",
+            Self::Customer => "customer",
+            Self::Agent => "agent",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// Why a presented credential was refused. The texts are for the client: before the signature was verified they
 /// say nothing about keys, users or claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +181,10 @@ pub enum CredentialFault {
     NoKnownRole,
     /// `trial_mode` without a usable `trial_expires_at`.
     TrialClaimsInvalid,
+    /// It was good, and was revoked.
+    Revoked(RevocationKind),
+    /// The issuer's tokens may not be for trials.
+    TrialRefused,
     /// The worker's budget for failed verifications is spent.
     VerificationBudgetSpent,
 }
@@ -160,6 +209,13 @@ impl CredentialFault {
             Self::LifetimeTooLong => "lifetime_too_long",
             Self::NoKnownRole => "no_known_role",
             Self::TrialClaimsInvalid => "trial_claims_invalid",
+            Self::Revoked(RevocationKind::Token) => "token_revoked",
+            Self::Revoked(RevocationKind::Subject) => "subject_revoked",
+            Self::Revoked(RevocationKind::Version) => "token_version_mismatch",
+            Self::Revoked(RevocationKind::Key) => "key_revoked",
+            Self::Revoked(RevocationKind::Customer) => "customer_stopped",
+            Self::Revoked(RevocationKind::Agent) => "agent_stopped",
+            Self::TrialRefused => "trial_refused",
             Self::VerificationBudgetSpent => "verification_budget_spent",
         }
     }

@@ -108,6 +108,10 @@ fn credential_row(fault: CredentialFault) -> Row {
         CredentialFault::Expired => {
             Row(401, "token-expired", "Token Expired", "Your authentication token has expired. Please log in again.")
         }
+        CredentialFault::Revoked(RevocationKind::Version) => {
+            Row(401, "token-version-mismatch", "Token Invalidated", "TOKEN_VERSION_MISMATCH")
+        }
+        CredentialFault::Revoked(_) => Row(401, "token-revoked", "Token Revoked", "TOKEN_REVOKED"),
         CredentialFault::VerificationBudgetSpent => {
             Row(429, "too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.")
         }
@@ -123,6 +127,7 @@ fn credential_row(fault: CredentialFault) -> Row {
         | CredentialFault::NotYetValid
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
+        | CredentialFault::TrialRefused
         | CredentialFault::TrialClaimsInvalid => Row(401, "invalid-token", "Invalid Token", "Token validation failed"),
     }
 }

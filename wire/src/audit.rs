@@ -52,6 +52,8 @@ pub struct AuditRecord<'a> {
     pub revision: u64,
     /// The key set that verified.
     pub key_set: u64,
+    /// The last revocation that was enforced.
+    pub revocation: u64,
     /// What was charged.
     #[serde(borrow)]
     pub charges: Vec<Charge<'a>>,

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod bundle;
 pub mod frame;
 pub mod policy;
+pub mod revocation;
 #[cfg(feature = "sources")]
 pub mod sources;
 pub mod sync;

@@ -18,6 +18,10 @@ pub struct SyncRequest {
     pub call: u64,
     /// The activation that this worker enforces; 0 before the first bundle.
     pub activation: u64,
+    /// The last revocation that this worker enforces; 0 before the first contact.
+    pub revocation: u64,
+    /// Names of issuers with a JWK set of which a token named a key that is not in it.
+    pub unknown_keys: Vec<String>,
     /// One entry per account whose numbers changed or that wants something.
     pub accounts: Vec<AccountReport>,
     /// Approvals to request or to consume.

@@ -6,7 +6,7 @@ use core::time::Duration;
 use decision_core::principal::{CredentialFault, Identity, Trial};
 use decision_core::time::Timestamp;
 
-use crate::issuer::{IssuerRules, OptionalClaim};
+use crate::issuer::{IssuerRules, OptionalClaim, TrialTokens};
 use crate::json::{Json, Members};
 use crate::jws::JwsHeader;
 use crate::rfc3339;
@@ -21,8 +21,14 @@ const SECONDS_MAX: i64 = 253_402_300_799;
 ///
 /// # Errors
 /// The rule that the token breaks; `exp` after all others, so that "expired" means: good until then.
-pub fn check_claims(payload: &[u8], header: &JwsHeader, issuer: &IssuerRules, now: Timestamp) -> Result<Identity, CredentialFault> {
-    Claims::parse(payload)?.check(header, issuer, now)
+pub fn check_claims(
+    payload: &[u8],
+    header: &JwsHeader,
+    issuer: &IssuerRules,
+    key_id: Option<&str>,
+    now: Timestamp,
+) -> Result<Identity, CredentialFault> {
+    Claims::parse(payload)?.check(header, issuer, key_id, now)
 }
 
 /// A payload that is a JSON object.
@@ -39,12 +45,18 @@ impl Claims {
         self.0.get("iss").and_then(Json::text)
     }
 
-    pub(crate) fn check(&self, header: &JwsHeader, issuer: &IssuerRules, now: Timestamp) -> Result<Identity, CredentialFault> {
+    pub(crate) fn check(
+        &self,
+        header: &JwsHeader,
+        issuer: &IssuerRules,
+        key_id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Identity, CredentialFault> {
         if self.issuer() != Some(&*issuer.issuer) {
             return Err(CredentialFault::IssuerMismatch);
         }
         check_typ(header, issuer)?;
-        let identity = self.identity(issuer)?;
+        let identity = self.identity(issuer, key_id)?;
         self.check_required(issuer)?;
         self.check_audience(issuer)?;
         self.check_token_type(issuer)?;
@@ -52,7 +64,7 @@ impl Claims {
         Ok(identity)
     }
 
-    fn identity(&self, issuer: &IssuerRules) -> Result<Identity, CredentialFault> {
+    fn identity(&self, issuer: &IssuerRules, key_id: Option<&str>) -> Result<Identity, CredentialFault> {
         Ok(Identity {
             issuer: issuer.name.clone(),
             subject: self.required_text("sub")?,
@@ -63,8 +75,10 @@ impl Claims {
             governor_agent_id: self.optional_text("governor_agent_id")?,
             roles: self.roles()?,
             tier: self.optional_text("tier")?,
-            trial: self.trial()?,
+            trial: self.trial(issuer)?,
             token_id: self.optional_text("jti")?,
+            token_version: self.token_version()?,
+            key_id: key_id.map(Into::into),
             issued_at: self.moment("iat")?.ok_or(CredentialFault::ClaimMissing("iat"))?,
             expires_at: self.moment("exp")?.ok_or(CredentialFault::ClaimMissing("exp"))?,
         })
@@ -100,9 +114,18 @@ impl Claims {
         roles.iter().map(role).collect()
     }
 
-    fn trial(&self) -> Result<Trial, CredentialFault> {
+    fn token_version(&self) -> Result<Option<u64>, CredentialFault> {
+        match self.0.present("token_version") {
+            None => Ok(None),
+            Some(Json::Integer(version)) if *version >= 0 => Ok(Some(version.unsigned_abs())),
+            Some(_) => Err(CredentialFault::ClaimMissing("token_version")),
+        }
+    }
+
+    fn trial(&self, issuer: &IssuerRules) -> Result<Trial, CredentialFault> {
         let until = match self.0.present("trial_mode") {
             None | Some(Json::Bool(false)) => return Ok(Trial::No),
+            Some(Json::Bool(true)) if issuer.trials == TrialTokens::Refuse => return Err(CredentialFault::TrialRefused),
             Some(Json::Bool(true)) => self.0.get("trial_expires_at"),
             Some(_) => None,
         };
