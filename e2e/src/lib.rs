@@ -2,6 +2,7 @@
 //! thing wrong, policies of their own; and the echo backend.
 
 pub mod echo;
+pub mod identity_provider;
 pub mod load;
 pub mod policies;
 pub mod raw;

@@ -17,6 +17,27 @@ pub fn with_budget(home: &Path, budget: &str) -> std::io::Result<PathBuf> {
     Ok(target)
 }
 
+/// A copy of `policies/` under `home` without budgets, but for those that count client addresses, which have room for
+/// everybody; and with another file of its own.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn without_budgets(home: &Path, file: &str) -> std::io::Result<PathBuf> {
+    let target = home.join("policies");
+    copy(&repository().join("policies"), &target)?;
+    let budgets = target.join("budgets.yaml");
+    let text = std::fs::read_to_string(&budgets)?;
+    // Every budget starts with a line of this indentation.
+    let (head, entries) = text.split_once("\n  - name:").unwrap_or((&text, ""));
+    let kept = entries.split("\n  - name:").filter(|entry| entry.contains("scope: client_address"));
+    let kept: String = kept.map(|entry| format!("\n  - name:{entry}")).collect();
+    let head = if kept.is_empty() { head.replace("budgets:", "budgets: []") } else { head.to_owned() };
+    let text: String = format!("{head}{kept}").lines().map(|line| roomy(line) + "\n").collect();
+    std::fs::write(&budgets, text)?;
+    std::fs::write(target.join("zz-test.yaml"), file)?;
+    Ok(target)
+}
+
 /// A line of `budgets.yaml` with a cap that no test reaches.
 fn roomy(line: &str) -> String {
     match line.split_once("cap:") {

@@ -21,6 +21,13 @@ pub mod ports {
     pub const PANIC: u16 = 28_000;
     pub const RACE: u16 = 29_000;
     pub const START: u16 = 30_000;
+    pub const KEYS: u16 = 19_200;
+    pub const KEYS_UNKNOWN: u16 = 19_800;
+    pub const OUTAGE: u16 = 19_400;
+    pub const REVOCATION: u16 = 19_600;
+    pub const ORIGINAL: u16 = 20_400;
+    pub const SECRETS: u16 = 20_600;
+    pub const COLD: u16 = 20_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

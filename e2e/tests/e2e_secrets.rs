@@ -1,0 +1,170 @@
+//! Secrets are looked for wherever they must not be: revisions, exports, logs, configuration dumps, metrics, audit records, every table.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cli::stack::{Stack, State};
+use cli::token::{TokenSpec, mint};
+use e2e::admin::Admin;
+use e2e::http::{Ask, Client};
+use e2e::stacks::{options, ports, told};
+use e2e::tokens::forged;
+use serde_json::json;
+use sqlx::{Connection, PgConnection, Row};
+
+/// A secret in the spellings that somebody might print it in.
+struct Canary {
+    name: &'static str,
+    spellings: Vec<String>,
+}
+
+fn canary(name: &'static str, secret: &str) -> Canary {
+    let mut spellings = vec![secret.to_owned(), STANDARD.encode(secret), hex(secret.as_bytes())];
+    if let Ok(bytes) = URL_SAFE_NO_PAD.decode(secret) {
+        spellings.extend([STANDARD.encode(&bytes), hex(&bytes), format!("{bytes:?}")]);
+    }
+    Canary { name, spellings }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn canaries(state: &State, tokens: &[(&'static str, &str)]) -> Vec<Canary> {
+    let password = |url: &str| url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).and_then(|(user, _)| user.split_once(':')).map(|(_, password)| password.to_owned());
+    let mut all = vec![
+        canary("the legacy issuer's secret", state.issuers["legacy"].secret_base64url.as_deref().unwrap()),
+        canary("the registration key", &state.registration_key),
+        canary("the data-plane token", &state.data_plane_token),
+        canary("the admin token", &state.admin_token),
+        canary("the database's password", &password(&state.database_url).unwrap()),
+        canary("Valkey's password", &password(&state.redis_url).unwrap()),
+    ];
+    for (name, token) in tokens {
+        // The last part alone makes a token usable.
+        all.push(canary(name, token.rsplit('.').next().unwrap()));
+    }
+    all
+}
+
+fn search(canaries: &[Canary], place: &str, text: &str, found: &mut Vec<String>) {
+    for canary in canaries {
+        if canary.spellings.iter().any(|spelling| text.contains(spelling.as_str())) {
+            found.push(format!("{} is in {place}", canary.name));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_where_people_look() {
+    let stack = Stack::start(options("secrets", ports::SECRETS).unwrap()).unwrap_or_else(|error| panic!("{}", told(&error)));
+    let state = stack.state();
+    let viewer = mint(&state.issuers["pp"], &TokenSpec::new("canary", &["viewer"])).unwrap();
+    let legacy = mint(&state.issuers["legacy"], &TokenSpec::new("canary", &["user"])).unwrap();
+    let bad = forged(&viewer);
+    use_everything(state, &[&viewer, &legacy, &bad]).await;
+    let canaries = canaries(state, &[("a token", &viewer), ("a legacy token", &legacy), ("a forged token", &bad)]);
+
+    // First see that the search finds something where a secret is meant to be.
+    let mut found = Vec::new();
+    search(&canaries, "the state file", &std::fs::read_to_string(state.run_dir.join("state.json")).unwrap(), &mut found);
+    assert!(found.len() >= 6, "{found:?}");
+
+    found.clear();
+    let mut places = 0;
+    for (place, text) in [admin_texts(state).await, envoy_texts(state).await, logs(&state.run_dir), tables(state).await].concat() {
+        assert!(!text.is_empty() || place.ends_with(".log"), "{place} is empty");
+        search(&canaries, &place, &text, &mut found);
+        places += 1;
+    }
+    println!("{} secrets looked for in {places} places", canaries.len());
+    assert!(places > 30, "{places} places");
+    assert_eq!(found, Vec::<String>::new());
+    stack.stop();
+}
+
+/// Requests with every credential, right and wrong, and changes by an operator.
+async fn use_everything(state: &State, tokens: &[&str]) {
+    let mut client = Client::new(&state.gateways["PLANT"]);
+    for token in tokens {
+        for ask in [Ask::get("/api/v1/agents"), Ask::get("/api/v1/auth/validate"), Ask::post("/api/v1/agents"), Ask::get("//")] {
+            client.send(&ask.bearer(token).header("cookie", "session=canary")).await.unwrap();
+        }
+    }
+    for key in [state.registration_key.as_str(), "wrong"] {
+        client.send(&Ask::post("/api/v1/customers").header("x-cp-registration-key", key)).await.unwrap();
+    }
+    let mut admin = Admin::new(state);
+    let revocation = json!({"kind": "token", "issuer": "pp", "value": "nobody", "reason": "canary"});
+    admin.json(Ask::post("/admin/v1/revocations").json(&revocation)).await.unwrap();
+    // A wrong token at the control plane, on both sides.
+    Client::new(&state.admin).send(&Ask::get("/admin/v1/policies").bearer(tokens[0])).await.unwrap();
+    Client::new(&state.data_plane).send(&Ask::get("/data-plane/v1/bundle?wait_s=0").bearer(tokens[0])).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+async fn admin_texts(state: &State) -> Vec<(String, String)> {
+    let mut admin = Admin::new(state);
+    let mut texts = Vec::new();
+    for path in [
+        "/admin/v1/policies",
+        "/admin/v1/policies/active",
+        "/admin/v1/policies/1",
+        "/admin/v1/policies/active/bundle",
+        "/admin/v1/audit?limit=200",
+        "/admin/v1/revocations",
+        "/admin/v1/keys",
+        "/openapi.json",
+        "/metrics",
+        "/ready",
+    ] {
+        let answer = admin.ask(Ask::get(path)).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let text = if path.ends_with("/bundle") {
+            answer.text() + &String::from_utf8_lossy(&STANDARD.decode(answer.text().trim()).unwrap())
+        } else {
+            answer.text()
+        };
+        texts.push((path.to_owned(), text));
+    }
+    texts
+}
+
+async fn envoy_texts(state: &State) -> Vec<(String, String)> {
+    let mut client = Client::new(&state.envoy_admin);
+    let mut texts = Vec::new();
+    for path in ["/config_dump?include_eds", "/stats", "/stats/prometheus", "/clusters", "/server_info", "/listeners"] {
+        let answer = client.send(&Ask::get(path)).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        texts.push((format!("Envoy's {path}"), answer.text()));
+    }
+    texts
+}
+
+fn logs(run_dir: &Path) -> Vec<(String, String)> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(run_dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.ends_with(".log") || name == "envoy.yaml" {
+            texts.push((name, String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned()));
+        }
+    }
+    texts
+}
+
+/// Every row of every table, as text.
+async fn tables(state: &State) -> Vec<(String, String)> {
+    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let names = sqlx::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetch_all(&mut database).await.unwrap();
+    let mut texts = Vec::new();
+    for name in names.iter().map(|row| row.get::<String, _>(0)) {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT to_jsonb(t)::text FROM {name} t"))).fetch_all(&mut database).await.unwrap();
+        let text: Vec<String> = rows.iter().map(|row| row.get::<String, _>(0)).collect();
+        texts.push((format!("table {name}"), format!("{} rows\n{}", rows.len(), text.join("\n"))));
+    }
+    texts
+}
