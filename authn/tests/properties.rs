@@ -20,7 +20,10 @@ static SIGNED: LazyLock<Vec<Signed>> = LazyLock::new(|| {
     let ed25519 = Ed25519KeyPair::generate();
     let rs256 = RS256KeyPair::generate(2048).unwrap();
     vec![
-        (HS256Key::from_bytes(&[3; 32]).authenticate(claims()).unwrap(), VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap()),
+        (
+            HS256Key::from_bytes(&[3; 32]).authenticate(claims()).unwrap(),
+            VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap(),
+        ),
         (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256.key_pair().public_key().to_der().unwrap())),
         (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519.key_pair().public_key().to_der())),
         (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, &rs256.public_key().to_der().unwrap())),

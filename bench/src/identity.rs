@@ -21,11 +21,36 @@ pub(crate) const USER_ID: &str = "bench-2d0f9a34-55f1-4a3e-9c7b-7d1a0e6b9f21";
 /// Longer than any run.
 const LIFETIME_SECONDS: i64 = 4 * 3_600;
 
-/// A token of issuer `cp` (RS256).
-pub(crate) fn token(state: &State) -> Result<String, BenchError> {
+/// More tokens than the filter's cache keeps (10,000), so that each is new to it when its turn comes.
+const FIRST_SEEN: usize = 10_500;
+
+fn spec() -> TokenSpec {
     let mut spec = TokenSpec::new(SUBJECT, &["customer_admin"]).customer(CUSTOMER).lasting(LIFETIME_SECONDS);
     spec.user_id = Some(USER_ID.to_owned());
-    Ok(mint(issuer(state)?, &spec)?)
+    spec
+}
+
+/// A token of issuer `cp` (RS256).
+pub(crate) fn token(state: &State) -> Result<String, BenchError> {
+    Ok(mint(issuer(state)?, &spec())?)
+}
+
+/// Tokens of the tier that has no rates in the benchmark's policy, and so is charged nothing.
+pub(crate) fn uncharged_tokens(state: &State) -> Result<Vec<String>, BenchError> {
+    let issuer = issuer(state)?;
+    let mint_one = |number: usize| {
+        let spec = spec().claim("tier", json!("enterprise")).claim("jti", json!(format!("first-seen-{number:08}")));
+        mint(issuer, &spec)
+    };
+    // Signing takes a millisecond or two.
+    let half = FIRST_SEEN / 2;
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| (0..half).map(mint_one).collect::<Result<Vec<_>, _>>());
+        let second = (half..FIRST_SEEN).map(mint_one).collect::<Result<Vec<_>, _>>()?;
+        let mut tokens = first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        tokens.extend(second);
+        Ok(tokens)
+    })
 }
 
 fn issuer(state: &State) -> Result<&IssuerState, BenchError> {

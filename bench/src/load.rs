@@ -1,6 +1,8 @@
 //! The load: some keep-alive connections on one thread, each sending its next request when the last one is answered.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
@@ -15,6 +17,33 @@ use crate::error::LoadError;
 
 /// What is asked for: on every gateway, behind a permission.
 pub(crate) const PATH: &str = "/api/v1/agents";
+/// A route of the benchmark's policy that only asks who it is.
+pub(crate) const AUTHENTICATED_PATH: &str = "/api/v1/bench";
+
+/// What is sent: the requests of one path, in turn. Turns go on from one measurement to the next, so that a token comes
+/// back only after all the others.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    path: &'static str,
+    requests: Vec<HeaderMap>,
+    next: AtomicUsize,
+}
+
+impl Traffic {
+    /// One request for each token.
+    pub(crate) fn new(path: &'static str, tokens: &[String]) -> Self {
+        Self { path, requests: tokens.iter().map(|token| headers(token)).collect(), next: AtomicUsize::new(0) }
+    }
+
+    fn request(&self) -> Result<Request<Empty<Bytes>>, LoadError> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.requests.len()).unwrap_or(0);
+        let mut request = Request::builder().method(Method::GET).uri(self.path).body(Empty::new())?;
+        if let Some(headers) = self.requests.get(turn) {
+            request.headers_mut().clone_from(headers);
+        }
+        Ok(request)
+    }
+}
 
 /// What a browser sends from a page of the portal, besides the token.
 const HEADERS: [(&str, &str); 12] = [
@@ -52,10 +81,10 @@ pub(crate) struct Answered {
 }
 
 /// Sends requests for so long. Every request that was sent has been answered in the end.
-pub(crate) async fn send(port: u16, headers: &HeaderMap, connections: u16, duration: Duration) -> Result<Answered, LoadError> {
+pub(crate) async fn send(port: u16, traffic: &Arc<Traffic>, connections: u16, duration: Duration) -> Result<Answered, LoadError> {
     let start = Instant::now();
     let until = start + duration;
-    let tasks: Vec<_> = (0..connections).map(|_index| tokio::spawn(connection(port, headers.clone(), until))).collect();
+    let tasks: Vec<_> = (0..connections).map(|_index| tokio::spawn(connection(port, Arc::clone(traffic), until))).collect();
     let mut total = Answered::default();
     for task in tasks {
         let one = task.await.map_err(|error| LoadError::Connect(std::io::Error::other(error)))??;
@@ -66,12 +95,12 @@ pub(crate) async fn send(port: u16, headers: &HeaderMap, connections: u16, durat
     Ok(total)
 }
 
-async fn connection(port: u16, headers: HeaderMap, until: Instant) -> Result<Answered, LoadError> {
+async fn connection(port: u16, traffic: Arc<Traffic>, until: Instant) -> Result<Answered, LoadError> {
     let mut sender = connect(port).await?;
     let mut answered = Answered::default();
     while Instant::now() < until {
         sender.ready().await?;
-        let response = sender.send_request(request(&headers)?).await?;
+        let response = sender.send_request(traffic.request()?).await?;
         answered.requests += 1;
         answered.not_ok += u64::from(response.status() != StatusCode::OK);
         let mut body = response.into_body();
@@ -80,12 +109,6 @@ async fn connection(port: u16, headers: HeaderMap, until: Instant) -> Result<Ans
         }
     }
     Ok(answered)
-}
-
-fn request(headers: &HeaderMap) -> Result<Request<Empty<Bytes>>, LoadError> {
-    let mut request = Request::builder().method(Method::GET).uri(PATH).body(Empty::new())?;
-    request.headers_mut().clone_from(headers);
-    Ok(request)
 }
 
 /// A connection of its own, driven beside its user.
@@ -105,5 +128,12 @@ mod tests {
     #[test]
     fn sends_thirteen_headers() {
         assert_eq!(headers("a.b.c").len(), 13);
+    }
+
+    #[test]
+    fn tokens_take_turns() {
+        let traffic = Traffic::new(PATH, &["a".to_owned(), "b".to_owned()]);
+        let sent: Vec<_> = (0..4).map(|_| traffic.request().unwrap().headers()["authorization"].clone()).collect();
+        assert_eq!(sent, ["Bearer a", "Bearer b", "Bearer a", "Bearer b"]);
     }
 }

@@ -1,18 +1,18 @@
 //! The measurement: CPU time of the Envoy process around a load, listener after listener, round after round.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cli::stack::Stack;
-use hyper::header::HeaderMap;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::admin::{self, FilterCounters};
 use crate::error::BenchError;
 use crate::identity::{self, Jwks, USER_ID};
-use crate::load::{self, Answered};
+use crate::load::{self, Answered, Traffic};
 use crate::machine::{Machine, cpu_time};
-use crate::variant::{BenchPorts, Variant};
+use crate::variant::{BenchPorts, Kind, Variant};
 
 const WARM_UP: Duration = Duration::from_millis(500);
 const WARM_UPS_MAX: u32 = 40;
@@ -68,6 +68,8 @@ pub(crate) struct Measured {
     /// The same with all others that we sent.
     pub(crate) records_due: u64,
     pub(crate) records_stored: u64,
+    /// First-seen tokens that the filter knew all the same.
+    pub(crate) not_verified: u64,
 }
 
 impl Measured {
@@ -83,6 +85,9 @@ impl Measured {
         if self.counters.requests_held > 0 {
             reasons.push(format!("{} requests waited for a lease", self.counters.requests_held));
         }
+        if self.not_verified > 0 {
+            reasons.push(format!("{} tokens that should have been new were in the cache", self.not_verified));
+        }
         if reasons.is_empty() { Ok(()) } else { Err(BenchError::Invalid { reasons }) }
     }
 }
@@ -93,13 +98,18 @@ pub(crate) struct Bench<'s> {
     ports: BenchPorts,
     plan: Plan,
     runtime: Runtime,
-    headers: HeaderMap,
+    charged: Arc<Traffic>,
+    authenticated: Arc<Traffic>,
+    first_seen: Arc<Traffic>,
+    header_count: usize,
     token_bytes: usize,
     envoy: u32,
     /// Records stored before our first request.
     base: u64,
     /// Requests to our listeners so far.
     sent: u64,
+    /// First-seen tokens that the filter knew all the same.
+    not_verified: u64,
     /// Of them, those that were measured, and what the filter counted meanwhile.
     measured: u64,
     counted: FilterCounters,
@@ -114,17 +124,23 @@ impl<'s> Bench<'s> {
         std::thread::sleep(IDLE);
         let base = runtime.block_on(admin::records_stored(ports.control_plane_admin()))?;
         let envoy = stack.pids().envoy.ok_or(BenchError::StackLacks { what: "Envoy of its own" })?;
-        let (headers, token_bytes) = (load::headers(&token), token.len());
+        eprintln!("signing tokens");
+        let uncharged = identity::uncharged_tokens(stack.state())?;
+        let (header_count, token_bytes) = (load::headers(&token).len(), token.len());
         Ok(Self {
             stack,
             ports,
             plan,
             runtime,
-            headers,
+            charged: Arc::new(Traffic::new(load::PATH, &[token])),
+            authenticated: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, uncharged.get(..1).unwrap_or_default())),
+            first_seen: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
+            header_count,
             token_bytes,
             envoy,
             base,
             sent: 0,
+            not_verified: 0,
             measured: 0,
             counted: FilterCounters::default(),
         })
@@ -147,13 +163,14 @@ impl<'s> Bench<'s> {
             envoy: self.runtime.block_on(admin::envoy_version(self.ports.envoy_admin()))?,
             plan: self.plan,
             token_bytes: self.token_bytes,
-            header_count: self.headers.len(),
+            header_count: self.header_count,
             samples,
             idle_us_per_second,
             counters: self.counted,
             requests: self.measured,
             records_due: self.sent,
             records_stored,
+            not_verified: self.not_verified,
         })
     }
 
@@ -193,8 +210,12 @@ impl<'s> Bench<'s> {
         }
         let used = cpu_time(self.envoy)?.saturating_sub(before);
         if variant.is_ours() {
+            let counted = self.counters()?.since(counters);
             self.measured += answered.requests;
-            self.counted = self.counted.plus(self.counters()?.since(counters));
+            self.counted = self.counted.plus(counted);
+            if variant == Variant::OursFirstSeen {
+                self.not_verified += answered.requests.saturating_sub(counted.tokens_verified);
+            }
         }
         let requests = u32::try_from(answered.requests).unwrap_or(u32::MAX).max(1);
         Ok(Sample {
@@ -220,7 +241,12 @@ impl<'s> Bench<'s> {
     }
 
     fn load(&mut self, variant: Variant, duration: Duration) -> Result<Answered, BenchError> {
-        let sending = load::send(self.ports.of(variant), &self.headers, self.plan.connections, duration);
+        let traffic = match variant.traffic() {
+            Kind::Charged => &self.charged,
+            Kind::Authenticated => &self.authenticated,
+            Kind::FirstSeen => &self.first_seen,
+        };
+        let sending = load::send(self.ports.of(variant), traffic, self.plan.connections, duration);
         let answered = self.runtime.block_on(sending).map_err(|source| BenchError::Load { variant, source })?;
         if variant.is_ours() {
             self.sent += answered.requests;

@@ -16,8 +16,22 @@ pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchErro
     copy_folder(shipped, &copy)?;
     let budgets = copy.join("budgets.yaml");
     let text = at(&budgets, fs::read_to_string(&budgets))?;
-    at(&budgets, fs::write(&budgets, raise_caps(&text)))?;
+    at(&budgets, fs::write(&budgets, raise_caps(&without_enterprise(&text))))?;
+    let route = copy.join("routes/bench.yaml");
+    at(&route, fs::write(&route, ROUTE))?;
     Ok(copy)
+}
+
+/// A route that only asks who it is, and costs nothing.
+const ROUTE: &str =
+    "routes:\n  - { name: bench, gateways: [PLANT], methods: [GET], path: /api/v1/bench, require: authenticated, cost_micros: 0 }\n";
+
+/// The rates of one tier are left out, so that there are users who are charged nothing.
+fn without_enterprise(text: &str) -> String {
+    let mut entries = text.split("\n  - name:");
+    let head = entries.next().unwrap_or_default().to_owned();
+    let kept = entries.filter(|entry| !entry.contains("tier: enterprise"));
+    kept.fold(head, |text, entry| text + "\n  - name:" + entry) + "\n"
 }
 
 fn raise_caps(text: &str) -> String {
@@ -90,6 +104,7 @@ mod tests {
         let budgets = fs::read_to_string(copy.join("budgets.yaml")).unwrap();
         assert!(budgets.contains("cap: 1000000000000") && !budgets.contains("cap: 50\n"));
         assert!(copy.join("routes/agents.yaml").exists());
+        assert!(budgets.contains("tier: paid") && !budgets.contains("tier: enterprise"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(crate) enum Variant {
     Ours,
     OursFull,
     OursCp,
+    OursCached,
+    OursFirstSeen,
     JwtCached,
     JwtUncached,
     JwtAuthz,
@@ -21,12 +23,14 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Bare,
         Self::WasmEmpty,
         Self::Ours,
         Self::OursFull,
         Self::OursCp,
+        Self::OursCached,
+        Self::OursFirstSeen,
         Self::JwtCached,
         Self::JwtUncached,
         Self::JwtAuthz,
@@ -41,6 +45,8 @@ impl Variant {
             Self::Ours => "ours",
             Self::OursFull => "ours_full_headers",
             Self::OursCp => "ours_cp",
+            Self::OursCached => "ours_authentication_cached",
+            Self::OursFirstSeen => "ours_authentication_first_seen",
             Self::JwtCached => "jwt_authn_cached",
             Self::JwtUncached => "jwt_authn_uncached",
             Self::JwtAuthz => "jwt_authn_ext_authz",
@@ -56,8 +62,10 @@ impl Variant {
             Self::Ours => "ours, everything on (RS256, RBAC, policy, budgets, audit)",
             Self::OursFull => "ours, everything on, all headers to the backend",
             Self::OursCp => "ours as on CP (no RBAC)",
+            Self::OursCached => "ours, authentication and audit alone, RS256, cached",
+            Self::OursFirstSeen => "ours, authentication and audit alone, RS256, first seen",
             Self::JwtCached => "native jwt_authn, RS256, cached",
-            Self::JwtUncached => "native jwt_authn, RS256, verified each time",
+            Self::JwtUncached => "native jwt_authn, RS256, first seen",
             Self::JwtAuthz => "native jwt_authn (cached) + ext_authz call-out",
             Self::JwtAuthzRate => "native jwt_authn (cached) + ext_authz + 2nd call-out for rates (*)",
         }
@@ -66,10 +74,39 @@ impl Variant {
     /// Whether our filter is on the listener, and so an audit record is due for every request.
     pub(crate) const fn is_ours(self) -> bool {
         match self {
-            Self::Ours | Self::OursFull | Self::OursCp => true,
+            Self::Ours | Self::OursFull | Self::OursCp | Self::OursCached | Self::OursFirstSeen => true,
             Self::Bare | Self::WasmEmpty | Self::JwtCached | Self::JwtUncached | Self::JwtAuthz | Self::JwtAuthzRate => false,
         }
     }
+}
+
+impl Variant {
+    /// What is sent to it.
+    pub(crate) const fn traffic(self) -> Kind {
+        match self {
+            Self::OursCached => Kind::Authenticated,
+            Self::OursFirstSeen | Self::JwtUncached => Kind::FirstSeen,
+            Self::Bare
+            | Self::WasmEmpty
+            | Self::Ours
+            | Self::OursFull
+            | Self::OursCp
+            | Self::JwtCached
+            | Self::JwtAuthz
+            | Self::JwtAuthzRate => Kind::Charged,
+        }
+    }
+}
+
+/// What is sent to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One token again and again, for a route behind a permission and budgets.
+    Charged,
+    /// One token again and again, for a route that only asks who it is.
+    Authenticated,
+    /// The same route, and more tokens than any cache keeps.
+    FirstSeen,
 }
 
 /// Where everything listens.
@@ -94,7 +131,7 @@ impl BenchPorts {
     /// The port of a listener. Those of our filter are the gateways of the stack, which waits until they are ready.
     pub(crate) const fn of(&self, variant: Variant) -> u16 {
         match variant {
-            Variant::Ours => self.stack.plant,
+            Variant::Ours | Variant::OursCached | Variant::OursFirstSeen => self.stack.plant,
             Variant::OursFull => self.stack.pp,
             Variant::OursCp => self.stack.cp,
             Variant::Bare => self.base + OFFSET,
@@ -126,7 +163,9 @@ mod tests {
     #[test]
     fn no_two_listeners_share_a_port() {
         let ports = BenchPorts::above(24_000).unwrap();
-        let mut all: Vec<u16> = Variant::ALL.into_iter().map(|variant| ports.of(variant)).collect();
+        let shared = [Variant::OursCached, Variant::OursFirstSeen];
+        let listeners = Variant::ALL.into_iter().filter(|variant| !shared.contains(variant));
+        let mut all: Vec<u16> = listeners.map(|variant| ports.of(variant)).collect();
         all.extend([ports.service(), ports.envoy_admin(), ports.control_plane_admin()]);
         let count = all.len();
         all.sort_unstable();

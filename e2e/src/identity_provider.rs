@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cli::issuer::{Algorithm, IssuerState};
 use hyper_util::rt::TokioIo;
-use jwt_simple::algorithms::{ECDSAP256KeyPairLike, ECDSAP256PublicKeyLike, ES256KeyPair};
+use jwt_simple::algorithms::{ECDSAP256PublicKeyLike, ES256KeyPair};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

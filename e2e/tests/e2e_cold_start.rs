@@ -106,7 +106,11 @@ async fn an_embedded_bundle_waits_for_revocations() {
     // What needs no token does not wait.
     let public = Client::new(&state.gateways["PP"]).send(&Ask::post("/api/v1/auth/logout")).await.unwrap();
     assert_eq!(public.status, 200, "{}", public.text());
-    assert_eq!(Client::new(&state.gateways["PP"]).send(&Ask::get(AGENTS)).await.unwrap().status, 401, "without a token there is nothing to know");
+    assert_eq!(
+        Client::new(&state.gateways["PP"]).send(&Ask::get(AGENTS)).await.unwrap().status,
+        401,
+        "without a token there is nothing to know"
+    );
     stack.resume(Part::ControlPlane).unwrap();
     let served = eventually(PATIENCE, async || (pp(state, &good).await.status == 200).then_some(())).await;
     assert!(served.is_some(), "{}", pp(state, &good).await.text());

@@ -98,7 +98,8 @@ async fn keys_that_were_never_fetched_are_no_reason_to_refuse_a_token() {
     let mut options = options("keys-down", ports::KEYS + 100).unwrap();
     options.policies = without_budgets(home.path(), &provider.policy()).unwrap();
     options.control_plane_env = provider.control_plane_env();
-    let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
+    let stack =
+        tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
     let world = World { stack, provider, _home: home };
 
     for held in [token(&key, "early"), token(&other, "early")] {

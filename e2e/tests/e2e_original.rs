@@ -99,7 +99,9 @@ async fn d22_nothing_is_public_by_how_its_path_ends() {
     let state = stack.state();
     let before = backend_count(&state.backend).await.unwrap();
     for suffix in ["docs", "redoc", "openapi.json", "docs/oauth2-redirect", "auth/google/verify"] {
-        for (method, prefix) in [("DELETE", "/api/v1/hired-agents/"), ("POST", "/api/v1/agents/"), ("GET", "/api/v1/"), ("GET", "/api/health/")] {
+        for (method, prefix) in
+            [("DELETE", "/api/v1/hired-agents/"), ("POST", "/api/v1/agents/"), ("GET", "/api/v1/"), ("GET", "/api/health/")]
+        {
             let target = format!("{prefix}{suffix}");
             let answer = ask(state, "PLANT", &Ask::new(method, &target)).await;
             assert!([401, 404].contains(&answer.status), "{method} {target}: {}", answer.text());
@@ -241,7 +243,8 @@ async fn d28_what_was_revoked_stays_revoked_when_valkey_is_gone() {
     revoke(state, json!({"kind": "version", "issuer": "pp", "value": "d28", "version_min": 2, "reason": "test"})).await;
     stack.pause(Part::Valkey).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    for (token, wanted) in [(&revoked, "token-revoked"), (&old_version, "token-version-mismatch"), (&no_version, "token-version-mismatch")] {
+    for (token, wanted) in [(&revoked, "token-revoked"), (&old_version, "token-version-mismatch"), (&no_version, "token-version-mismatch")]
+    {
         for _ in 0..20 {
             let answer = ask(state, "PP", &Ask::get("/api/v1/agents").bearer(token)).await;
             assert_refused(&answer, 401, wanted, "with Valkey away");

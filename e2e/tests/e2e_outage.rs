@@ -39,7 +39,8 @@ async fn a_minute_without_control_plane_changes_no_answer() {
     let home = tempfile::tempdir().unwrap();
     let mut options = options("outage", ports::OUTAGE).unwrap();
     options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
-    let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
+    let stack =
+        tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
     let state = stack.state();
     let token = |issuer: &str, spec: &TokenSpec| mint(&state.issuers[issuer], spec).unwrap();
     let viewer = |subject: &str| TokenSpec::new(subject, &["viewer"]);

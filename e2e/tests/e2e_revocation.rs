@@ -114,10 +114,8 @@ async fn tokens_that_were_issued_after_the_revocation_of_a_subject_are_good() {
 async fn under_load_a_revoked_token_is_refused_within_a_second_and_nobody_else_is() {
     let stack = stack();
     let state = stack.state();
-    let paced = |token: &str| Load {
-        pace: Duration::from_millis(20),
-        ..Load::new(&state.gateways["PP"], Ask::get(AGENTS).bearer(token), 20)
-    };
+    let paced =
+        |token: &str| Load { pace: Duration::from_millis(20), ..Load::new(&state.gateways["PP"], Ask::get(AGENTS).bearer(token), 20) };
     let victim = minted(state, &TokenSpec::new("victim", &["viewer"]).claim("jti", json!("victim-1")));
     let others = minted(state, &TokenSpec::new("others", &["viewer"]));
     let (victims, others) = (paced(&victim).start(), paced(&others).start());
@@ -183,7 +181,12 @@ async fn a_hundred_thousand_revocations_reach_every_worker() {
     let mut admin = Admin::new(state);
     for chunk in 0..ENTRIES / CHUNK {
         let lines: String = (0..CHUNK)
-            .map(|line| format!("{}\n", json!({"kind": "token", "issuer": "pp", "value": format!("many-{}", chunk * CHUNK + line), "reason": "test"})))
+            .map(|line| {
+                format!(
+                    "{}\n",
+                    json!({"kind": "token", "issuer": "pp", "value": format!("many-{}", chunk * CHUNK + line), "reason": "test"})
+                )
+            })
             .collect();
         let ask = Ask::post("/admin/v1/revocations/import").header("content-type", "application/x-ndjson").body(lines);
         admin.json(ask).await.unwrap();

@@ -34,7 +34,12 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn canaries(state: &State, tokens: &[(&'static str, &str)]) -> Vec<Canary> {
-    let password = |url: &str| url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).and_then(|(user, _)| user.split_once(':')).map(|(_, password)| password.to_owned());
+    let password = |url: &str| {
+        url.split_once("://")
+            .and_then(|(_, rest)| rest.split_once('@'))
+            .and_then(|(user, _)| user.split_once(':'))
+            .map(|(_, password)| password.to_owned())
+    };
     let mut all = vec![
         canary("the legacy issuer's secret", state.issuers["legacy"].secret_base64url.as_deref().unwrap()),
         canary("the registration key", &state.registration_key),
@@ -159,10 +164,12 @@ fn logs(run_dir: &Path) -> Vec<(String, String)> {
 /// Every row of every table, as text.
 async fn tables(state: &State) -> Vec<(String, String)> {
     let mut database = PgConnection::connect(&state.database_url).await.unwrap();
-    let names = sqlx::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetch_all(&mut database).await.unwrap();
+    let names =
+        sqlx::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetch_all(&mut database).await.unwrap();
     let mut texts = Vec::new();
     for name in names.iter().map(|row| row.get::<String, _>(0)) {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT to_jsonb(t)::text FROM {name} t"))).fetch_all(&mut database).await.unwrap();
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(format!("SELECT to_jsonb(t)::text FROM {name} t"))).fetch_all(&mut database).await.unwrap();
         let text: Vec<String> = rows.iter().map(|row| row.get::<String, _>(0)).collect();
         texts.push((format!("table {name}"), format!("{} rows\n{}", rows.len(), text.join("\n"))));
     }
