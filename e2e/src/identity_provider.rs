@@ -85,13 +85,19 @@ impl IdentityProvider {
         settings.into_iter().chain([("JWKS_CA_FILE", ca_file)]).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The issuer, as a policy says it.
+    /// The issuer, as a policy says it, with ES256 keys.
     #[must_use]
     pub fn policy(&self) -> String {
+        self.policy_with("algorithms: [ES256]")
+    }
+
+    /// The issuer with other algorithms: more lines of the policy.
+    #[must_use]
+    pub fn policy_with(&self, algorithms: &str) -> String {
         let port = self.port;
         format!(
             "issuers:\n  - name: idp\n    issuer: {ISSUER}\n    gateways: [CP, PP, PLANT]\n    audiences: [{AUDIENCE}]\n    \
-             algorithms: [ES256]\n    jwks:\n      url: https://localhost:{port}/jwks\n      refresh_s: 60\n      stale_after_s: 3600\n"
+             {algorithms}\n    jwks:\n      url: https://localhost:{port}/jwks\n      refresh_s: 60\n      stale_after_s: 3600\n"
         )
     }
 
@@ -119,6 +125,11 @@ impl IdentityProvider {
         let jwks = keys.iter().map(|key| Ok((key.kid.clone(), jwk(key)?))).collect::<Result<_, IdentityProviderError>>()?;
         *self.published.keys.lock().unwrap_or_else(PoisonError::into_inner) = jwks;
         Ok(())
+    }
+
+    /// From now on this JWK is published too.
+    pub fn publish_too(&self, kid: &str, jwk: Value) {
+        self.published.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(kid.to_owned(), jwk);
     }
 
     /// From now on every fetch gets 500, or no longer.

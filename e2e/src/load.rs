@@ -127,6 +127,17 @@ impl Samples {
         self.0.is_empty()
     }
 
+    /// The time that this share of the exchanges (0.99: all but a hundredth) took at most.
+    #[must_use]
+    pub fn percentile(&self, share: f64) -> Duration {
+        let mut times: Vec<Duration> = self.0.iter().map(|sample| sample.done - sample.sent).collect();
+        times.sort_unstable();
+        let last = times.len().saturating_sub(1);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a list")]
+        let place = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
+        times.get(place).copied().unwrap_or_default()
+    }
+
     /// Those that were sent between two moments.
     #[must_use]
     pub fn between(&self, from: Instant, to: Instant) -> Self {
