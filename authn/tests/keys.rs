@@ -209,7 +209,7 @@ fn refuses_an_rsa_number_that_is_negative_or_not_minimal() {
 #[test]
 fn refuses_a_short_secret() {
     let outcome = VerificationKey::from_secret(None, Algorithm::Hs256, &[1; 31]);
-    assert_eq!(outcome.unwrap_err(), InvalidKey::SecretTooShort { bytes: 31 });
+    assert_eq!(outcome.unwrap_err(), InvalidKey::SecretTooShort { bytes: 31, bytes_min: 32 });
 }
 
 #[test]
