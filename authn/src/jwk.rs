@@ -61,6 +61,7 @@ impl VerificationKey {
     /// # Errors
     /// If members are absent, malformed, contradictory or private, if the key is not for signatures, or if it is weak.
     pub fn from_jwk(jwk: &Value) -> Result<Self, InvalidKey> {
+        check_purpose(jwk)?;
         let key_type = KeyType::of(jwk)?.ok_or(InvalidKey::JwkUnsupported)?;
         let algorithm = named_algorithm(jwk, key_type)?.unwrap_or(key_type.usual_algorithm());
         import(jwk, key_type, algorithm)
@@ -71,6 +72,7 @@ impl VerificationKey {
     /// # Errors
     /// As [`VerificationKey::from_jwk`], and if the key is for another algorithm.
     pub fn from_jwk_for(jwk: &Value, algorithm: Algorithm) -> Result<Self, InvalidKey> {
+        check_purpose(jwk)?;
         let key_type = KeyType::of(jwk)?.ok_or(InvalidKey::JwkUnsupported)?;
         match named_algorithm(jwk, key_type)? {
             Some(named) if named != algorithm => Err(InvalidKey::JwkOtherAlgorithm { named, wanted: algorithm }),
@@ -81,7 +83,6 @@ impl VerificationKey {
 }
 
 fn import(jwk: &Value, key_type: KeyType, algorithm: Algorithm) -> Result<VerificationKey, InvalidKey> {
-    check_purpose(jwk)?;
     let kid = text(jwk, "kid")?;
     if key_type == KeyType::Secret {
         return VerificationKey::from_secret(kid, algorithm, &decoded(jwk, "k")?);
@@ -121,7 +122,7 @@ fn named_algorithm(jwk: &Value, key_type: KeyType) -> Result<Option<Algorithm>, 
 }
 
 /// RFC 7517 §4.2, §4.3. A key that also does something else than signatures is refused: one key, one purpose.
-pub(crate) fn check_purpose(jwk: &Value) -> Result<(), InvalidKey> {
+fn check_purpose(jwk: &Value) -> Result<(), InvalidKey> {
     if text(jwk, "use")?.is_some_and(|purpose| purpose != "sig") {
         return Err(InvalidKey::JwkPurpose);
     }

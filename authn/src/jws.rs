@@ -234,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn deep_nesting_is_refused_and_cannot_overflow_the_stack() {
+        let depth = TOKEN_BYTES_MAX / 4 * 3 / 2;
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let header = |depth: usize| format!(r#"{{"alg":"HS256","x":{}1{}}}"#, open.repeat(depth), close.repeat(depth));
+            assert_eq!(fault_of_header(&header(15)), None);
+            assert_eq!(fault_of_header(&header(16)), Some(CredentialFault::Malformed));
+            assert_eq!(fault_of_header(&header(depth / 8)), Some(CredentialFault::Malformed));
+            assert_eq!(fault_of_header(&format!(r#"{{"alg":"HS256","x":{}"#, open.repeat(depth / 8))), Some(CredentialFault::Malformed));
+        }
+    }
+
+    #[test]
     fn refuses_other_than_three_parts() {
         let token = hs256_token(r#"{"alg":"HS256"}"#, "x");
         let two = token.rsplit_once('.').unwrap().0;

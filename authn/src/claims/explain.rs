@@ -51,12 +51,7 @@ pub struct Finding {
 ///
 /// # Errors
 /// The payload is not a JSON object without duplicate names, so there is nothing to check.
-pub fn explain_claims(
-    payload: &[u8],
-    header: &JwsHeader,
-    issuer: &IssuerRules,
-    now: Timestamp,
-) -> Result<Vec<Finding>, CredentialFault> {
+pub fn explain_claims(payload: &[u8], header: &JwsHeader, issuer: &IssuerRules, now: Timestamp) -> Result<Vec<Finding>, CredentialFault> {
     let claims = Claims::parse(payload)?;
     let mut findings = Vec::new();
     let mut found = |check, outcome| findings.push(Finding { check, outcome });
