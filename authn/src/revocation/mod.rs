@@ -165,3 +165,6 @@ impl Revocations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
