@@ -30,8 +30,7 @@ impl BundleVersion {
     /// Whether a filter that enforces `current` may switch to this one: never backwards within one database.
     #[must_use]
     pub fn supersedes(&self, current: &Self) -> bool {
-        self.database_id != current.database_id
-            || (self.activation, self.key_set) > (current.activation, current.key_set)
+        self.database_id != current.database_id || (self.activation, self.key_set) > (current.activation, current.key_set)
     }
 }
 
@@ -250,7 +249,8 @@ fn check_named(issuer: &Issuer, material: &IssuerKeys) -> Option<()> {
         return material.keys.is_empty().then_some(());
     }
     let (named, fetched) = material.keys.split_at_checked(issuer.keys.len())?;
-    let matches = issuer.keys.iter().zip(named).all(|(named, key)| key.kid.as_ref() == Some(&named.kid) && named.algorithm == key.algorithm);
+    let matches =
+        issuer.keys.iter().zip(named).all(|(named, key)| key.kid.as_ref() == Some(&named.kid) && named.algorithm == key.algorithm);
     (matches && (fetched.is_empty() || issuer.jwks.is_some())).then_some(())
 }
 
@@ -287,11 +287,8 @@ fn required_claim(issuer: &str, name: &str) -> Result<OptionalClaim, BundleError
 fn load_key(issuer: &Issuer, algorithms: &[Algorithm], key: &KeyMaterial) -> Result<VerificationKey, BundleError> {
     let kid = || key.kid.clone().unwrap_or_default();
     let algorithm = Algorithm::from_jose_name(&key.algorithm).filter(|algorithm| algorithms.contains(algorithm));
-    let algorithm = algorithm.ok_or_else(|| BundleError::Algorithm {
-        issuer: issuer.name.clone(),
-        kid: kid(),
-        algorithm: key.algorithm.clone(),
-    })?;
+    let algorithm =
+        algorithm.ok_or_else(|| BundleError::Algorithm { issuer: issuer.name.clone(), kid: kid(), algorithm: key.algorithm.clone() })?;
     let loaded = match algorithm.family() {
         Family::Hmac => VerificationKey::from_secret(key.kid.as_deref(), algorithm, &key.material),
         Family::RsaPkcs1 | Family::RsaPss | Family::Ecdsa | Family::Ed25519 => {
