@@ -256,6 +256,16 @@ fn push_length_prefixed(out: &mut String, separator: char, value: &str) {
 #[error("the user has none of the values that the scope names")]
 pub struct Unscoped;
 
+/// Who counts a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// The control plane, through leases; per user.
+    ByLease,
+    /// Each worker for itself, per client address, on the routes that name the budget as their limit. Never leased: its
+    /// scope is one that no user has.
+    ByClientAddress,
+}
+
 /// Which problem a spent budget answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SpentProblem {
@@ -296,6 +306,8 @@ pub struct Budget {
     pub unit: Unit,
     /// Its windows.
     pub rhythm: Rhythm,
+    /// Who counts.
+    pub counted: Counted,
     /// Per what it counts.
     pub scope: ScopeTemplate,
     /// How much may be spent in one window.

@@ -11,6 +11,7 @@ use crate::principal::CredentialFault;
 pub enum Check {
     Path,
     Route,
+    ClientLimit,
     Authentication,
     Permission,
     Trial,
@@ -25,6 +26,7 @@ impl Check {
         match self {
             Self::Path => "path",
             Self::Route => "route",
+            Self::ClientLimit => "client_limit",
             Self::Authentication => "authentication",
             Self::Permission => "permission",
             Self::Trial => "trial",
@@ -43,6 +45,8 @@ pub enum DenyReason {
     AmbiguousHeader(&'static str),
     /// No route of this gateway has this method and path.
     NoRoute,
+    /// Too many requests came from the client's address.
+    ClientLimited(BudgetId),
     /// No credential was presented.
     CredentialMissing,
     /// The credential is not good.
@@ -74,6 +78,7 @@ impl DenyReason {
         match self {
             Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) => Check::Path,
             Self::NoRoute => Check::Route,
+            Self::ClientLimited(_) => Check::ClientLimit,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused => Check::Authentication,
             Self::PermissionMissing => Check::Permission,
             Self::TrialExpired | Self::TrialRestricted => Check::Trial,
@@ -89,6 +94,7 @@ impl DenyReason {
             Self::AmbiguousPath(_) => "ambiguous_path",
             Self::AmbiguousHeader(_) => "ambiguous_header",
             Self::NoRoute => "no_route",
+            Self::ClientLimited(_) => "client_limited",
             Self::CredentialMissing => "credential_missing",
             Self::CredentialRefused(fault) => fault.code(),
             Self::RegistrationKeyRefused => "registration_key_refused",

@@ -67,17 +67,14 @@ pub enum Resolution {
 #[must_use]
 pub const fn resolve(fault: Fault, mode: FailureMode) -> Resolution {
     match (fault, mode) {
-        // Without a policy nothing says that anything may fail open; an approval is a person's decision.
-        // Nor may what is not known about a token ever count in its favour.
+        // Without a policy nothing says that anything may fail open; an approval is a person's decision; and without keys
+        // there is nothing to judge a token by.
         (
-            Fault::PolicyUnavailable
-            | Fault::ApprovalUnavailable
-            | Fault::TooManyWaiting
-            | Fault::KeysUnavailable
-            | Fault::RevocationUnknown,
+            Fault::PolicyUnavailable | Fault::ApprovalUnavailable | Fault::TooManyWaiting | Fault::KeysUnavailable,
             FailureMode::Open | FailureMode::Closed,
-        ) => Resolution::FailedClosed,
-        (Fault::BudgetUnavailable, FailureMode::Open) => Resolution::FailedOpen,
-        (Fault::BudgetUnavailable, FailureMode::Closed) => Resolution::FailedClosed,
+        )
+        | (Fault::BudgetUnavailable | Fault::RevocationUnknown, FailureMode::Closed) => Resolution::FailedClosed,
+        // A budget by its own mode; a good token of which nobody has said that it is revoked, if the policy says so.
+        (Fault::BudgetUnavailable | Fault::RevocationUnknown, FailureMode::Open) => Resolution::FailedOpen,
     }
 }

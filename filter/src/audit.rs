@@ -16,18 +16,50 @@ use std::rc::Rc;
 use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Stage, User};
 pub(crate) use wire::audit::{Check, Outcome};
 
-const CHECKS_MAX: usize = 8;
+const CHECKS_MAX: usize = 9;
 
 /// The checks that were made, in order, without allocating.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Checks {
     made: [Option<CheckOutcome>; CHECKS_MAX],
+    revocation: Lookup,
+    client: Option<Outcome>,
+}
+
+/// Whether the token was looked up among the revoked ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lookup {
+    #[default]
+    Made,
+    NotPossible,
 }
 
 impl Checks {
     pub(crate) fn add(&mut self, check: Check, outcome: Outcome) {
         if let Some(slot) = self.made.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(CheckOutcome { check, outcome });
+        }
+    }
+
+    /// The token is good as far as that is known: its authentication is noted as failed open.
+    pub(crate) const fn authenticate_without_revocations(&mut self) {
+        self.revocation = Lookup::NotPossible;
+    }
+
+    pub(crate) fn authenticated_without_revocations(&self) -> bool {
+        self.revocation == Lookup::NotPossible
+    }
+
+    /// The requests of the client's address were counted.
+    pub(crate) const fn count_client(&mut self, outcome: Outcome) {
+        self.client = Some(outcome);
+    }
+
+    /// There is a route, and what comes next is about who asks.
+    pub(crate) fn route_matched(&mut self) {
+        self.add(Check::Route, Outcome::Permit);
+        if let Some(outcome) = self.client {
+            self.add(Check::ClientLimit, outcome);
         }
     }
 
@@ -43,7 +75,13 @@ impl Checks {
 
 impl Observer for Checks {
     fn checked(&mut self, check: CoreCheck, refused: Option<DenyReason>) {
-        self.add(check.into(), if refused.is_some() { Outcome::Deny } else { Outcome::Permit });
+        let outcome = match (refused, check, self.revocation) {
+            (None, CoreCheck::Route, _) => return self.route_matched(),
+            (Some(_), _, _) => Outcome::Deny,
+            (None, CoreCheck::Authentication, Lookup::NotPossible) => Outcome::FailedOpen,
+            (None, _, _) => Outcome::Permit,
+        };
+        self.add(check.into(), outcome);
     }
 }
 
@@ -119,6 +157,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         activation: version.activation,
         revision: version.revision,
         key_set: version.key_set,
+        revocation: trace.revocation,
         charges: charges.unwrap_or_default(),
         approval_id: trace.approval_id.as_deref().map(Cow::Borrowed),
         sandbox: trace.target == Some(Target::Sandbox),

@@ -71,6 +71,11 @@ impl BundleFeed {
         Standing::ALL.into_iter().find(|standing| standing.text().as_bytes() == text).unwrap_or(Standing::Unknown)
     }
 
+    /// Whether this machine polls for its Envoy.
+    pub(crate) fn is_leading(&self) -> bool {
+        self.leads == Leads::Yes
+    }
+
     /// No answer to a call that was made will come.
     pub(crate) const fn abandon(&mut self) {
         self.in_flight = None;
@@ -101,11 +106,11 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     change
 }
 
-/// Whether a new bundle is in force.
+/// Whether something was learned that requests may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     None,
-    Activated,
+    Learned,
 }
 
 fn follow(vm: &mut Vm, host: &impl Host) -> Change {
@@ -121,7 +126,7 @@ fn follow(vm: &mut Vm, host: &impl Host) -> Change {
 
 fn activate(vm: &mut Vm, host: &impl Host, image: &[u8]) -> Change {
     match vm.activate(host, image) {
-        Ok(()) => Change::Activated,
+        Ok(()) => Change::Learned,
         Err(NotActivated::Older { .. }) => Change::None,
         Err(error @ NotActivated::Refused(_)) => {
             host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(&error)));
@@ -130,7 +135,7 @@ fn activate(vm: &mut Vm, host: &impl Host, image: &[u8]) -> Change {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -205,6 +210,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
         Some(304) => {
             vm.feed.failures = 0;
             vm.feed.poll_due = now;
+            vm.contact.of_envoy(host, now);
             set_standing(host, Standing::Connected);
             Change::None
         }
@@ -230,6 +236,7 @@ fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Time
     vm.feed.failures = 0;
     vm.feed.poll_due = now;
     vm.feed.etag = etag;
+    vm.contact.of_envoy(host, now);
     set_standing(host, Standing::Connected);
     if let Err(NotActivated::Older { offered, current }) = outcome {
         if offered < current {
@@ -241,7 +248,7 @@ fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Time
     if let (Some(key), Some(active)) = (IMAGES.get(usize::from(slot)), vm.active.as_ref()) {
         let version = active.version;
         let mut value = version.database_id.to_vec();
-        for number in [version.activation, version.revision, version.key_set, version.revocation] {
+        for number in [version.activation, version.revision, version.key_set] {
             value.extend(number.to_le_bytes());
         }
         value.push(slot);
@@ -249,7 +256,7 @@ fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Time
             vm.feed.seen = value;
         }
     }
-    Change::Activated
+    Change::Learned
 }
 
 fn failed(vm: &mut Vm, host: &impl Host, standing: Standing, now: Timestamp) {

@@ -20,6 +20,8 @@ pub(crate) enum Refusal {
     Denied(Denial),
     /// A budget is spent.
     Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
+    /// Too many requests from the client's address.
+    Limited { denial: Denial, window: Window, now: Timestamp },
     /// A governor has to approve.
     ApprovalPending { denial: Denial, approval_id: String, url: String },
     /// The approval that was presented cannot be used.
@@ -32,7 +34,7 @@ impl Refusal {
     /// Seconds after which a retry makes sense.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Spent { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
+            Self::Spent { window, now, .. } | Self::Limited { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
             Self::Failed(_) => Some(1),
             Self::Denied(denial) => problem::retry_after(denial.reason),
             Self::ApprovalPending { .. } | Self::ApprovalRefused { .. } => None,
@@ -132,6 +134,7 @@ pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusa
         Refusal::Failed(fault) => Verdict { decision: Verdicts::Indeterminate, reason: fault.code() },
         Refusal::Denied(denial)
         | Refusal::Spent { denial, .. }
+        | Refusal::Limited { denial, .. }
         | Refusal::ApprovalPending { denial, .. }
         | Refusal::ApprovalRefused { denial, .. } => Verdict { decision: Verdicts::Deny, reason: denial.reason.code() },
     };

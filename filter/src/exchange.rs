@@ -1,6 +1,7 @@
 //! One HTTP exchange: Envoy's callbacks in, the pipeline's steps out. Holds the state, decides nothing.
 
 use crate::audit::Checks;
+use crate::credentials::Missing;
 use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
 use crate::settings::Settings;
@@ -29,16 +30,33 @@ pub(crate) struct Trace {
     pub(crate) arrived: Timestamp,
     pub(crate) request_id: RequestId,
     pub(crate) active: Option<Rc<Active>>,
+    pub(crate) revocation: u64,
     pub(crate) principal: Option<Rc<Principal>>,
     pub(crate) method: Option<Method>,
     pub(crate) route: Option<RouteId>,
     pub(crate) checks: Checks,
+    pub(crate) noted: Noted,
     pub(crate) verdict: Verdict,
     pub(crate) approval_id: Option<String>,
     pub(crate) target: Option<Target>,
     pub(crate) forwarded_at: Option<Timestamp>,
     pub(crate) responded_at: Option<Timestamp>,
     pub(crate) status: Option<u16>,
+}
+
+/// What is done once for a request, however often it is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) held: Once,
+    pub(crate) client: Once,
+}
+
+/// Whether something was done already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Once {
+    #[default]
+    NotYet,
+    Done,
 }
 
 /// How the request was answered by us.
@@ -78,8 +96,8 @@ pub(crate) enum State {
     /// The request's headers have not been seen.
     #[default]
     New,
-    /// No bundle yet.
-    AwaitingPolicy { until: Timestamp },
+    /// Something is not known yet without which it cannot be judged.
+    AwaitingKnowledge { missing: Missing, until: Timestamp },
     /// The body is needed to bind an approval to it.
     AwaitingBody { permit: Permit },
     /// A lease has to grow.
@@ -121,10 +139,15 @@ impl Exchange {
         Self { settings, headers: RequestHeaders::default(), trace: Trace::default(), state: State::New, body: Body::Open }
     }
 
+    /// Whether it waits for something to become known.
+    pub(crate) const fn is_awaiting_knowledge(&self) -> bool {
+        matches!(self.state, State::AwaitingKnowledge { .. })
+    }
+
     /// Until when a held request waits.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         match &self.state {
-            State::AwaitingPolicy { until } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => Some(*until),
+            State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => Some(*until),
             State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
         }
     }

@@ -4,6 +4,7 @@ use crate::exchange::Exchange;
 use crate::facts::RequestHeaders;
 use crate::host::Host;
 use crate::vm::Vm;
+use decision_core::failure::FailureMode;
 use serde::Serialize;
 
 /// Which question a probe asks.
@@ -38,25 +39,37 @@ struct Readiness<'h> {
     activation: u64,
     revision: u64,
     key_set: u64,
+    revocation: u64,
+    revocations: &'static str,
     control_plane: &'h str,
 }
 
-/// Answers: 200, or 503 until a bundle is loaded.
+/// Whether tokens can be judged: by a bundle, and by revocations unless the policy does without.
+fn is_ready(vm: &Vm) -> bool {
+    vm.active.as_ref().is_some_and(|active| {
+        vm.revoked.known().is_some() || active.policy.settings().revocation_when_unknown == FailureMode::Open
+    })
+}
+
+/// Answers: 200, or 503 until a bundle is loaded and revocations are known.
 pub(crate) fn answer(probe: Probe, exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
     let gateway = exchange.settings.gateway.name();
     let (status, body) = match probe {
         Probe::Health => (200, serde_json::to_vec(&Health { status: "healthy", service: "plant-gateway", gateway })),
         Probe::Ready => {
             let version = vm.active.as_ref().map(|active| active.version);
-            let status = if version.is_some() { 200 } else { 503 };
+            let ready = is_ready(vm);
+            let status = if ready { 200 } else { 503 };
             let shown = version.unwrap_or_default();
             let control_plane = vm.feed.standing(host);
             let readiness = Readiness {
-                ready: version.is_some(),
+                ready,
                 gateway,
                 activation: shown.activation,
                 revision: shown.revision,
                 key_set: shown.key_set,
+                revocation: vm.revoked.number(),
+                revocations: if vm.revoked.known().is_some() { "known" } else { "unknown" },
                 control_plane: control_plane.text(),
             };
             (status, serde_json::to_vec(&readiness))

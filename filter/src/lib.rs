@@ -11,16 +11,22 @@
 
 mod audit;
 mod bundle_feed;
+mod client_limits;
+mod contact;
 mod counters;
+mod credentials;
 mod enact;
 mod exchange;
 mod facts;
 mod health;
 mod host;
 mod ids;
+mod key_asks;
 mod pipeline;
 mod problem;
 mod records;
+mod revocation_feed;
+mod revoked;
 mod root;
 mod settings;
 mod signature;

@@ -2,23 +2,23 @@
 //! stop and hands what it made to the next; nothing travels back.
 
 use crate::audit;
+use crate::client_limits::{Charged, Client};
 use crate::counters::name;
+use crate::credentials::{self, Missing, Presented, Revocation, Unjudged};
 use crate::enact::{self, Refusal};
-use crate::exchange::{Body, Consumes, Exchange, State, Trace, Verdict, Verdicts};
+use crate::exchange::{Body, Consumes, Exchange, Once, State, Trace, Verdict, Verdicts};
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
-use crate::signature::{Asked, Verifier};
 use crate::vm::{Active, Vm, WAITING_MAX};
+use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
 use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::facts::RequestFacts;
 use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
-use decision_core::policy::{Requirement, Route};
-use decision_core::principal::{CredentialFault, Principal};
 use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
@@ -68,21 +68,36 @@ pub(crate) fn begin(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, end_
         health::answer(probe, exchange, vm, host);
         return Step::Answered;
     }
-    if vm.active.is_none() {
-        return hold(exchange, vm, host, State::AwaitingPolicy { until: now.plus(COLD_START_WAIT) });
-    }
     judge(exchange, vm, host, now)
 }
 
-/// Path, route, credential, decision.
+/// Path, route, limit, credential, decision. A request that had to wait for something is judged anew, as if it came now.
 fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp) -> Step {
-    let Some(active) = vm.active.clone() else { return fail(exchange, host, Fault::PolicyUnavailable) };
+    let Some(active) = vm.active.clone() else { return wait_for(exchange, vm, host, Missing::Policy, now) };
     exchange.trace.active = Some(Rc::clone(&active));
+    exchange.trace.revocation = vm.revoked.number();
+    exchange.trace.checks = audit::Checks::default();
     let gateway = exchange.settings.gateway;
     match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
         Ok(permit) => admit(exchange, vm, host, permit, now),
-        Err(denial) => refuse(exchange, host, denial),
+        Err(NotPermitted::Denied(denial)) => refuse(exchange, host, denial),
+        Err(NotPermitted::Limited { denial, window }) => {
+            exchange.trace.checks.route_matched();
+            exchange.state = State::Replied;
+            enact::refuse(exchange, host, &Refusal::Limited { denial, window, now });
+            Step::Answered
+        }
+        Err(NotPermitted::Failed(fault)) => fail_authentication(exchange, host, fault),
+        Err(NotPermitted::Missing(missing)) => wait_for(exchange, vm, host, missing, now),
     }
+}
+
+/// Why a request is not permitted, or not yet.
+enum NotPermitted {
+    Denied(Denial),
+    Limited { denial: Denial, window: Window },
+    Failed(Fault),
+    Missing(Missing),
 }
 
 fn decide_on(
@@ -93,86 +108,72 @@ fn decide_on(
     active: &Active,
     gateway: Gateway,
     now: Timestamp,
-) -> Result<Permit, Denial> {
-    let unmatched = |reason| Denial { reason, route: None };
+) -> Result<Permit, NotPermitted> {
+    let unmatched = |reason| NotPermitted::Denied(Denial { reason, route: None });
     let path = CanonicalPath::parse(headers.target()).map_err(|fault| unmatched(DenyReason::AmbiguousPath(fault)))?;
     let method = Method::parse(headers.method()).ok_or_else(|| unmatched(DenyReason::NoRoute))?;
     trace.method = Some(method);
     let route = active.policy.route(gateway, method, path.path());
     trace.route = route.map(|route| route.id);
-    let refused = |reason| Denial { reason, route: trace.route };
-    let principal = match route {
-        Some(route) if needs_token(route) => authenticate(headers, vm, host, active, now).map_err(refused)?,
-        Some(_) | None => Presented::Nothing,
-    };
-    let authentication = match (&principal, route.map(|route| route.requirement)) {
-        (Presented::Token(principal), _) => Authentication::Verified(principal),
-        (Presented::Bad(fault), _) => Authentication::Refused(*fault),
-        (Presented::Nothing, Some(Requirement::RegistrationKey)) => registration(headers, active).map_err(refused)?,
-        (Presented::Nothing, _) => Authentication::Anonymous,
-    };
-    let facts = RequestFacts { gateway, method, route, authentication };
+    if let Some(budget) = route.and_then(|route| route.limit) {
+        count_client(trace, vm, host, budget, now)?;
+    }
+    let presented = credentials::present(headers, route, vm, host, active, now).map_err(|why| match why {
+        Unjudged::Denied(reason) => NotPermitted::Denied(Denial { reason, route: trace.route }),
+        Unjudged::Failed(fault) => NotPermitted::Failed(fault),
+        Unjudged::Missing(missing) => NotPermitted::Missing(missing),
+    })?;
+    if let Presented::Token(_, Revocation::Unknown) = presented {
+        trace.checks.authenticate_without_revocations();
+    }
+    let facts = RequestFacts { gateway, method, route, authentication: presented.authentication() };
     let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
-    if let Presented::Token(principal) = principal {
-        trace.principal = Some(principal);
+    match presented {
+        Presented::Token(principal, _) | Presented::Revoked(principal, _) => trace.principal = Some(principal),
+        Presented::Nothing | Presented::Bad(_) | Presented::Registered => {}
     }
     match decision {
         Decision::Permit(permit) => Ok(permit),
-        Decision::Deny(denial) => Err(denial),
+        Decision::Deny(denial) => Err(NotPermitted::Denied(denial)),
     }
 }
 
-fn needs_token(route: &Route) -> bool {
-    match route.requirement {
-        Requirement::Authenticated | Requirement::Permission(_) => true,
-        Requirement::Public | Requirement::RegistrationKey => false,
-    }
-}
-
-enum Presented {
-    Nothing,
-    Token(Rc<Principal>),
-    Bad(CredentialFault),
-}
-
-/// The verified-token cache, then the strict verifier.
-fn authenticate(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Active, now: Timestamp) -> Result<Presented, DenyReason> {
-    let Some(authorization) = headers.authorization()? else { return Ok(Presented::Nothing) };
-    if let Some(principal) = vm.tokens.get(authorization, now) {
-        return Ok(Presented::Token(Rc::clone(principal)));
-    }
-    let implementation = vm.implementation(host);
-    let mut verifier = Verifier { host, implementation, failures: &mut vm.failures, now, asked: Asked::No };
-    let verified = authn::authenticate(&active.issuers, authorization, now, &mut verifier);
-    let asked = verifier.asked;
-    if asked != Asked::No {
-        vm.counters.add(host, name::TOKENS_VERIFIED, 1);
-    }
-    let verified = verified.and_then(|identity| active.policy.principal(identity).ok_or(CredentialFault::NoKnownRole));
-    match verified {
-        Ok(principal) => {
-            let principal = Rc::new(principal);
-            vm.tokens.insert(authorization, Rc::clone(&principal), principal.identity.expires_at);
-            Ok(Presented::Token(principal))
-        }
-        Err(_) if asked == Asked::TurnedAway => Ok(Presented::Bad(CredentialFault::VerificationBudgetSpent)),
-        Err(fault) => {
-            vm.failures.failed(asked, now);
-            Ok(Presented::Bad(fault))
+/// Before the credential is looked at, so that guessing counts. Once, however often the request is judged.
+fn count_client(trace: &mut Trace, vm: &mut Vm, host: &impl Host, budget: BudgetId, now: Timestamp) -> Result<(), NotPermitted> {
+    if trace.noted.client == Once::NotYet {
+        trace.noted.client = Once::Done;
+        let client = Client::parse(&host.property(&["source", "address"]).unwrap_or_default());
+        if let Charged::Exceeded(window) = vm.client_limits.charge(budget, client, now) {
+            trace.checks.count_client(audit::Outcome::Deny);
+            let denial = Denial { reason: DenyReason::ClientLimited(budget), route: trace.route };
+            return Err(NotPermitted::Limited { denial, window });
         }
     }
+    trace.checks.count_client(audit::Outcome::Permit);
+    Ok(())
 }
 
-/// Compared by hash, all keys, in constant time.
-fn registration<'p>(headers: &RequestHeaders, active: &Active) -> Result<Authentication<'p>, DenyReason> {
-    let Some(key) = headers.registration_key()? else { return Ok(Authentication::Anonymous) };
-    let presented: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
-    let mut found = 0;
-    for known in &active.registration_key_hashes {
-        let difference = known.iter().zip(presented).fold(0, |difference, (a, b)| difference | (a ^ b));
-        found |= u8::from(std::hint::black_box(difference) == 0);
+/// Holds a request until something is known, or has been waited for long enough: 503, never 401, and never through.
+fn wait_for(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, missing: Missing, now: Timestamp) -> Step {
+    let patience = exchange.trace.active.as_ref().map_or(COLD_START_WAIT, |active| active.policy.settings().cold_start_hold);
+    let until = match &missing {
+        Missing::Key(wait) => wait.until,
+        Missing::Policy | Missing::Revocations | Missing::Keys => exchange.trace.arrived.plus(patience),
+    };
+    if now < until {
+        return hold(exchange, vm, host, State::AwaitingKnowledge { missing, until });
     }
-    Ok(if found == 0 { Authentication::Anonymous } else { Authentication::Registered })
+    match missing {
+        Missing::Policy => fail(exchange, host, Fault::PolicyUnavailable),
+        Missing::Revocations => fail_authentication(exchange, host, Fault::RevocationUnknown),
+        Missing::Keys | Missing::Key(_) => fail_authentication(exchange, host, Fault::KeysUnavailable),
+    }
+}
+
+fn fail_authentication(exchange: &mut Exchange, host: &impl Host, fault: Fault) -> Step {
+    exchange.trace.checks.route_matched();
+    exchange.trace.checks.add(audit::Check::Authentication, audit::Outcome::FailedClosed);
+    fail(exchange, host, fault)
 }
 
 /// Permitted by the rules: what is still missing is room in the budgets, and a person's approval.
@@ -298,6 +299,8 @@ fn forward(exchange: &mut Exchange, host: &impl Host, permit: Permit, held: Rese
     exchange.trace.forwarded_at = Some(now);
     exchange.trace.verdict = if held.failed_open() {
         Verdict { decision: Verdicts::Indeterminate, reason: Fault::BudgetUnavailable.code() }
+    } else if exchange.trace.checks.authenticated_without_revocations() {
+        Verdict { decision: Verdicts::Indeterminate, reason: Fault::RevocationUnknown.code() }
     } else {
         Verdict { decision: Verdicts::Permit, reason: "ok" }
     };
@@ -327,7 +330,10 @@ fn hold(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, state: State) ->
     if vm.waiting.len() >= WAITING_MAX {
         return fail(exchange, host, Fault::TooManyWaiting);
     }
-    vm.counters.add(host, name::REQUESTS_HELD, 1);
+    if exchange.trace.noted.held == Once::NotYet {
+        exchange.trace.noted.held = Once::Done;
+        vm.counters.add(host, name::REQUESTS_HELD, 1);
+    }
     exchange.state = state;
     Step::Held
 }
@@ -337,7 +343,7 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
     match &exchange.state {
         State::New | State::Forwarded { .. } | State::Finished => Some(Step::Forward),
         State::Replied => None,
-        State::AwaitingPolicy { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             note_body(exchange, host, size, end_of_stream);
             if u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX) {
                 leave(exchange, vm);
@@ -376,8 +382,10 @@ fn note_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stre
 /// Why a held request is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// The control plane answered, or a bundle came.
+    /// The control plane answered a sync call.
     Answer,
+    /// A bundle is in force, or revocations are known.
+    Learned,
     /// Time has passed.
     Tick,
 }
@@ -386,8 +394,11 @@ pub(crate) enum Wake {
 pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: Wake, now: Timestamp) -> Step {
     let failing = vm.sync.is_failing();
     match std::mem::take(&mut exchange.state) {
-        State::AwaitingPolicy { .. } if vm.active.is_some() => judge(exchange, vm, host, now),
-        State::AwaitingPolicy { until } if now >= until => fail(exchange, host, Fault::PolicyUnavailable),
+        State::AwaitingKnowledge { missing, until } if why == Wake::Learned || now >= until => {
+            // Its place among those that wait for a key is free: it may take it again.
+            drop(missing);
+            judge(exchange, vm, host, now)
+        }
         State::AwaitingLease { permit, wait, until } if now >= until || failing => {
             vm.leases.end_wait(wait);
             reserve(exchange, vm, host, permit, now, WhenShort::FailureMode)
@@ -413,7 +424,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
                 Step::Held
             }
         },
-        unchanged @ (State::AwaitingPolicy { .. } | State::AwaitingLease { .. }) => {
+        unchanged @ (State::AwaitingKnowledge { .. } | State::AwaitingLease { .. }) => {
             exchange.state = unchanged;
             Step::Held
         }
@@ -466,7 +477,7 @@ pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
         }
-        State::AwaitingPolicy { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             // Envoy answers in our place: a time-out, or too large a body.
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
@@ -487,7 +498,7 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
             undo_approval(exchange, vm, consumes);
         }
         State::New
-        | State::AwaitingPolicy { .. }
+        | State::AwaitingKnowledge { .. }
         | State::AwaitingBody { .. }
         | State::Forwarded { .. }
         | State::Replied
@@ -519,7 +530,7 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 }
             }
         }
-        state @ (State::AwaitingPolicy { .. }
+        state @ (State::AwaitingKnowledge { .. }
         | State::AwaitingBody { .. }
         | State::AwaitingLease { .. }
         | State::AwaitingApproval { .. }) => {

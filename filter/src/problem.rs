@@ -6,7 +6,7 @@ use crate::facts::ProblemFormat;
 use decision_core::budget::{Budget, Unit};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
-use decision_core::principal::{CredentialFault, Trial};
+use decision_core::principal::{CredentialFault, RevocationKind, Trial};
 use serde::Serialize;
 use wire::sync::ApprovalRefusal;
 
@@ -69,11 +69,15 @@ struct Body<'b> {
 /// Used until a policy says otherwise.
 const PROBLEM_BASE: &str = "https://waooaw.com/errors/";
 
-const BEARER: &str = "Bearer";
-const BEARER_INVALID: &str = "Bearer error=\"invalid_token\"";
-const BEARER_INSUFFICIENT: &str = "Bearer error=\"insufficient_scope\"";
+/// RFC 6750 §3: a realm always; an error only if a token was sent.
+const BEARER: &str = "Bearer realm=\"plant-gateway\"";
+const BEARER_INVALID: &str = "Bearer realm=\"plant-gateway\", error=\"invalid_token\"";
+const BEARER_INSUFFICIENT: &str = "Bearer realm=\"plant-gateway\", error=\"insufficient_scope\"";
 
 struct Row(u16, &'static str, &'static str, &'static str);
+
+const TOO_MANY_REQUESTS: Row =
+    Row(429, "too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.");
 
 /// Status, slug, title and detail of every reason. The texts of the original where it had one.
 fn row(reason: DenyReason) -> Row {
@@ -81,6 +85,7 @@ fn row(reason: DenyReason) -> Row {
         DenyReason::AmbiguousPath(_) => Row(400, "validation-error", "Validation Error", "The path is ambiguous"),
         DenyReason::AmbiguousHeader(_) => Row(400, "validation-error", "Validation Error", "A header is repeated or malformed"),
         DenyReason::NoRoute => Row(404, "not-found", "Not Found", "No route has this method and path"),
+        DenyReason::ClientLimited(_) => TOO_MANY_REQUESTS,
         DenyReason::CredentialMissing => {
             Row(401, "unauthorized", "Unauthorized", "Missing Authorization header. Please provide a valid Bearer token.")
         }
@@ -112,9 +117,7 @@ fn credential_row(fault: CredentialFault) -> Row {
             Row(401, "token-version-mismatch", "Token Invalidated", "TOKEN_VERSION_MISMATCH")
         }
         CredentialFault::Revoked(_) => Row(401, "token-revoked", "Token Revoked", "TOKEN_REVOKED"),
-        CredentialFault::VerificationBudgetSpent => {
-            Row(429, "too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.")
-        }
+        CredentialFault::VerificationBudgetSpent => TOO_MANY_REQUESTS,
         CredentialFault::Malformed
         | CredentialFault::AlgorithmRefused
         | CredentialFault::HeaderRefused
@@ -141,6 +144,7 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         DenyReason::AmbiguousPath(_)
         | DenyReason::AmbiguousHeader(_)
         | DenyReason::NoRoute
+        | DenyReason::ClientLimited(_)
         | DenyReason::RegistrationKeyRefused
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
@@ -158,6 +162,7 @@ const fn details(reason: DenyReason) -> &'static str {
     match reason.check() {
         Check::Path => "gateway_denied:path",
         Check::Route => "gateway_denied:route",
+        Check::ClientLimit => "gateway_denied:client_limit",
         Check::Authentication => "gateway_denied:authentication",
         Check::Permission => "gateway_denied:permission",
         Check::Trial => "gateway_denied:trial",
@@ -173,6 +178,7 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         DenyReason::AmbiguousPath(_)
         | DenyReason::AmbiguousHeader(_)
         | DenyReason::NoRoute
+        | DenyReason::ClientLimited(_)
         | DenyReason::CredentialMissing
         | DenyReason::CredentialRefused(_)
         | DenyReason::RegistrationKeyRefused
@@ -192,7 +198,7 @@ impl<'p> Problem<'p> {
     pub(crate) fn of(exchange: &'p Exchange, refusal: &'p Refusal) -> Problem<'p> {
         let problem = match refusal {
             Refusal::Failed(fault) => Self::failed(*fault),
-            Refusal::Denied(denial) => Self::denied(exchange, denial.reason),
+            Refusal::Denied(denial) | Refusal::Limited { denial, .. } => Self::denied(exchange, denial.reason),
             Refusal::Spent { denial, budget, .. } => {
                 let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
                 Self::spent(exchange, denial.reason, refusal, budget)
@@ -212,6 +218,7 @@ impl<'p> Problem<'p> {
             Fault::BudgetUnavailable => "budget",
             Fault::ApprovalUnavailable => "approval",
             Fault::TooManyWaiting => "queue",
+            Fault::KeysUnavailable | Fault::RevocationUnknown => "authentication",
         };
         Self {
             status: 503,
@@ -242,7 +249,8 @@ impl<'p> Problem<'p> {
                 extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url);
             }
             DenyReason::TrialRestricted => extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url),
-            DenyReason::CredentialMissing
+            DenyReason::ClientLimited(_)
+            | DenyReason::CredentialMissing
             | DenyReason::CredentialRefused(_)
             | DenyReason::RegistrationKeyRefused
             | DenyReason::ApprovalRequired

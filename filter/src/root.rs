@@ -1,7 +1,11 @@
 //! The root context: configures a listener, and for one root of each virtual machine, ticks and calls out.
 
+use crate::bundle_feed::{self, Change};
 use crate::host::Host;
 use crate::pipeline::{self, Step, Wake};
+use crate::revocation_feed;
+use crate::settings::{InvalidSettings, Settings};
+use crate::sync;
 use crate::vm::{Vm, Waiting};
 use decision_core::time::Timestamp;
 use std::cell::RefCell;
@@ -21,6 +25,45 @@ impl CallResult {
     }
 }
 
+/// Whose answer it is, and what it means for requests that wait.
+pub(crate) fn dispatch(vm: &mut Vm, host: &impl Host, settings: Option<&Settings>, token: u32, result: CallResult, now: Timestamp) -> Wake {
+    if vm.sync.owns(token) {
+        sync::answered(vm, host, result, now);
+        return Wake::Answer;
+    }
+    let change = match settings {
+        _ if vm.feed.owns(token) => bundle_feed::answered(vm, host, result, now),
+        Some(settings) if vm.revocation_feed.owns(token) => revocation_feed::answered(vm, host, settings, result, now),
+        Some(_) | None => Change::None,
+    };
+    wake_after(change)
+}
+
+/// Everything that is looked after: contact, bundle, revocations, the sync call.
+pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) -> Wake {
+    vm.contact.look(host, now);
+    let change = bundle_feed::tick(vm, host, settings, now);
+    revocation_feed::tick(vm, host, settings, now);
+    sync::tick(vm, host, settings, now);
+    wake_after(change)
+}
+
+const fn wake_after(change: Change) -> Wake {
+    match change {
+        Change::Learned => Wake::Learned,
+        Change::None => Wake::Tick,
+    }
+}
+
+/// Reads a plugin configuration, and takes its bundle if it has one.
+pub(crate) fn configure(vm: &mut Vm, host: &impl Host, configuration: &[u8]) -> Result<Settings, InvalidSettings> {
+    let (settings, bundle) = Settings::parse(configuration)?;
+    if let Some(bundle) = bundle {
+        vm.start_with(host, bundle);
+    }
+    Ok(settings)
+}
+
 /// Looks at every held request again. Selects each stream, and the root again in the end.
 pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: Wake, now: Timestamp) {
     vm.borrow_mut().end_parked(now);
@@ -30,7 +73,12 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: W
     }
     for held in waiting {
         let overdue = held.exchange.borrow().deadline().is_none_or(|until| now >= until) || vm.borrow().sync.is_failing();
-        if why == Wake::Tick && !overdue {
+        let concerned = match why {
+            Wake::Answer => true,
+            Wake::Learned => held.exchange.borrow().is_awaiting_knowledge(),
+            Wake::Tick => false,
+        };
+        if !concerned && !overdue {
             vm.borrow_mut().waiting.push(held);
         } else {
             wake_one(vm, host, held, why, now);
@@ -59,11 +107,9 @@ pub(crate) use context::Root;
 
 #[cfg(target_arch = "wasm32")]
 mod context {
-    use super::{CallResult, wake_all};
-    use crate::bundle_feed::{self, Change};
+    use super::{CallResult, configure, dispatch, tick, wake_all};
     use crate::exchange::Stream;
     use crate::host::{Envoy, Host, Level};
-    use crate::pipeline::Wake;
     use crate::settings::Settings;
     use crate::sync;
     use crate::vm::{Vm, this_vm};
@@ -106,13 +152,9 @@ mod context {
             let now = Envoy.now();
             let result = CallResult { header_count, body_size };
             let mut vm = self.vm.borrow_mut();
-            if vm.feed.owns(token) {
-                bundle_feed::answered(&mut vm, &Envoy, result, now);
-            } else if vm.sync.owns(token) {
-                sync::answered(&mut vm, &Envoy, result, now);
-            }
+            let why = dispatch(&mut vm, &Envoy, self.settings.as_deref(), token, result, now);
             drop(vm);
-            wake_all(&self.vm, &Envoy, self.id, Wake::Answer, now);
+            wake_all(&self.vm, &Envoy, self.id, why, now);
         }
 
         fn on_done(&mut self) -> bool {
@@ -133,17 +175,19 @@ mod context {
     impl RootContext for Root {
         fn on_configure(&mut self, _: usize) -> bool {
             let configuration = self.get_plugin_configuration().unwrap_or_default();
-            match Settings::parse(&configuration) {
+            let mut vm = self.vm.borrow_mut();
+            let configured = configure(&mut vm, &Envoy, &configuration);
+            vm.implementation(&Envoy);
+            drop(vm);
+            match configured {
                 Ok(settings) => {
                     self.settings = Some(Rc::new(settings));
-                    self.vm.borrow_mut().implementation(&Envoy);
                     self.set_tick_period(IDLE_TICK);
                     self.owns_machine();
                     true
                 }
                 Err(error) => {
-                    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                    Envoy.log(Level::Error, &format!("{error}{cause}"));
+                    Envoy.log(Level::Error, &crate::bundle_feed::chain(&error));
                     false
                 }
             }
@@ -155,14 +199,7 @@ mod context {
             }
             let Some(settings) = self.settings.clone() else { return };
             let now = Envoy.now();
-            let mut vm = self.vm.borrow_mut();
-            let change = bundle_feed::tick(&mut vm, &Envoy, &settings, now);
-            sync::tick(&mut vm, &Envoy, &settings, now);
-            drop(vm);
-            let why = match change {
-                Change::Activated => Wake::Answer,
-                Change::None => Wake::Tick,
-            };
+            let why = tick(&mut self.vm.borrow_mut(), &Envoy, &settings, now);
             wake_all(&self.vm, &Envoy, self.id, why, now);
         }
 

@@ -1,7 +1,11 @@
 //! Plugin configuration: JSON, unknown fields refused. A bad one fails `on_configure`, whole.
 
+use authn::{Algorithm, Family};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use decision_core::gateway::Gateway;
 use serde::Deserialize;
+use wire::bundle::{Bundle, BundleError, KeyMaterial, LoadedBundle};
 
 /// What one listener's plugin configuration says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,8 @@ struct Document {
     poll_cluster: Option<String>,
     #[serde(default)]
     upstream_headers: UpstreamHeaders,
+    #[serde(default)]
+    bundle: Option<String>,
 }
 
 fn control_plane() -> String {
@@ -51,21 +57,48 @@ pub(crate) enum InvalidSettings {
         /// What it says.
         gateway: String,
     },
+    /// The embedded bundle is not base64.
+    #[error("`bundle` is not standard base64")]
+    Base64(#[source] base64::DecodeError),
+    /// The embedded bundle is no bundle that this filter reads.
+    #[error("`bundle` is not a usable bundle")]
+    Bundle(#[source] BundleError),
+    /// The embedded bundle holds what must not stand in a configuration.
+    #[error("`bundle` holds a shared secret of issuer `{issuer}`, which Envoy's configuration dump would show: embed public keys only")]
+    Secret {
+        /// The issuer.
+        issuer: String,
+    },
 }
 
 impl Settings {
-    pub(crate) fn parse(configuration: &[u8]) -> Result<Self, InvalidSettings> {
+    /// The settings, and the bundle to begin with.
+    pub(crate) fn parse(configuration: &[u8]) -> Result<(Self, Option<LoadedBundle>), InvalidSettings> {
         let document: Document = serde_json::from_slice(configuration).map_err(InvalidSettings::Json)?;
         let gateway = Gateway::parse(&document.gateway).filter(|gateway| *gateway != Gateway::Admin);
         let gateway = gateway.ok_or(InvalidSettings::Gateway { gateway: document.gateway })?;
         let poll_cluster = document.poll_cluster.unwrap_or_else(|| document.control_plane_cluster.clone());
-        Ok(Self {
+        let bundle = document.bundle.as_deref().map(load).transpose()?;
+        let settings = Self {
             gateway,
             control_plane_cluster: document.control_plane_cluster,
             poll_cluster,
             upstream_headers: document.upstream_headers,
-        })
+        };
+        Ok((settings, bundle))
     }
+}
+
+fn load(text: &str) -> Result<LoadedBundle, InvalidSettings> {
+    let image = STANDARD.decode(text.trim_ascii()).map_err(InvalidSettings::Base64)?;
+    let bundle = Bundle::decode(&image).map_err(InvalidSettings::Bundle)?;
+    let is_secret = |key: &KeyMaterial| {
+        Algorithm::from_jose_name(&key.algorithm).is_some_and(|algorithm| algorithm.family() == Family::Hmac)
+    };
+    if let Some(keys) = bundle.keys.iter().find(|keys| keys.keys.iter().any(is_secret)) {
+        return Err(InvalidSettings::Secret { issuer: keys.issuer.clone() });
+    }
+    bundle.load().map_err(InvalidSettings::Bundle)
 }
 
 #[cfg(test)]

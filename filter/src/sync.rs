@@ -70,7 +70,8 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         return;
     }
     let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
-    let regular = now >= vm.sync.due && (vm.leases.holds_leases() || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty());
+    let waits = !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
+    let regular = now >= vm.sync.due && (vm.leases.holds_leases() || waits);
     let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
     if urgent || regular || heartbeat {
         call(vm, host, settings, now);
@@ -90,6 +91,8 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         holder,
         call: vm.sync.call,
         activation: vm.active.as_ref().map_or(0, |active| active.version.activation),
+        revocation: vm.revoked.number(),
+        unknown_keys: vm.key_asks.send(),
         accounts,
         approvals: vm.asks.clone(),
         undos: vm.undos.clone(),
@@ -140,7 +143,10 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     vm.sync.in_flight = None;
     match result.status(host) {
         Some(200) => match frame::decode::<SyncAnswer>(&host.call_body(result.body_size)) {
-            Ok(answer) if answer.call == vm.sync.call => apply(vm, answer),
+            Ok(answer) if answer.call == vm.sync.call => {
+                vm.contact.of_worker(now);
+                apply(vm, answer);
+            }
             Ok(answer) => {
                 host.log(Level::Error, &format!("sync call {} was answered as {}", vm.sync.call, answer.call));
                 failed(vm, host, now);
@@ -184,6 +190,7 @@ fn apply(vm: &mut Vm, answer: SyncAnswer) {
             vm.answers.insert(approval.request_id, approval.outcome);
         }
     }
+    vm.key_asks.told();
     vm.undos.drain(..vm.sync.undos_sent.min(vm.undos.len()));
     vm.sync.undos_sent = 0;
     if let Some(first_sequence) = answer.records_stored {

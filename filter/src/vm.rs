@@ -2,22 +2,26 @@
 //! verified tokens, the queue of records, the requests that wait.
 
 use crate::bundle_feed::BundleFeed;
+use crate::client_limits::ClientLimits;
+use crate::contact::Contact;
 use crate::counters::{Counters, name};
 use crate::exchange::Exchange;
 use crate::host::{Host, Level};
 use crate::ids::IdSource;
+use crate::key_asks::KeyAsks;
 use crate::records::RecordQueue;
+use crate::revocation_feed::RevocationFeed;
+use crate::revoked::{Revoked, VerifiedToken};
 use crate::signature::{self, Failures, Implementation};
 use crate::sync::SyncState;
 use authn::{Issuers, TokenCache};
 use decision_core::holder::{Binding, LeaseHolder, Wait};
 use decision_core::policy::CompiledPolicy;
-use decision_core::principal::Principal;
 use decision_core::time::Timestamp;
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
-use wire::bundle::{Bundle, BundleError, BundleVersion};
+use wire::bundle::{Bundle, BundleError, BundleVersion, LoadedBundle};
 use wire::sync::{ApprovalAsk, ApprovalOutcome, ApprovalUndo, Id};
 
 /// Verified tokens that are kept: at most so many, in at most so many bytes.
@@ -34,6 +38,16 @@ pub(crate) struct Active {
     pub(crate) issuers: Issuers,
     pub(crate) registration_key_hashes: Vec<[u8; 32]>,
     pub(crate) binding: Binding,
+    pub(crate) origin: Origin,
+}
+
+/// Where a bundle came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The control plane serves it.
+    Served,
+    /// It stands in the plugin configuration: any that is served takes its place.
+    Embedded,
 }
 
 /// The state of one virtual machine.
@@ -45,7 +59,7 @@ pub(crate) struct Vm {
     pub(crate) leases: LeaseHolder,
     /// Made at the first request: the main thread's machine never holds a lease.
     pub(crate) holder: Option<Id>,
-    pub(crate) tokens: TokenCache<Rc<Principal>>,
+    pub(crate) tokens: TokenCache<Rc<VerifiedToken>>,
     pub(crate) failures: Failures,
     pub(crate) implementation: Implementation,
     pub(crate) records: RecordQueue,
@@ -58,6 +72,11 @@ pub(crate) struct Vm {
     pub(crate) counters: Counters,
     pub(crate) feed: BundleFeed,
     pub(crate) sync: SyncState,
+    pub(crate) contact: Contact,
+    pub(crate) revoked: Revoked,
+    pub(crate) revocation_feed: RevocationFeed,
+    pub(crate) key_asks: KeyAsks,
+    pub(crate) client_limits: ClientLimits,
 }
 
 /// A request that waits, and the stream to select before anything is done to it.
@@ -107,6 +126,11 @@ impl Vm {
             counters: Counters::default(),
             feed: BundleFeed::default(),
             sync: SyncState::default(),
+            contact: Contact::default(),
+            revoked: Revoked::default(),
+            revocation_feed: RevocationFeed::default(),
+            key_asks: KeyAsks::default(),
+            client_limits: ClientLimits::default(),
         }
     }
 
@@ -118,18 +142,32 @@ impl Vm {
         self.implementation
     }
 
-    /// Switches to a bundle: whole, and never backwards. On an error the bundle in force stays.
+    /// Switches to a bundle that was served: whole, and never backwards. On an error the bundle in force stays.
     pub(crate) fn activate(&mut self, host: &impl Host, image: &[u8]) -> Result<(), NotActivated> {
         let loaded = Bundle::decode(image).and_then(|bundle| bundle.load()).map_err(|error| {
             self.counters.add(host, name::BUNDLE_REFUSED, 1);
             NotActivated::Refused(error)
         })?;
-        if let Some(active) = self.active.as_ref()
+        if let Some(active) = self.active.as_ref().filter(|active| active.origin == Origin::Served)
             && !loaded.version.supersedes(&active.version)
         {
             return Err(NotActivated::Older { offered: loaded.version.activation, current: active.version.activation });
         }
+        self.switch(host, loaded, Origin::Served);
+        Ok(())
+    }
+
+    /// Takes the bundle of a plugin configuration, unless a better one is in force.
+    pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle) {
+        let better = |active: &Rc<Active>| active.origin == Origin::Embedded && loaded.version.supersedes(&active.version);
+        if self.active.as_ref().is_none_or(better) {
+            self.switch(host, loaded, Origin::Embedded);
+        }
+    }
+
+    fn switch(&mut self, host: &impl Host, loaded: LoadedBundle, origin: Origin) {
         let binding = self.leases.bind(&loaded.policy);
+        self.client_limits.bind(&loaded.policy);
         self.tokens.clear();
         self.counters.set(host, name::BUNDLE_ACTIVATION, loaded.version.activation);
         host.log(
@@ -145,8 +183,8 @@ impl Vm {
             issuers: loaded.issuers,
             registration_key_hashes: loaded.registration_key_hashes,
             binding,
+            origin,
         }));
-        Ok(())
     }
 
     /// The root that calls out is going, and the host with it drops the calls that are not answered: the next owner
@@ -154,6 +192,7 @@ impl Vm {
     pub(crate) fn disown(&mut self) {
         self.owner = None;
         self.feed.abandon();
+        self.revocation_feed.abandon();
         self.sync.abandon();
     }
 

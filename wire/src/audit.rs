@@ -131,6 +131,7 @@ pub enum Check {
     Trial,
     Approval,
     Budget,
+    ClientLimit,
 }
 
 /// How a check ended.

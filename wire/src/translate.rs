@@ -9,6 +9,7 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::source::{
     BudgetSource, CredentialForwarding, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
 };
+use std::time::Duration;
 
 impl PolicyDocument {
     /// The document as the core compiles it.
@@ -24,6 +25,12 @@ impl PolicyDocument {
                 trial_to_sandbox: settings.trial_to_sandbox,
                 approval_redirect: settings.approval_answer == wire::ApprovalAnswerStyle::Redirect,
                 governor_role: settings.governor_role,
+                cold_start_hold: Duration::from_millis(settings.cold_start_hold_ms.into()),
+                stale_after: Duration::from_secs(settings.stale_after_s.into()),
+                revocation_when_unknown: match settings.revocation_when_unknown {
+                    wire::RevocationWhenUnknown::Refuse => FailureMode::Closed,
+                    wire::RevocationWhenUnknown::Allow => FailureMode::Open,
+                },
             },
             issuers: self.issuers.iter().map(issuer_source).collect(),
             permissions: self.permissions.clone(),
@@ -57,6 +64,7 @@ fn route_source(route: &wire::Route) -> RouteSource {
         permission: route.permission.clone(),
         cost_micros: route.cost_micros,
         tasks: route.tasks,
+        limit: route.limit.clone(),
         governor_approval: route.approval == wire::Approval::Governor,
         closed_to_trials: route.trial == wire::TrialAccess::Deny,
         credential: match route.credential {
@@ -140,6 +148,7 @@ impl From<Check> for audit::Check {
         match check {
             Check::Path => Self::Path,
             Check::Route => Self::Route,
+            Check::ClientLimit => Self::ClientLimit,
             Check::Authentication => Self::Authentication,
             Check::Permission => Self::Permission,
             Check::Trial => Self::Trial,

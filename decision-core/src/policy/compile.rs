@@ -1,15 +1,21 @@
 //! From a policy source to its hot form. Allocates freely; every name that refers to nothing is an error.
 
+use super::limits;
 use super::route::{InvalidTemplate, PathTemplate, RouteIndex};
-use super::source::{BudgetSource, PolicySource, RequirementSource, RouteSource};
+use super::source::{BudgetSource, PolicySource, RequirementSource, RouteSource, SettingsSource};
 use super::{CHARGES_MAX, CompiledPolicy, IssuerPowers, Requirement, Route, RouteId};
-use crate::budget::{Budget, BudgetId, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
+use crate::budget::{Budget, BudgetId, Counted, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
 use crate::decision::Charge;
 use crate::failure::FailureMode;
 use crate::gateway::{Gateway, GatewaySet};
 use crate::permission::{InvalidCatalogue, PermissionCatalogue, PermissionSet};
 use crate::principal::Tier;
+use core::time::Duration;
 use hashbrown::HashMap;
+
+const COLD_START_HOLD_MAX: Duration = Duration::from_secs(10);
+const STALE_AFTER_MIN: Duration = Duration::from_secs(60);
+const STALE_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
 /// Why a policy does not compile. `at` is the path of the field, as in `routes[agents.create].permission`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,12 +90,7 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 /// The first thing that is wrong with it.
 pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
     let settings = source.settings.clone();
-    if !matches!(settings.no_route_status, 403 | 404) {
-        return Err(range("settings.no_route_status", &settings.no_route_status.to_string(), "403 or 404"));
-    }
-    if settings.cost_micros_default < 0 {
-        return Err(range("settings.cost_micros_default", &settings.cost_micros_default.to_string(), "0 or more"));
-    }
+    check_settings(&settings)?;
     let catalogue = PermissionCatalogue::new(source.permissions.iter().map(String::as_str)).map_err(CompileError::Catalogue)?;
     let roles = compile_roles(source, &catalogue)?;
     let issuers = compile_issuers(source, &roles)?;
@@ -103,7 +104,24 @@ pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
         insert(&mut indexes, route, id, &at, &routes)?;
         routes.push(compile_route(route, RouteId(id), &at, source, &catalogue, &budgets)?);
     }
+    limits::check_named(&budgets, &routes)?;
     Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, indexes })
+}
+
+fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
+    if !matches!(settings.no_route_status, 403 | 404) {
+        return Err(range("settings.no_route_status", &settings.no_route_status.to_string(), "403 or 404"));
+    }
+    if settings.cost_micros_default < 0 {
+        return Err(range("settings.cost_micros_default", &settings.cost_micros_default.to_string(), "0 or more"));
+    }
+    if settings.cold_start_hold > COLD_START_HOLD_MAX {
+        return Err(range("settings.cold_start_hold_ms", &settings.cold_start_hold.as_millis().to_string(), "10000 or less"));
+    }
+    if !(STALE_AFTER_MIN..=STALE_AFTER_MAX).contains(&settings.stale_after) {
+        return Err(range("settings.stale_after_s", &settings.stale_after.as_secs().to_string(), "from 60 to 86400"));
+    }
+    Ok(())
 }
 
 fn compile_roles(source: &PolicySource, catalogue: &PermissionCatalogue) -> Result<HashMap<Box<str>, PermissionSet>, CompileError> {
@@ -182,12 +200,19 @@ fn compile_budget(budget: &BudgetSource, id: BudgetId, at: &str) -> Result<Budge
     if budget.cap < 0 {
         return Err(range(&format!("{at}.cap"), &budget.cap.to_string(), "0 or more"));
     }
+    let counted = limits::counted(budget, at)?;
+    let scope = match counted {
+        Counted::ByLease => compile_scope(&budget.scope, &format!("{at}.scope"))?,
+        // No user has it, so nothing could ever be leased for it.
+        Counted::ByClientAddress => ScopeTemplate(vec![ScopePart::FirstOf(Vec::new())]),
+    };
     Ok(Budget {
         id,
         name: budget.name.as_str().into(),
         unit: budget.unit,
         rhythm: budget.rhythm,
-        scope: compile_scope(&budget.scope, &format!("{at}.scope"))?,
+        counted,
+        scope,
         cap: Units::new(budget.cap),
         durable: budget.durable,
         tier: budget.tier.as_ref().map(tier).transpose()?,
@@ -285,6 +310,7 @@ fn compile_route(
         governor_approval: route.governor_approval,
         closed_to_trials: route.closed_to_trials,
         credential: route.credential,
+        limit: route.limit.as_ref().map(|name| limits::of_route(name, at, budgets)).transpose()?,
         charges: if identified { compile_charges(route, at, source, budgets)? } else { Box::default() },
     })
 }
@@ -300,7 +326,7 @@ fn compile_charges(route: &RouteSource, at: &str, source: &PolicySource, budgets
     let gateways: Vec<Gateway> = route.gateways.clone();
     let charges: Vec<Charge> = budgets
         .iter()
-        .filter(|budget| gateways.iter().any(|gateway| budget.gateways.contains(*gateway)))
+        .filter(|budget| budget.counted == Counted::ByLease && gateways.iter().any(|gateway| budget.gateways.contains(*gateway)))
         .filter_map(|budget| {
             let amount = match budget.unit {
                 Unit::MicroUsd => cost,
@@ -323,11 +349,11 @@ fn unique<'n>(at: &str, name: &str, mut known: impl Iterator<Item = &'n str>) ->
     if known.any(|other| other == name) { Err(CompileError::Repeated { at: at.into(), name: name.into() }) } else { Ok(()) }
 }
 
-fn range(at: &str, value: &str, expected: &'static str) -> CompileError {
+pub(super) fn range(at: &str, value: &str, expected: &'static str) -> CompileError {
     CompileError::Range { at: at.into(), value: value.into(), expected }
 }
 
-fn unknown<'n>(at: &str, name: &str, known: impl Iterator<Item = &'n str>) -> CompileError {
+pub(super) fn unknown<'n>(at: &str, name: &str, known: impl Iterator<Item = &'n str>) -> CompileError {
     let nearest = known.map(|known| (distance(name, known), known)).min().filter(|(distance, _)| *distance <= name.len().div_ceil(2));
     CompileError::Unknown { at: at.into(), name: name.into(), nearest: nearest.map(|(_, known)| known.into()) }
 }

@@ -1,6 +1,7 @@
 //! The compiled policy: what [`crate::decide()`] reads. Built by [`compile`](compile::compile), never changed.
 
 pub mod compile;
+mod limits;
 pub mod route;
 pub mod source;
 
@@ -14,6 +15,9 @@ pub use source::CredentialForwarding;
 
 /// The most budgets that one request may be charged to.
 pub const CHARGES_MAX: usize = 8;
+
+/// The most budgets that count per client address: workers keep the counts of all of them in one table.
+pub const CLIENT_BUDGETS_MAX: usize = 16;
 
 /// A route's index in its policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +55,8 @@ pub struct Route {
     pub closed_to_trials: bool,
     /// What the backend gets as credential.
     pub credential: CredentialForwarding,
+    /// The budget that counts its requests per client address.
+    pub limit: Option<BudgetId>,
     /// What it may charge: a budget that is for one tier or gateway only counts there.
     pub charges: Box<[Charge]>,
 }

@@ -3,6 +3,7 @@
 use crate::budget::{Rhythm, Unit};
 use crate::failure::FailureMode;
 use crate::gateway::{Gateway, Method};
+use core::time::Duration;
 
 /// A whole policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub struct SettingsSource {
     pub trial_to_sandbox: bool,
     pub approval_redirect: bool,
     pub governor_role: String,
+    pub cold_start_hold: Duration,
+    pub stale_after: Duration,
+    pub revocation_when_unknown: FailureMode,
 }
 
 impl Default for SettingsSource {
@@ -39,6 +43,9 @@ impl Default for SettingsSource {
             trial_to_sandbox: false,
             approval_redirect: false,
             governor_role: String::new(),
+            cold_start_hold: Duration::from_secs(3),
+            stale_after: Duration::from_secs(3_600),
+            revocation_when_unknown: FailureMode::Closed,
         }
     }
 }
@@ -97,6 +104,7 @@ pub struct RouteSource {
     pub permission: Option<String>,
     pub cost_micros: Option<i64>,
     pub tasks: i64,
+    pub limit: Option<String>,
     pub governor_approval: bool,
     pub closed_to_trials: bool,
     pub credential: CredentialForwarding,

@@ -204,3 +204,99 @@ fn an_alias_carries_what_its_role_carries_and_a_star_everything() {
     assert!(policy.principal(crate::fixture::identity("nobody")).is_none());
     assert_eq!(source().routes[1].require, RequirementSource::RegistrationKey);
 }
+
+/// A policy whose public route is limited per client address.
+fn limited(change: impl FnOnce(&mut BudgetSource)) -> PolicySource {
+    let mut source = source();
+    let mut budget = BudgetSource {
+        name: "per-client".into(),
+        scope: "client_address".into(),
+        cap: 30,
+        durable: false,
+        tier: None,
+        ..source.budgets[3].clone()
+    };
+    change(&mut budget);
+    source.budgets.push(budget);
+    source.routes[0].limit = Some("per-client".into());
+    source
+}
+
+#[test]
+fn a_limit_per_client_address_is_named_by_its_routes_and_charged_to_no_user() {
+    let policy = compile(&limited(|_| {})).unwrap();
+    let budget = policy.budget_by_name("per-client").unwrap();
+    let limits: Vec<_> = policy.routes().iter().map(|route| route.limit).collect();
+    assert_eq!(limits, [Some(budget.id), None, None, None, None, None]);
+    assert!(policy.routes().iter().flat_map(|route| &route.charges).all(|charge| charge.budget != budget.id));
+    let mut scope = String::new();
+    let principal = policy.principal(crate::fixture::identity("admin")).unwrap();
+    assert!(budget.scope.write_scope(&principal, &mut scope).is_err(), "no user has that scope");
+}
+
+#[test]
+fn a_limit_per_client_address_that_makes_no_sense_is_refused() {
+    use decision_core::budget::Unit;
+    use decision_core::failure::FailureMode;
+    type Change = fn(&mut BudgetSource);
+    let wrong: [(&str, Change); 9] = [
+        ("`unit: requests`", |budget| budget.unit = Unit::Tasks),
+        ("`durable: false`", |budget| budget.durable = true),
+        ("has no `tier`", |budget| budget.tier = Some("trial".into())),
+        ("has no `gateways`", |budget| budget.gateways = vec![Gateway::Cp]),
+        ("answers 429", |budget| budget.problem = Some("rate-limit-exceeded".into())),
+        ("answers 429", |budget| budget.status = Some(429)),
+        ("needs nobody", |budget| budget.failure_mode = Some(FailureMode::Open)),
+        (".cap: `0` is not from 1 to", |budget| budget.cap = 0),
+        (".cap: `4294967296` is not from 1 to", |budget| budget.cap = 1 << 32),
+    ];
+    for (expected, change) in wrong {
+        let text = compile(&limited(change)).unwrap_err().to_string();
+        assert!(text.starts_with("budgets[per-client]") && text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_route_names_a_limit_that_exists_and_every_limit_is_named() {
+    let text = |change: fn(&mut PolicySource)| {
+        let mut source = limited(|_| {});
+        change(&mut source);
+        compile(&source).unwrap_err().to_string()
+    };
+    assert_eq!(
+        text(|source| source.routes[0].limit = Some("per-clint".into())),
+        "routes[open].limit: `per-clint` does not exist; the nearest name is `per-client`"
+    );
+    assert!(
+        text(|source| source.routes[0].limit = Some("rate-minute".into()))
+            .starts_with("routes[open]: `limit` names a budget of another scope")
+    );
+    assert!(
+        text(|source| source.routes[0].limit = None)
+            .starts_with("budgets[per-client]: a budget of scope `client_address` counts only where")
+    );
+    let many = text(|source| {
+        for number in 0..16 {
+            let name = format!("per-client-{number}");
+            source.budgets.push(BudgetSource { name: name.clone(), ..source.budgets[4].clone() });
+            let mut route = source.routes[0].clone();
+            (route.name, route.path, route.limit) = (format!("open-{number}"), format!("/open-{number}"), Some(name));
+            source.routes.push(route);
+        }
+    });
+    assert!(many.starts_with("budgets[per-client-15]: `per-client-15` is not within 16 budgets"), "{many}");
+}
+
+#[test]
+fn waiting_and_staleness_have_bounds() {
+    use std::time::Duration;
+    assert_eq!(
+        text(|source| source.settings.cold_start_hold = Duration::from_millis(10_001)),
+        "settings.cold_start_hold_ms: `10001` is not 10000 or less"
+    );
+    for seconds in [59, 86_401] {
+        let expected = format!("settings.stale_after_s: `{seconds}` is not from 60 to 86400");
+        assert_eq!(text(|source| source.settings.stale_after = Duration::from_secs(seconds)), expected);
+    }
+    assert!(compiled(|source| source.settings.cold_start_hold = Duration::ZERO).is_ok());
+}

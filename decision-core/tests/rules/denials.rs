@@ -218,6 +218,7 @@ fn every_reason_has_its_check_and_its_code() {
         ("path", "ambiguous_path"),
         ("path", "ambiguous_header"),
         ("route", "no_route"),
+        ("client_limit", "client_limited"),
         ("authentication", "credential_missing"),
         ("authentication", "expired"),
         ("authentication", "registration_key_refused"),
@@ -235,11 +236,12 @@ fn every_reason_has_its_check_and_its_code() {
     assert!(Check::Path < Check::Route && Check::Trial < Check::Approval && Check::Approval < Check::Budget);
 }
 
-const fn all_reasons(budget: BudgetId) -> [DenyReason; 14] {
+const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
     [
         DenyReason::AmbiguousPath(AmbiguousPath::DotSegment),
         DenyReason::AmbiguousHeader("host"),
         DenyReason::NoRoute,
+        DenyReason::ClientLimited(budget),
         DenyReason::CredentialMissing,
         DenyReason::CredentialRefused(CredentialFault::Expired),
         DenyReason::RegistrationKeyRefused,
@@ -255,13 +257,18 @@ const fn all_reasons(budget: BudgetId) -> [DenyReason; 14] {
 }
 
 #[test]
-fn only_a_budget_may_fail_open() {
-    for fault in [Fault::PolicyUnavailable, Fault::BudgetUnavailable, Fault::ApprovalUnavailable, Fault::TooManyWaiting] {
+fn only_a_budget_and_unknown_revocations_may_fail_open() {
+    let closed = [Fault::PolicyUnavailable, Fault::ApprovalUnavailable, Fault::TooManyWaiting, Fault::KeysUnavailable];
+    for fault in closed.into_iter().chain([Fault::BudgetUnavailable, Fault::RevocationUnknown]) {
         assert_eq!(resolve(fault, FailureMode::Closed), Resolution::FailedClosed, "{fault:?}");
-        let may_open = fault == Fault::BudgetUnavailable;
-        let open = if may_open { Resolution::FailedOpen } else { Resolution::FailedClosed };
+        let open = if closed.contains(&fault) { Resolution::FailedClosed } else { Resolution::FailedOpen };
         assert_eq!(resolve(fault, FailureMode::Open), open, "{fault:?}");
-        assert!(fault.code().ends_with("unavailable") || fault == Fault::TooManyWaiting);
         assert!(fault.detail().ends_with("Please retry shortly."));
     }
+}
+
+#[test]
+fn what_cannot_be_told_about_tokens_is_told_in_one_way() {
+    assert_eq!(Fault::KeysUnavailable.detail(), Fault::RevocationUnknown.detail());
+    assert_eq!((Fault::KeysUnavailable.code(), Fault::RevocationUnknown.code()), ("keys_unavailable", "revocation_unknown"));
 }

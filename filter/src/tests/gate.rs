@@ -2,13 +2,12 @@
 
 use super::host::{Answer, Call, FakeHost, FakeStream, Headers, ROOT, Reply, SharedData, owned};
 use super::tokens;
-use crate::bundle_feed::{self, Change};
 use crate::exchange::Exchange;
-use crate::pipeline::{self, Step, Wake};
-use crate::root::{CallResult, wake_all};
+use crate::pipeline::{self, Step};
+use crate::root::{CallResult, dispatch, tick, wake_all};
 use crate::settings::Settings;
-use crate::sync;
 use crate::vm::{Vm, Waiting};
+use authn::Mark;
 use decision_core::time::Timestamp;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,8 +15,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use wire::audit::{AuditRecord, Mentions};
-use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial};
+use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::PolicyDocument;
+use wire::revocation::{RevocationChange, RevocationPage};
 use wire::sync::{AccountGrant, RecordBatch, SyncAnswer, SyncRequest};
 
 /// 2026-01-15T12:00:30Z.
@@ -43,7 +43,7 @@ pub(crate) fn document() -> PolicyDocument {
 }
 
 pub(crate) fn version(activation: u64) -> BundleVersion {
-    BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1, revocation: 0 }
+    BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1 }
 }
 
 /// A bundle of that document.
@@ -53,11 +53,20 @@ pub(crate) fn image(document: &PolicyDocument, version: BundleVersion) -> Vec<u8
         keys: issuer
             .keys
             .iter()
-            .map(|key| KeyMaterial { kid: key.kid.clone(), algorithm: key.algorithm.clone(), material: tokens::secret(&key.kid) })
+            .map(|key| KeyMaterial { kid: Some(key.kid.clone()), algorithm: key.algorithm.clone(), material: tokens::secret(&key.kid) })
             .collect(),
+        known: KeysKnown::Always,
     });
     let registration_key_hashes = vec![tokens::registration_key_hash()];
     Bundle { version, policy: document.clone(), keys: keys.collect(), registration_key_hashes }.encode().unwrap()
+}
+
+/// A page of revocations that follows `after`.
+pub(crate) fn page(reset: bool, after: u64, marks: &[(Mark, i64)]) -> RevocationPage {
+    let change = |(number, (mark, bound)): (u64, &(Mark, i64))| RevocationChange { number, mark: mark.0, bound: *bound, lifted: false };
+    let changes: Vec<_> = (after + 1..).zip(marks).map(change).collect();
+    let through = after + u64::try_from(changes.len()).unwrap();
+    RevocationPage { database_id: [7; 16], reset, through, more: false, total: u32::try_from(marks.len()).unwrap(), changes }
 }
 
 /// A request: what a client sends.
@@ -109,7 +118,7 @@ impl Gate {
     /// Without a bundle.
     pub(crate) fn cold(gateway: &str, shared: SharedData) -> Self {
         let settings = format!(r#"{{"gateway":"{gateway}","poll_cluster":"control_plane_poll","upstream_headers":"full"}}"#);
-        let settings = Rc::new(Settings::parse(settings.as_bytes()).unwrap());
+        let settings = Rc::new(Settings::parse(settings.as_bytes()).unwrap().0);
         Self { host: FakeHost::new(NOW, shared), vm: Rc::new(RefCell::new(Vm::new())), settings, next_context: 10 }
     }
 
@@ -124,7 +133,23 @@ impl Gate {
         let mut document = document();
         change(&mut document);
         gate.vm.borrow_mut().activate(&gate.host, &image(&document, version(1))).unwrap();
+        gate.know_revocations(&[]);
         gate
+    }
+
+    /// What is revoked is known here: these, with the numbers from 1.
+    pub(crate) fn know_revocations(&self, marks: &[(Mark, i64)]) {
+        let mut vm = self.vm.borrow_mut();
+        let page = page(true, 0, marks);
+        vm.revoked.take(&page).unwrap();
+        vm.contact.of_worker(self.host.now.get());
+    }
+
+    /// These are revoked too, as the machine that polls is told.
+    pub(crate) fn revoke(&self, marks: &[(Mark, i64)]) {
+        let mut vm = self.vm.borrow_mut();
+        let page = page(false, vm.revoked.number(), marks);
+        vm.revoked.take(&page).unwrap();
     }
 
     /// The request's headers arrive.
@@ -215,9 +240,7 @@ impl Gate {
     /// As the root does it.
     pub(crate) fn tick(&self) {
         let now = self.host.now.get();
-        let change = bundle_feed::tick(&mut self.vm.borrow_mut(), &self.host, &self.settings, now);
-        sync::tick(&mut self.vm.borrow_mut(), &self.host, &self.settings, now);
-        let why = if change == Change::Activated { Wake::Answer } else { Wake::Tick };
+        let why = tick(&mut self.vm.borrow_mut(), &self.host, &self.settings, now);
         wake_all(&self.vm, &self.host, ROOT, why, now);
     }
 
@@ -252,14 +275,8 @@ impl Gate {
         let now = self.host.now.get();
         let result = CallResult { header_count: headers.len(), body_size: body.len() };
         self.host.answer.replace(Answer { headers: owned(headers), body });
-        let mut vm = self.vm.borrow_mut();
-        if vm.feed.owns(call.token) {
-            bundle_feed::answered(&mut vm, &self.host, result, now);
-        } else if vm.sync.owns(call.token) {
-            sync::answered(&mut vm, &self.host, result, now);
-        }
-        drop(vm);
-        wake_all(&self.vm, &self.host, ROOT, Wake::Answer, now);
+        let why = dispatch(&mut self.vm.borrow_mut(), &self.host, Some(&self.settings), call.token, result, now);
+        wake_all(&self.vm, &self.host, ROOT, why, now);
     }
 
     pub(crate) fn answer_sync(&self, call: &Call, answer: &SyncAnswer) {

@@ -28,6 +28,7 @@ fn record(reason: &str) -> AuditRecord<'_> {
         activation: 0,
         revision: 0,
         key_set: 0,
+        revocation: 0,
         charges: vec![],
         approval_id: None,
         sandbox: false,
