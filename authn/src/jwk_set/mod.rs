@@ -6,7 +6,7 @@ use core::fmt;
 use serde_json::Value;
 
 use crate::algorithm::Algorithm;
-use crate::json::Members;
+use crate::json::strict_json;
 use crate::jwk::{KeyType, private_member, text};
 use crate::key::{InvalidKey, VerificationKey, is_key_id};
 
@@ -128,12 +128,11 @@ impl JwkSet {
     }
 }
 
-/// Read twice: [`Members`] refuses what is ambiguous, and the second reading cannot see it otherwise.
 fn read(bytes: &[u8]) -> Result<Value, InvalidJwkSet> {
     if bytes.len() > SET_BYTES_MAX {
         return Err(InvalidJwkSet::TooLarge { bytes: bytes.len() });
     }
-    Members::parse(bytes).and_then(|_| serde_json::from_slice(bytes).ok()).ok_or(InvalidJwkSet::Json)
+    strict_json(bytes).ok_or(InvalidJwkSet::Json)
 }
 
 fn place(index: usize, jwk: &Value) -> KeyPlace {
