@@ -229,9 +229,8 @@ mod tests {
     fn counts_each_client_for_itself_until_the_window_ends() {
         let policy = policy(3, &[("a", Rhythm::Minute)]);
         let (mut limits, budget) = (limits(&policy), policy.budgets()[0].id);
-        let charge = |limits: &mut ClientLimits, client, seconds| {
-            limits.charge(budget, client, NOW.plus(std::time::Duration::from_secs(seconds)))
-        };
+        let charge =
+            |limits: &mut ClientLimits, client, seconds| limits.charge(budget, client, NOW.plus(std::time::Duration::from_secs(seconds)));
         assert!((0..3).all(|_| charge(&mut limits, v4(1), 0) == Charged::Within));
         let Charged::Exceeded(window) = charge(&mut limits, v4(1), 29) else { unreachable!("the fourth is too many") };
         assert_eq!(window.end, NOW.plus(std::time::Duration::from_secs(30)));

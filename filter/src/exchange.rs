@@ -147,7 +147,9 @@ impl Exchange {
     /// Until when a held request waits.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         match &self.state {
-            State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => Some(*until),
+            State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => {
+                Some(*until)
+            }
             State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
         }
     }

@@ -46,9 +46,9 @@ struct Readiness<'h> {
 
 /// Whether tokens can be judged: by a bundle, and by revocations unless the policy does without.
 fn is_ready(vm: &Vm) -> bool {
-    vm.active.as_ref().is_some_and(|active| {
-        vm.revoked.known().is_some() || active.policy.settings().revocation_when_unknown == FailureMode::Open
-    })
+    vm.active
+        .as_ref()
+        .is_some_and(|active| vm.revoked.known().is_some() || active.policy.settings().revocation_when_unknown == FailureMode::Open)
 }
 
 /// Answers: 200, or 503 until a bundle is loaded and revocations are known.

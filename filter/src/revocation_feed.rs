@@ -96,12 +96,8 @@ fn follow(vm: &mut Vm, host: &impl Host) {
 fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, now: Timestamp) {
     let path = path(vm.revoked.cursor(), patience);
     let authorization = authorization();
-    let headers: [(&str, &[u8]); 4] = [
-        (":method", b"GET"),
-        (":path", path.as_bytes()),
-        (":authority", b"control-plane"),
-        ("authorization", authorization.as_bytes()),
-    ];
+    let headers: [(&str, &[u8]); 4] =
+        [(":method", b"GET"), (":path", path.as_bytes()), (":authority", b"control-plane"), ("authorization", authorization.as_bytes())];
     let call = HttpCall { cluster: &settings.poll_cluster, headers: &headers, body: None, timeout: POLL_TIMEOUT };
     match host.http_call(&call) {
         Ok(token) => vm.revocation_feed.in_flight = Some(token),

@@ -159,9 +159,9 @@ impl Revoked {
 
     /// A tail may have carried the old list further than the last page carried the fresh one.
     fn is_behind_itself(&self) -> bool {
-        self.known.zip(self.fresh.as_ref()).is_some_and(|(known, (_, fresh))| {
-            known.database_id == fresh.database_id && known.number > fresh.number
-        })
+        self.known
+            .zip(self.fresh.as_ref())
+            .is_some_and(|(known, (_, fresh))| known.database_id == fresh.database_id && known.number > fresh.number)
     }
 
     /// The old list stays in force meanwhile, if there is room for both; else nothing is known until the new one is complete.

@@ -92,9 +92,8 @@ impl Settings {
 fn load(text: &str) -> Result<LoadedBundle, InvalidSettings> {
     let image = STANDARD.decode(text.trim_ascii()).map_err(InvalidSettings::Base64)?;
     let bundle = Bundle::decode(&image).map_err(InvalidSettings::Bundle)?;
-    let is_secret = |key: &KeyMaterial| {
-        Algorithm::from_jose_name(&key.algorithm).is_some_and(|algorithm| algorithm.family() == Family::Hmac)
-    };
+    let is_secret =
+        |key: &KeyMaterial| Algorithm::from_jose_name(&key.algorithm).is_some_and(|algorithm| algorithm.family() == Family::Hmac);
     if let Some(keys) = bundle.keys.iter().find(|keys| keys.keys.iter().any(is_secret)) {
         return Err(InvalidSettings::Secret { issuer: keys.issuer.clone() });
     }

@@ -182,8 +182,8 @@ fn a_missing_or_bad_credential_is_refused_without_telling_why() {
         assert_refused(&mut gate, &read().with("authorization", authorization), 401, slug, "authentication", code);
     }
     let reply = gate.refused(&read().with("authorization", b"Bearer \xff\xff"));
-    assert_eq!(reply.header("www-authenticate").as_deref(), Some("Bearer error=\"invalid_token\""));
-    assert_eq!(gate.refused(&read()).header("www-authenticate").as_deref(), Some("Bearer"));
+    assert_eq!(reply.header("www-authenticate").as_deref(), Some("Bearer realm=\"plant-gateway\", error=\"invalid_token\""));
+    assert_eq!(gate.refused(&read()).header("www-authenticate").as_deref(), Some("Bearer realm=\"plant-gateway\""));
 }
 
 /// Signed by the key of another issuer.
@@ -237,7 +237,7 @@ fn a_role_without_the_permission_is_told_which_one_it_lacks() {
     let request = Request::new("POST", "/api/v1/tasks").bearer(&tokens::with_role("viewer"));
     let reply = gate.refused(&request);
     assert_eq!((reply.status, &reply.problem()["required_permission"]), (403, &json!("task.create")));
-    assert_eq!(reply.header("www-authenticate").as_deref(), Some("Bearer error=\"insufficient_scope\""));
+    assert_eq!(reply.header("www-authenticate").as_deref(), Some("Bearer realm=\"plant-gateway\", error=\"insufficient_scope\""));
     assert_eq!(reply.details, "gateway_denied:permission");
     assert_refused(&mut gate, &request, 403, "permission-denied", "permission", "permission_missing");
 }
@@ -329,7 +329,10 @@ fn probes_are_answered_by_the_filter_itself() {
     assert_eq!((ready.status, &ready.problem()["ready"], &ready.problem()["control_plane"]), (503, &json!(false), &json!("unknown")));
     let mut warm = Gate::new("PLANT");
     let ready = warm.refused(&Request::new("GET", "/ready"));
-    let expected = json!({"ready": true, "gateway": "PLANT", "activation": 1, "revision": 101, "key_set": 1, "control_plane": "unknown"});
+    let expected = json!({
+        "ready": true, "gateway": "PLANT", "activation": 1, "revision": 101, "key_set": 1, "revocation": 0, "revocations": "known",
+        "control_plane": "unknown",
+    });
     assert_eq!((ready.status, ready.problem()), (200, expected));
     // Exact paths only, and nothing but reading.
     for (method, path) in [("POST", "/health"), ("POST", "/ready"), ("GET", "/health/"), ("GET", "/ready?x"), ("GET", "/Health")] {

@@ -178,7 +178,7 @@ fn an_unanswered_ask_is_repeated_and_ends_in_a_refusal_that_gives_everything_bac
 /// Also where no budget makes the holder call every second.
 #[test]
 fn an_ask_is_repeated_even_if_nothing_else_is_to_be_told() {
-    let mut gate = Gate::with("PP", |document| document.budgets.clear());
+    let mut gate = Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"));
     let stream = gate.send(&create().with("x-approval-id", "a-1"));
     let (call, _) = gate.sync_call().unwrap();
     gate.answer(&call, &[(":status", b"503")], vec![]);
@@ -252,7 +252,8 @@ fn a_body_that_came_while_the_policy_was_awaited_is_bound_too() {
     assert_eq!(gate.body(&stream, b"early", true), None);
     let image = super::gate::image(&document(), super::gate::version(1));
     gate.vm.borrow_mut().activate(&gate.host, &image).unwrap();
-    crate::root::wake_all(&gate.vm, &gate.host, super::host::ROOT, crate::pipeline::Wake::Answer, gate.host.now.get());
+    gate.know_revocations(&[]);
+    gate.learn();
     gate.sync(|_, _| {});
     let request = gate.sync(answer_with(pending()));
     assert_eq!(request.approvals[0].binding.body_sha256, <[u8; 32]>::from(Sha256::digest(b"early")));

@@ -3,7 +3,7 @@
 use super::host::{Answer, Call, FakeHost, FakeStream, Headers, ROOT, Reply, SharedData, owned};
 use super::tokens;
 use crate::exchange::Exchange;
-use crate::pipeline::{self, Step};
+use crate::pipeline::{self, Step, Wake};
 use crate::root::{CallResult, dispatch, tick, wake_all};
 use crate::settings::Settings;
 use crate::vm::{Vm, Waiting};
@@ -135,6 +135,18 @@ impl Gate {
         gate.vm.borrow_mut().activate(&gate.host, &image(&document, version(1))).unwrap();
         gate.know_revocations(&[]);
         gate
+    }
+
+    /// Something became known: whoever waits for it is judged.
+    pub(crate) fn learn(&self) {
+        wake_all(&self.vm, &self.host, ROOT, Wake::Learned, self.host.now.get());
+    }
+
+    /// Answers the call for revocations that waits.
+    pub(crate) fn serve_revocations(&self, page: &RevocationPage) -> Call {
+        let call = self.take_call("/data-plane/v1/revocations").unwrap();
+        self.answer(&call, &[(":status", b"200")], wire::frame::encode(page).unwrap());
+        call
     }
 
     /// What is revoked is known here: these, with the numbers from 1.

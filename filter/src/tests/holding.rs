@@ -38,7 +38,9 @@ fn a_request_before_the_first_bundle_waits_for_it_and_is_then_decided() {
     let poll = gate.take_call("/data-plane/v1/bundle").unwrap();
     gate.answer(&poll, &[(":status", b"200"), ("etag", b"\"1\"")], image(&document(), version(1)));
     assert_eq!(gate.reply(&bad).unwrap().status, 404);
-    // The other one has no lease yet.
+    // For the other one it has to be known what is revoked; then it has no lease yet.
+    gate.run(Duration::from_millis(100));
+    gate.serve_revocations(&super::gate::page(true, 0, &[]));
     assert!(gate.reply(&good).is_none() && gate.forwarded(&good).is_none());
     gate.sync(|_, _| {});
     assert!(gate.forwarded(&good).is_some());

@@ -3,12 +3,16 @@
 mod answers;
 mod approvals;
 mod calls;
+mod cold_start;
 mod feed;
 mod gate;
 mod holding;
 mod host;
 mod host_calls;
+mod keys;
+mod limits;
 mod properties;
 mod records;
+mod revocation;
 mod signatures;
 mod tokens;

@@ -9,7 +9,7 @@ use decision_core::facts::{Authentication, RequestFacts};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::{CompiledPolicy, Requirement, Route};
-use decision_core::principal::{CredentialFault, Identity, Principal, Trial};
+use decision_core::principal::{CredentialFault, Identity, Principal, RevocationKind, Trial};
 use decision_core::time::Timestamp;
 use decision_core::{decide, explain};
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,7 +159,7 @@ fn denial(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>) ->
     let status = match reason {
         DenyReason::AmbiguousPath(_) | DenyReason::AmbiguousHeader(_) => 400,
         DenyReason::NoRoute => policy.settings().no_route_status,
-        DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) => 429,
+        DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) | DenyReason::ClientLimited(_) => 429,
         DenyReason::CredentialMissing | DenyReason::CredentialRefused(_) | DenyReason::RegistrationKeyRefused => 401,
         DenyReason::PermissionMissing | DenyReason::TrialExpired | DenyReason::TrialRestricted => 403,
         DenyReason::ApprovalRequired | DenyReason::ApprovalRefused => 403,
@@ -229,13 +229,15 @@ fn identity(claims: &Claims, subject: &str) -> Identity {
         tier: text(&claims.tier),
         trial: if claims.trial_mode { Trial::Until(end.expect("a trial needs an end")) } else { Trial::No },
         token_id: None,
+        token_version: None,
+        key_id: None,
         issued_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(900)),
     }
 }
 
 /// Every fault that a case may name.
-const FAULTS: [CredentialFault; 16] = [
+const FAULTS: [CredentialFault; 23] = [
     CredentialFault::NotBearer,
     CredentialFault::Malformed,
     CredentialFault::AlgorithmRefused,
@@ -251,5 +253,12 @@ const FAULTS: [CredentialFault; 16] = [
     CredentialFault::LifetimeTooLong,
     CredentialFault::NoKnownRole,
     CredentialFault::TrialClaimsInvalid,
+    CredentialFault::TrialRefused,
+    CredentialFault::Revoked(RevocationKind::Token),
+    CredentialFault::Revoked(RevocationKind::Subject),
+    CredentialFault::Revoked(RevocationKind::Version),
+    CredentialFault::Revoked(RevocationKind::Key),
+    CredentialFault::Revoked(RevocationKind::Customer),
+    CredentialFault::Revoked(RevocationKind::Agent),
     CredentialFault::VerificationBudgetSpent,
 ];

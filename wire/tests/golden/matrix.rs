@@ -168,6 +168,8 @@ fn identity(issuer: &str, role: &str, governor: bool, trial: Trial) -> Identity 
         tier: None,
         trial,
         token_id: None,
+        token_version: None,
+        key_id: None,
         issued_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(900)),
     }

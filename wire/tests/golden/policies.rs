@@ -70,11 +70,28 @@ fn the_budgets_are_the_original_s_in_the_order_in_which_they_answer() {
         ("rate-enterprise-minute", Requests, Minute, 200, Some(Enterprise), false, RateLimitExceeded, 429, Open),
     ];
     let policy = compiled();
-    assert_eq!(policy.budgets().len(), expected.len());
+    // The last one counts clients, not users, and answers before all others.
+    assert_eq!(policy.budgets().len(), expected.len() + 1);
     for (budget, (name, unit, rhythm, cap, tier, durable, problem, status, mode)) in policy.budgets().iter().zip(expected) {
         assert_eq!((&*budget.name, budget.unit, budget.rhythm, budget.cap.get()), (name, unit, rhythm, cap));
         assert_eq!((budget.tier, budget.durable, budget.problem), (tier, durable, problem), "{name}");
         assert_eq!((budget.status, budget.failure_mode), (status, mode), "{name}");
+    }
+}
+
+/// In the original the limiter skipped just these.
+#[test]
+fn every_way_to_sign_in_is_limited_per_client_address() {
+    use decision_core::budget::Counted;
+    let policy = compiled();
+    let budget = policy.budget_by_name("auth-endpoints").unwrap();
+    assert_eq!((budget.counted, budget.rhythm, budget.cap.get()), (Counted::ByClientAddress, Rhythm::Minute, 30));
+    for route in policy.routes() {
+        let signs_in =
+            ["/api/v1/auth/", "/api/auth/", "/auth/", "/api/v1/otp/sessions"].iter().any(|prefix| route.path.starts_with(prefix));
+        // Signing out guesses nothing.
+        let expected = signs_in && !route.name.starts_with("auth.logout");
+        assert_eq!(route.limit.is_some(), expected, "route {}", route.name);
     }
 }
 
@@ -124,7 +141,8 @@ fn a_required_claim_that_is_none_is_refused_by_name() {
     document.issuers.truncate(1);
     document.issuers[0].required_claims = vec!["costumer_id".into()];
     document.issuers[0].keys.clear();
-    let keys = vec![wire::bundle::IssuerKeys { issuer: document.issuers[0].name.clone(), keys: vec![] }];
+    let keys =
+        vec![wire::bundle::IssuerKeys { issuer: document.issuers[0].name.clone(), keys: vec![], known: wire::bundle::KeysKnown::Always }];
     let bundle = wire::bundle::Bundle { version: Default::default(), policy: document, keys, registration_key_hashes: vec![] };
     let error = bundle.load().unwrap_err().to_string();
     assert!(error.starts_with("issuers[cp].required_claims: `costumer_id` is not one of customer_id"), "{error}");
