@@ -1,9 +1,11 @@
 //! What handlers share, and the two routers that tests and `main` serve.
 
 use crate::metrics::Metrics;
+use crate::outbound::GuardedClient;
 use crate::policies::{ActivePolicy, PolicyFaults};
+use crate::revocations::{self, Revoked};
 use crate::settings::Settings;
-use crate::{approvals, audit, budgets, caller, data_plane, openapi, policies, probes, problem, request_log};
+use crate::{approvals, audit, budgets, caller, data_plane, keys, openapi, policies, probes, problem, request_log};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -35,6 +37,10 @@ pub struct AppState {
     pub active: Arc<watch::Sender<Arc<ActivePolicy>>>,
     /// What keeps a newer policy from being loaded, for `/ready`.
     pub policy_faults: Arc<watch::Sender<PolicyFaults>>,
+    /// Everything that is revoked; [`revocations::follow`] keeps it current.
+    pub revoked: Arc<Revoked>,
+    /// Calls to the outside.
+    pub outbound: GuardedClient,
     /// How this process was configured.
     pub settings: Arc<Settings>,
     /// Counters of this process.
@@ -59,6 +65,8 @@ pub fn admin_routes() -> OpenApiRouter<AppState> {
         .merge(budgets::http::router())
         .merge(approvals::http::router())
         .merge(audit::http::router())
+        .merge(keys::http::router())
+        .merge(revocations::http::router())
 }
 
 /// The admin listener: admin API, its description, probes and metrics.

@@ -3,7 +3,9 @@
 use crate::app::AppState;
 use crate::metrics::Metrics;
 use crate::problem::ApiError;
-use authn::PureRust;
+use crate::keys;
+use crate::revocations::Revoked;
+use authn::{Marks, PureRust, Unauthenticated};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -57,20 +59,71 @@ impl FromRequestParts<AppState> for Caller {
 /// Who it is cannot be told, or may not do this.
 pub async fn authorise(State(state): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let policy = state.policy();
-    let admitted = admit(&policy.loaded, request.headers(), request.method().as_str(), request.uri().path(), now());
+    let admitted = admit(&policy.loaded, &state.revoked, request.headers(), request.method().as_str(), request.uri().path(), now());
+    if let Err(NotAdmitted::KeyUnknown { issuer }) = &admitted {
+        keys::fetch::ask_for(&state, std::slice::from_ref(issuer)).await;
+    }
+    let admitted = admitted.map_err(ApiError::from);
     Metrics::count(&state.metrics.admin_requests, admitted.as_ref().map_or_else(ApiError::code, |_| "permit"));
     let caller = Caller { principal: Arc::new(admitted?) };
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 
+/// Why somebody is not let in.
+#[derive(Debug)]
+pub enum NotAdmitted {
+    /// For good.
+    Refused(ApiError),
+    /// With the keys that are known; the issuer may have published another.
+    KeyUnknown {
+        /// Our name for the issuer.
+        issuer: Box<str>,
+    },
+}
+
+impl From<ApiError> for NotAdmitted {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<NotAdmitted> for ApiError {
+    fn from(refused: NotAdmitted) -> Self {
+        match refused {
+            NotAdmitted::Refused(error) => error,
+            NotAdmitted::KeyUnknown { issuer: _ } => Self::CredentialRefused(CredentialFault::UnknownKey),
+        }
+    }
+}
+
+impl From<Unauthenticated> for NotAdmitted {
+    fn from(cause: Unauthenticated) -> Self {
+        match cause {
+            Unauthenticated::Refused(fault) => Self::Refused(ApiError::CredentialRefused(fault)),
+            Unauthenticated::KeysUnavailable => Self::Refused(ApiError::Unavailable { what: "tokens cannot be checked at the moment" }),
+            Unauthenticated::KeyUnknown { issuer } => Self::KeyUnknown { issuer },
+        }
+    }
+}
+
 /// Decides whether these headers may do this on the admin API, by the code that filters decide with.
 ///
 /// # Errors
 /// Why not.
-pub fn admit(bundle: &LoadedBundle, headers: &HeaderMap, method: &str, path: &str, now: Timestamp) -> Result<Principal, ApiError> {
+pub fn admit(
+    bundle: &LoadedBundle,
+    revoked: &Revoked,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    now: Timestamp,
+) -> Result<Principal, NotAdmitted> {
     let authorization = only_authorization(headers)?.as_bytes();
-    let identity = authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust).map_err(ApiError::CredentialRefused)?;
+    let identity = authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust)?;
+    if let Some(kind) = revoked.find(&Marks::of(&identity)) {
+        return Err(ApiError::CredentialRefused(CredentialFault::Revoked(kind)).into());
+    }
     let principal = bundle.policy.principal(identity).ok_or(ApiError::CredentialRefused(CredentialFault::NoKnownRole))?;
     // A path with two readings could be authorised in one and routed in the other.
     let canonical =
@@ -81,7 +134,7 @@ pub fn admit(bundle: &LoadedBundle, headers: &HeaderMap, method: &str, path: &st
     let facts = RequestFacts { gateway: Gateway::Admin, method, route, authentication };
     match decision_core::decide(&bundle.policy, &facts, now) {
         Decision::Permit(permit) => require_plain(&bundle.policy, &permit)?,
-        Decision::Deny(denial) => return Err(refusal(&bundle.policy, denial)),
+        Decision::Deny(denial) => return Err(refusal(&bundle.policy, denial).into()),
     }
     Ok(principal)
 }

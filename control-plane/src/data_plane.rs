@@ -1,5 +1,5 @@
 //! The data plane: what Envoys call. `GET /data-plane/v1/bundle` is a long poll; `POST /data-plane/v1/sync` is in
-//! [`crate::sync`].
+//! [`crate::sync`], `GET /data-plane/v1/revocations` in [`crate::revocations`].
 
 use crate::app::AppState;
 use crate::caller::Envoy;
@@ -7,7 +7,7 @@ use crate::extract::QueryOf;
 use crate::metrics::Metrics;
 use crate::policies::ActivePolicy;
 use crate::problem::ApiError;
-use crate::sync;
+use crate::{revocations, sync};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
@@ -28,7 +28,7 @@ const WAIT_DEFAULT_S: u64 = 25;
 const WAIT_MAX_S: u64 = 30;
 
 /// How soon a revoked token ends a held poll.
-const RECHECK: Duration = Duration::from_secs(1);
+pub const RECHECK: Duration = Duration::from_secs(1);
 
 /// The version of a bundle, readable without decoding it.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("x-gateway-bundle-version");
@@ -39,6 +39,7 @@ const REVISION_HEADER: HeaderName = HeaderName::from_static("x-gateway-policy-re
 pub fn router() -> Router<AppState> {
     Router::new()
         .route("/data-plane/v1/bundle", get(bundle))
+        .route("/data-plane/v1/revocations", get(revocations::feed::feed))
         .route("/data-plane/v1/sync", post(sync::http::sync).layer(DefaultBodyLimit::max(SYNC_BODY_MAX)))
 }
 
@@ -51,7 +52,9 @@ pub struct Wait {
 }
 
 impl Wait {
-    fn deadline(self) -> Instant {
+    /// When the wait is over.
+    #[must_use]
+    pub fn deadline(self) -> Instant {
         Instant::now() + Duration::from_secs(self.wait_s.unwrap_or(WAIT_DEFAULT_S).min(WAIT_MAX_S))
     }
 }
@@ -132,10 +135,10 @@ fn has_as_much(tag: &str, policy: &ActivePolicy) -> bool {
 }
 
 /// A version tag as numbers that order it, and the database it is of.
-fn ordered(tag: &str) -> Option<([u64; 3], &str)> {
-    let mut parts = tag.splitn(4, '.');
+fn ordered(tag: &str) -> Option<([u64; 2], &str)> {
+    let mut parts = tag.splitn(3, '.');
     let mut number = || parts.next()?.parse().ok();
-    let numbers = [number()?, number()?, number()?];
+    let numbers = [number()?, number()?];
     Some((numbers, parts.next()?))
 }
 
@@ -164,16 +167,16 @@ mod tests {
     #[test]
     fn reads_every_form_of_if_none_match() {
         let mut headers = HeaderMap::new();
-        headers.append(header::IF_NONE_MATCH, "\"1.2.0.ab\", W/\"1.3.0.ab\"".parse().unwrap());
-        headers.append(header::IF_NONE_MATCH, "1.4.0.ab".parse().unwrap());
-        assert_eq!(known_tags(&headers), ["1.2.0.ab", "1.3.0.ab", "1.4.0.ab"]);
+        headers.append(header::IF_NONE_MATCH, "\"1.2.ab\", W/\"1.3.ab\"".parse().unwrap());
+        headers.append(header::IF_NONE_MATCH, "1.4.ab".parse().unwrap());
+        assert_eq!(known_tags(&headers), ["1.2.ab", "1.3.ab", "1.4.ab"]);
     }
 
     #[test]
     fn versions_are_ordered_as_numbers_within_one_database() {
-        assert!(ordered("10.1.0.ab") > ordered("9.7.3.ab"));
-        assert_eq!(ordered("1.2.3.ab"), Some(([1, 2, 3], "ab")));
-        for other in ["", "1.2.3", "1.x.3.ab", "-1.2.3.ab"] {
+        assert!(ordered("10.1.ab") > ordered("9.7.ab"));
+        assert_eq!(ordered("1.2.ab"), Some(([1, 2], "ab")));
+        for other in ["", "1.2", "1.x.ab", "-1.2.ab"] {
             assert_eq!(ordered(other), None, "{other}");
         }
     }

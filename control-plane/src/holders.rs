@@ -60,19 +60,28 @@ struct AdmittedRow {
     holders: i64,
 }
 
+/// What a worker says that it enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// The activation.
+    pub activation: i64,
+    /// The last revocation.
+    pub revocation: i64,
+}
+
 /// Registers the holder at its first call, locks it, and advances its call number. On an error the caller rolls back.
 pub async fn admit(
     connection: &mut PgConnection,
     holder: HolderId,
     envoy_id: &str,
     call: i64,
-    activation: i64,
+    enforced: Enforced,
 ) -> Result<Admission, AdmitError> {
     let row: AdmittedRow = sqlx::query_as(
-        "INSERT INTO holders (holder, envoy_id, last_call, previous_call, activation) VALUES ($1, $2, $3, 0, $4) \
+        "INSERT INTO holders (holder, envoy_id, last_call, previous_call, activation, revocation) VALUES ($1, $2, $3, 0, $4, $5) \
          ON CONFLICT (holder) DO UPDATE SET previous_call = holders.last_call, \
              last_call = GREATEST(holders.last_call, EXCLUDED.last_call), activation = EXCLUDED.activation, \
-             last_seen_at = now() \
+             revocation = EXCLUDED.revocation, last_seen_at = now() \
          RETURNING envoy_id, previous_call, closed_at IS NOT NULL AS closed, \
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us, \
              1 + (SELECT count(*) FROM holders AS other WHERE other.closed_at IS NULL AND other.holder <> $1 \
@@ -81,7 +90,8 @@ pub async fn admit(
     .bind(holder.0)
     .bind(envoy_id)
     .bind(call)
-    .bind(activation)
+    .bind(enforced.activation)
+    .bind(enforced.revocation)
     .fetch_one(&mut *connection)
     .await?;
     if row.envoy_id != envoy_id {

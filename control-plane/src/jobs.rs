@@ -1,8 +1,8 @@
-//! What happens by itself: silent holders are closed, approvals expire. Every replica does it; rows are taken with
+//! What happens by itself: silent holders are closed, approvals and revocations expire. Every replica does it; rows are taken with
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
-use crate::approvals;
+use crate::{approvals, revocations};
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
 use crate::problem::chain;
@@ -34,6 +34,8 @@ async fn run(state: &AppState) {
 
 async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
     approvals::store::expire(&state.database).await?;
+    while revocations::expiry::expire(&state.database).await? > 0 {}
+    while revocations::expiry::forget(&state.database).await? > 0 {}
     // While this process or the database was away, holders could not be heard. Their silence counts only from then on:
     // else an outage of a minute would charge every lease in full.
     if well_since.elapsed() < SILENCE_MAX {

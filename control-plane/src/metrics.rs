@@ -31,6 +31,13 @@ pub struct BudgetName {
     pub budget: String,
 }
 
+/// One label: the issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IssuerName {
+    /// Its name in the policy; bounded by it.
+    pub issuer: String,
+}
+
 /// Every counter of this process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -63,6 +70,16 @@ pub struct Metrics {
     pub units_forfeited: Family<BudgetName, Counter>,
     /// Steps of approvals.
     pub approvals: Family<Outcome, Counter>,
+    /// Fetches of key sets.
+    pub jwks_fetches: Family<Outcome, Counter>,
+    /// Seconds since an issuer's key set was fetched; very many if it never was.
+    pub jwks_age_seconds: Family<IssuerName, Gauge>,
+    /// The number of the latest revocation known here.
+    pub revocation_number: Gauge,
+    /// Revocations in force.
+    pub revocations_live: Gauge,
+    /// Answers to `GET /data-plane/v1/revocations`.
+    pub revocation_answers: Family<Outcome, Counter>,
 }
 
 impl Metrics {
@@ -85,6 +102,11 @@ impl Metrics {
             holders_closed: Counter::default(),
             units_forfeited: Family::default(),
             approvals: Family::default(),
+            jwks_fetches: Family::default(),
+            jwks_age_seconds: Family::default(),
+            revocation_number: Gauge::default(),
+            revocations_live: Gauge::default(),
+            revocation_answers: Family::default(),
         };
         metrics.register();
         metrics
@@ -106,6 +128,11 @@ impl Metrics {
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
         registry.register("approvals", "Steps of approvals", self.approvals.clone());
+        registry.register("jwks_fetches", "Fetches of key sets by outcome", self.jwks_fetches.clone());
+        registry.register("jwks_age_seconds", "Age of the last good key set", self.jwks_age_seconds.clone());
+        registry.register("revocation_number", "Latest revocation known", self.revocation_number.clone());
+        registry.register("revocations_live", "Revocations in force", self.revocations_live.clone());
+        registry.register("revocation_answers", "Answers to revocation polls", self.revocation_answers.clone());
     }
 
     /// Shows which policy is in force here.
@@ -114,6 +141,12 @@ impl Metrics {
         self.policy_activation.set(shown(version.activation));
         self.policy_revision.set(shown(version.revision));
         self.policy_key_set.set(shown(version.key_set));
+    }
+
+    /// Shows how far this replica knows what was revoked.
+    pub fn revocations(&self, number: u64, live: u32) {
+        self.revocation_number.set(i64::try_from(number).unwrap_or(i64::MAX));
+        self.revocations_live.set(live.into());
     }
 
     /// Counts one answer.

@@ -51,6 +51,7 @@ fn policy(state: &AppState) -> Value {
         "activation": active.version.activation,
         "revision": active.version.revision,
         "key_set": active.version.key_set,
+        "revocation": state.revoked.number(),
         "directory_fault": faults.directory.as_ref().map(fault),
         "activation_fault": faults.activation.as_ref().map(fault),
     })

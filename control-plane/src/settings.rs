@@ -1,5 +1,6 @@
 //! How a process is configured: by environment or flags. Nothing else reads the environment.
 
+use crate::outbound::target::{AllowedHosts, AllowedNetworks};
 use clap::{Parser, ValueEnum};
 use std::convert::Infallible;
 use std::fmt;
@@ -35,6 +36,15 @@ pub struct Settings {
     /// The URL under which people reach the admin listener; approval links start with it.
     #[arg(long, env = "PUBLIC_URL", default_value = "http://127.0.0.1:8092")]
     pub public_url: String,
+    /// The hosts that key sets may be fetched from, as `host` or `host:port`, separated by commas; none if empty.
+    #[arg(long, env = "JWKS_HOSTS", default_value = "")]
+    pub jwks_hosts: AllowedHosts,
+    /// Private or loopback networks in which such a host may be, as `10.1.0.0/16`, separated by commas.
+    #[arg(long, env = "JWKS_NETWORKS", default_value = "")]
+    pub jwks_networks: AllowedNetworks,
+    /// A PEM file of certificate authorities that such hosts may use beside the system's.
+    #[arg(long, env = "JWKS_CA_FILE")]
+    pub jwks_ca_file: Option<PathBuf>,
     /// Most connections to Postgres.
     #[arg(long, env = "DATABASE_CONNECTIONS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..))]
     pub database_connections_max: u32,

@@ -4,11 +4,14 @@ use crate::app::{AppState, admin_app, data_plane_app};
 use crate::envoys::{self, TokensFileError};
 use crate::jobs;
 use crate::metrics::Metrics;
+use crate::notifications;
+use crate::outbound::{ClientError, GuardedClient, Limits};
 use crate::policies::directory::{self, Publication};
-use crate::policies::follow::{self, LoadError, compile_as, load_active};
-use crate::policies::{ActivePolicy, PolicyFault, PolicyFaults, store};
+use crate::policies::follow::{LoadError, compile_as, load_active};
+use crate::policies::{ActivePolicy, PolicyFault, PolicyFaults, check, store};
 use crate::problem::{ApiError, chain};
 use crate::secrets::SecretsDirectory;
+use crate::revocations;
 use crate::settings::Settings;
 use axum::Router;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -83,6 +86,15 @@ pub enum StartError {
     /// The database failed while policies were published.
     #[error("the policies directory could not be published")]
     Publish(#[source] ApiError),
+    /// What was revoked is not known: a revoked operator could come in.
+    #[error("revocations could not be read")]
+    Revocations(#[source] sqlx::Error),
+    /// Key sets could not be fetched.
+    #[error("the client for key sets cannot be made; see JWKS_CA_FILE")]
+    Outbound(#[source] ClientError),
+    /// A task was stopped.
+    #[error("a starting task was stopped")]
+    Stopped(#[source] tokio::task::JoinError),
     /// The database failed.
     #[error("the database failed")]
     Query(#[source] sqlx::Error),
@@ -142,7 +154,10 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
             return Err(StartError::Active(error));
         }
     };
+    let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
+    let outbound = outbound(&settings).await?;
     let metrics = Metrics::new();
+    metrics.revocations(revoked.number(), revoked.live());
     metrics.policy_in_force(&active.version);
     metrics.policy_fault.set(i64::from(directory.is_some()));
     Ok(AppState {
@@ -150,15 +165,23 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         valkey,
         active: Arc::new(watch::Sender::new(Arc::new(active))),
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, activation: None })),
+        revoked: Arc::new(revoked),
+        outbound,
         settings: Arc::new(settings),
         metrics: Arc::new(metrics),
         shutdown: CancellationToken::new(),
     })
 }
 
+async fn outbound(settings: &Settings) -> Result<GuardedClient, StartError> {
+    let (hosts, networks, ca_file) = (settings.jwks_hosts.clone(), settings.jwks_networks.0.clone(), settings.jwks_ca_file.clone());
+    let client = tokio::task::spawn_blocking(move || GuardedClient::new(hosts, networks, ca_file.as_ref(), Limits::SMALL));
+    client.await.map_err(StartError::Stopped)?.map_err(StartError::Outbound)
+}
+
 /// Publishes the directory if it changed. A bad one is returned, and whatever is active stays.
 async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<Option<PolicyFault>, StartError> {
-    let fault = match compiled_directory(settings, secrets).await {
+    let fault = match compiled_directory(settings, database, secrets).await {
         Ok(files) => match directory::publish_if_changed(database, &files).await.map_err(StartError::Publish)? {
             Publication::Activated | Publication::Unchanged => return Ok(None),
         },
@@ -171,13 +194,14 @@ async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &Sec
     Ok(Some(fault))
 }
 
-async fn compiled_directory(settings: &Settings, secrets: &SecretsDirectory) -> Result<crate::policies::Files, LoadError> {
+async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<crate::policies::Files, LoadError> {
     let path = settings.policies_dir.clone();
     let files = tokio::task::spawn_blocking(move || directory::read(&path))
         .await
         .map_err(LoadError::Stopped)?
         .map_err(|error| LoadError::Fault(error.into()))?;
-    let _compiles: ActivePolicy = compile_as(files.clone(), secrets.clone(), BundleVersion::default()).await?;
+    let compiled: ActivePolicy = compile_as(database, files.clone(), secrets.clone(), BundleVersion::default()).await?;
+    check::check(&compiled.document, &settings.jwks_hosts, &files).map_err(LoadError::Fault)?;
     Ok(files)
 }
 
@@ -238,7 +262,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::Address);
     let (admin_address, data_plane_address) = (address(&admin)?, address(&data_plane)?);
-    let background = [tokio::spawn(follow::follow(state.clone())), jobs::spawn(state.clone(), shutdown.child_token())];
+    let background = [tokio::spawn(notifications::follow(state.clone())), jobs::spawn(state.clone(), shutdown.child_token())];
     let servers = [
         spawn_server(admin, admin_app(state.clone()), shutdown.clone()),
         spawn_server(data_plane, data_plane_app(state.clone()), shutdown.clone()),

@@ -40,6 +40,7 @@ pub struct Row<'a> {
     activation: i64,
     revision: i64,
     key_set: i64,
+    revocation: i64,
     total_us: i64,
     upstream_us: Option<i64>,
 }
@@ -135,6 +136,7 @@ impl<'a> Row<'a> {
             activation: number(record.activation)?,
             revision: number(record.revision)?,
             key_set: number(record.key_set)?,
+            revocation: number(record.revocation)?,
             total_us: number(record.total_us)?,
             upstream_us: record.upstream_us.map(number).transpose()?,
             record,

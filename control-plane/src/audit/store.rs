@@ -145,18 +145,19 @@ async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: 
 
 const INSERT: &str = "INSERT INTO gateway_audit_logs (holder, envoy_id, sequence, \"timestamp\", gateway_type, stage, correlation_id, \
          causation_id, request_id, http_method, endpoint, route, action, issuer, subject, user_id, customer_id, agent_id, roles, \
-         trial_mode, sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, status_code, \
+         trial_mode, sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status_code, \
          response_details, total_us, upstream_us) \
      SELECT $1, $2, sequence, timestamptz 'epoch' + at_us * interval '1 microsecond', gateway, stage, correlation_id, causation_id, \
          request_id, method, path, route, action, issuer, subject, user_id, customer_id, agent_id, string_to_array(roles, ','), trial, \
-         sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, status, details, total_us, upstream_us \
+         sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status, details, \
+         total_us, upstream_us \
      FROM UNNEST($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], \
          $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bool[], \
          $21::bool[], $22::text[], $23::text[], $24::text[]::jsonb[], $25::text[]::jsonb[], $26::text[], $27::bigint[], \
-         $28::bigint[], $29::bigint[], $30::int[], $31::text[], $32::bigint[], $33::bigint[]) \
+         $28::bigint[], $29::bigint[], $30::bigint[], $31::int[], $32::text[], $33::bigint[], $34::bigint[]) \
          AS n (sequence, at_us, gateway, stage, correlation_id, causation_id, request_id, method, path, route, action, issuer, subject, \
          user_id, customer_id, agent_id, roles, trial, sandbox, decision, reason, checks, charges, approval_id, activation, revision, \
-         key_set, status, details, total_us, upstream_us)";
+         key_set, revocation, status, details, total_us, upstream_us)";
 
 async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
@@ -192,6 +193,7 @@ async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[
         .bind(column(rows, |row| row.activation))
         .bind(column(rows, |row| row.revision))
         .bind(column(rows, |row| row.key_set))
+        .bind(column(rows, |row| row.revocation))
         .bind(column(rows, |row| row.record.status.map(i32::from)))
         .bind(column(rows, |row| row.record.details.as_deref()))
         .bind(column(rows, |row| row.total_us))
@@ -308,6 +310,8 @@ pub struct StoredRecord {
     pub revision: i64,
     /// The key set that verified.
     pub key_set: i64,
+    /// The last revocation that was enforced.
+    pub revocation: i64,
     /// The status sent to the client.
     pub status_code: Option<i32>,
     /// Envoy's response code details.

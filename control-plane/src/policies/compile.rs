@@ -1,12 +1,14 @@
 //! From files to a policy in force, by the very code that the filter runs. Blocks: called off the async threads.
 
+use crate::keys::merge;
+use crate::keys::store::StoredSet;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::secrets::SecretsDirectory;
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial};
+use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::{IssuerKey, PolicyDocument};
 
 /// The keys that a policy names, resolved. Neither printed nor stored.
@@ -17,6 +19,18 @@ pub struct ResolvedKeys {
     registration_key_hashes: Vec<[u8; 32]>,
 }
 
+/// The shortest registration key. Whoever has it may create customers.
+const REGISTRATION_KEY_BYTES_MIN: usize = 16;
+
+/// The key sets that issuers published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Tells them from later ones.
+    pub changes: i64,
+    /// The last good ones.
+    pub sets: Vec<StoredSet>,
+}
+
 /// Files that were read, with their keys.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "contains secrets")]
@@ -24,16 +38,18 @@ pub struct Resolved {
     files: Files,
     document: PolicyDocument,
     keys: ResolvedKeys,
+    jwk_changes: i64,
 }
 
-/// Reads the files and resolves the secrets that they name.
+/// Reads the files, resolves the secrets that they name, and adds the keys that issuers published.
 ///
 /// # Errors
 /// The first thing that is wrong, with its place.
-pub fn resolve(files: Files, secrets: &SecretsDirectory) -> Result<Resolved, PolicyFault> {
+pub fn resolve(files: Files, secrets: &SecretsDirectory, published: &Published) -> Result<Resolved, PolicyFault> {
     let document = wire::sources::read(&files).map_err(|error| PolicyFault::of_source(&error, &files))?;
-    let keys = resolve_keys(&document, secrets, &files)?;
-    Ok(Resolved { files, document, keys })
+    let mut keys = resolve_keys(&document, secrets, &files)?;
+    merge::add_published(&document, &mut keys.issuers, &published.sets);
+    Ok(Resolved { files, document, keys, jwk_changes: published.changes })
 }
 
 impl Resolved {
@@ -48,8 +64,14 @@ impl Resolved {
         };
         for issuer in &self.keys.issuers {
             field(issuer.issuer.as_bytes());
+            // Good for longer is another set: filters must learn of it.
+            field(&match issuer.known {
+                KeysKnown::Always => [0; 8],
+                KeysKnown::Until(seconds) => seconds.to_be_bytes(),
+                KeysKnown::NotYet => [0xff; 8],
+            });
             for key in &issuer.keys {
-                field(key.kid.as_bytes());
+                field(key.kid.as_deref().unwrap_or_default().as_bytes());
                 field(key.algorithm.as_bytes());
                 field(&key.material);
             }
@@ -66,12 +88,12 @@ impl Resolved {
     /// The first thing that does not compile, with its place.
     pub fn compile(self, version: BundleVersion) -> Result<ActivePolicy, PolicyFault> {
         let keys_fingerprint = self.fingerprint(version.database_id);
-        let Self { files, document, keys } = self;
+        let Self { files, document, keys, jwk_changes } = self;
         let bundle = Bundle { version, policy: document, keys: keys.issuers, registration_key_hashes: keys.registration_key_hashes };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;
-        Ok(ActivePolicy { version, document: bundle.policy, loaded, image: Bytes::from(image), keys_fingerprint })
+        Ok(ActivePolicy { version, document: bundle.policy, loaded, image: Bytes::from(image), keys_fingerprint, jwk_changes })
     }
 }
 
@@ -83,23 +105,37 @@ fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &F
             .iter()
             .map(|key| resolve_key(&format!("issuers[{}].keys[{}].secret", issuer.name, key.kid), key, secrets, files))
             .collect::<Result<_, _>>()?;
-        issuers.push(IssuerKeys { issuer: issuer.name.clone(), keys });
+        issuers.push(IssuerKeys { issuer: issuer.name.clone(), keys, known: KeysKnown::Always });
     }
-    let registration_key_hashes = document
-        .registration_keys
-        .iter()
-        .map(|name| {
-            let secret =
-                secrets.read(name).map_err(|error| PolicyFault::of_secret(&format!("registration_keys[{name}]"), &error, files))?;
-            Ok(Sha256::digest(secret).into())
-        })
-        .collect::<Result<_, PolicyFault>>()?;
+    let registration_key_hashes = resolve_registration_keys(document, secrets, files)?;
     Ok(ResolvedKeys { issuers, registration_key_hashes })
+}
+
+fn resolve_registration_keys(
+    document: &PolicyDocument,
+    secrets: &SecretsDirectory,
+    files: &Files,
+) -> Result<Vec<[u8; 32]>, PolicyFault> {
+    let mut hashes: Vec<[u8; 32]> = Vec::with_capacity(document.registration_keys.len());
+    for name in &document.registration_keys {
+        let field = format!("registration_keys[{name}]");
+        let secret = secrets.read(name).map_err(|error| PolicyFault::of_secret(&field, &error, files))?;
+        if secret.len() < REGISTRATION_KEY_BYTES_MIN {
+            let message = format!("{field}: the registration key is shorter than {REGISTRATION_KEY_BYTES_MIN} bytes");
+            return Err(PolicyFault::located(message, files));
+        }
+        let hash = Sha256::digest(secret).into();
+        if hashes.contains(&hash) {
+            return Err(PolicyFault::located(format!("{field}: the same registration key under another name"), files));
+        }
+        hashes.push(hash);
+    }
+    Ok(hashes)
 }
 
 fn resolve_key(field: &str, key: &IssuerKey, secrets: &SecretsDirectory, files: &Files) -> Result<KeyMaterial, PolicyFault> {
     let text = secrets.read(&key.secret).map_err(|error| PolicyFault::of_secret(field, &error, files))?;
-    let material = if key.algorithm == "HS256" {
+    let material = if key.algorithm == "HS256" || key.algorithm == "HS384" || key.algorithm == "HS512" {
         // Padding is tolerated: `openssl rand -base64` and friends write it.
         let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last.saturating_add(1));
         let unpadded = text.get(..end).unwrap_or_default();
@@ -110,5 +146,5 @@ fn resolve_key(field: &str, key: &IssuerKey, secrets: &SecretsDirectory, files: 
     } else {
         text
     };
-    Ok(KeyMaterial { kid: key.kid.clone(), algorithm: key.algorithm.clone(), material })
+    Ok(KeyMaterial { kid: Some(key.kid.clone()), algorithm: key.algorithm.clone(), material })
 }

@@ -177,7 +177,7 @@ fn identify(bundle: &LoadedBundle, claims: &Map<String, Value>, now: Timestamp) 
         kid: key.and_then(|key| key.kid.clone()),
         typ: rules.token_types.first().cloned(),
     };
-    Ok(authn::check_claims(&payload, &header, rules, now))
+    Ok(authn::check_claims(&payload, &header, rules, key.and_then(|key| key.kid.as_deref()), now))
 }
 
 fn refused_path(reason: DenyReason) -> Explanation {

@@ -65,6 +65,8 @@ impl PolicyFault {
             | BundleError::Hash
             | BundleError::Key { .. }
             | BundleError::Algorithm { .. }
+            | BundleError::SoftwareVerification { .. }
+            | BundleError::AlgorithmsMissing { .. }
             | BundleError::Claim { .. }
             | BundleError::KeysMissing { .. }
             | BundleError::Issuers(_) => chain(error),

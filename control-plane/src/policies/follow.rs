@@ -1,13 +1,13 @@
 //! Keeps the policy in force up to date in this process: what was activated anywhere, and secrets that changed.
 
 use crate::app::AppState;
-use crate::policies::compile::resolve;
+use crate::keys;
+use crate::policies::compile::{Published, resolve};
 use crate::policies::store;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::{ApiError, chain};
 use crate::secrets::SecretsDirectory;
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -51,8 +51,22 @@ impl From<LoadError> for ApiError {
 ///
 /// # Errors
 /// The first thing that is wrong with them.
-pub async fn compile_as(files: Files, secrets: SecretsDirectory, version: BundleVersion) -> Result<ActivePolicy, LoadError> {
-    blocking(move || resolve(files, &secrets)?.compile(version)).await
+pub async fn compile_as(
+    database: &PgPool,
+    files: Files,
+    secrets: SecretsDirectory,
+    version: BundleVersion,
+) -> Result<ActivePolicy, LoadError> {
+    let published = published(database).await?;
+    blocking(move || resolve(files, &secrets, &published)?.compile(version)).await
+}
+
+/// The key sets that issuers published, as they are kept. Their number is read first: a set that changes in between is
+/// read again by whoever compares it.
+async fn published(database: &PgPool) -> Result<Published, sqlx::Error> {
+    let mut connection = database.acquire().await?;
+    let changes = keys::store::changes(&mut connection).await?;
+    Ok(Published { changes, sets: keys::store::sets(&mut *connection).await? })
 }
 
 /// Loads what is in force, unless it is what `current` is already.
@@ -67,7 +81,9 @@ pub async fn load_active(
 ) -> Result<Option<ActivePolicy>, LoadError> {
     let (record, files) = store::activation_active(database).await?.ok_or(LoadError::NothingActive)?;
     let secrets = secrets.clone();
-    let resolved = blocking(move || resolve(files, &secrets)).await?;
+    let published = published(database).await?;
+    let jwk_changes = published.changes;
+    let resolved = blocking(move || resolve(files, &secrets, &published)).await?;
     let fingerprint = resolved.fingerprint(database_id);
     let key_set = match current {
         // A number is asked for when the keys change and not at every look, so that two replicas that see different
@@ -76,8 +92,8 @@ pub async fn load_active(
         Some(_) | None => number(store::key_set_register(database, fingerprint).await?.0),
     };
     let version =
-        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set, revocation: 0 };
-    if current.is_some_and(|current| current.version == version) {
+        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set };
+    if current.is_some_and(|current| current.version == version && current.jwk_changes == jwk_changes) {
         return Ok(None);
     }
     blocking(move || resolved.compile(version)).await.map(Some)
@@ -120,14 +136,16 @@ fn switch_to(state: &AppState, loaded: ActivePolicy) {
     let version = loaded.version;
     let switched = state.active.send_if_modified(|current| {
         let newer = version.supersedes(&current.version);
-        if newer {
+        // The same keys in other words: nothing to switch to, only to remember what was read.
+        let reread = version == current.version && loaded.jwk_changes != current.jwk_changes;
+        if newer || reread {
             *current = Arc::new(loaded);
         }
         newer
     });
     if switched {
-        let BundleVersion { database_id: _, activation, revision, key_set, revocation } = version;
-        tracing::info!(activation, revision, key_set, revocation, "switched policy");
+        let BundleVersion { database_id: _, activation, revision, key_set } = version;
+        tracing::info!(activation, revision, key_set, "switched policy");
         state.metrics.policy_in_force(&version);
     }
 }
@@ -148,18 +166,8 @@ fn report(state: &AppState, fault: Option<PolicyFault>) {
     state.metrics.policy_fault.set(i64::from(!state.policy_faults.borrow().is_empty()));
 }
 
-/// Follows activations and secrets until the process is asked to stop.
-pub async fn follow(state: AppState) {
-    let woken = Arc::new(Notify::new());
-    let stopping = state.shutdown.clone();
-    tokio::select! {
-        () = stopping.cancelled() => {}
-        () = listen(&state.database, &woken) => {}
-        () = poll(&state, &woken) => {}
-    }
-}
-
-async fn poll(state: &AppState, woken: &Notify) {
+/// Follows activations, secrets and key sets until dropped. `woken` says that something may have changed.
+pub async fn run(state: &AppState, woken: &Notify) {
     let mut polls = 0_u32;
     loop {
         // Either ends the wait; a missed notification is made up for by the next poll.
@@ -172,28 +180,11 @@ async fn poll(state: &AppState, woken: &Notify) {
 }
 
 async fn poll_once(state: &AppState, secrets_due: bool) -> Result<(), LoadError> {
-    let latest = store::activation_latest(&mut *state.database.acquire().await?).await?;
-    let known = state.policy().version.activation;
-    let newer = latest.is_some_and(|latest| u64::try_from(latest.0).is_ok_and(|latest| latest > known));
-    if newer || secrets_due { refresh(state).await } else { Ok(()) }
-}
-
-/// Wakes the poll on every notification. Reconnects by itself; while it cannot, the poll goes on alone.
-async fn listen(database: &PgPool, woken: &Notify) {
-    loop {
-        if let Err(error) = listen_once(database, woken).await {
-            tracing::warn!(error = %chain(&error), "not listening for activations; polling goes on");
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-async fn listen_once(database: &PgPool, woken: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(database).await?;
-    listener.listen(store::CHANNEL).await?;
-    loop {
-        // `None`: the connection was lost and comes back with the next call; look whether something was missed.
-        let _ = listener.try_recv().await?;
-        woken.notify_one();
-    }
+    let mut connection = state.database.acquire().await?;
+    let latest = store::activation_latest(&mut connection).await?;
+    let jwk_changes = keys::store::changes(&mut connection).await?;
+    drop(connection);
+    let current = state.policy();
+    let newer = latest.is_some_and(|latest| u64::try_from(latest.0).is_ok_and(|latest| latest > current.version.activation));
+    if newer || secrets_due || jwk_changes != current.jwk_changes { refresh(state).await } else { Ok(()) }
 }

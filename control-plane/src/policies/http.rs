@@ -5,7 +5,7 @@ use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
-use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, explain, follow};
+use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, check, embedded, explain, follow};
 use crate::problem::{ApiError, Problem};
 use crate::secrets::SecretsDirectory;
 use axum::Json;
@@ -31,6 +31,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(publish, list))
         .routes(routes!(validate))
         .routes(routes!(active))
+        .routes(routes!(embedded::bundle))
         .routes(routes!(read))
         .routes(routes!(activate))
         .routes(routes!(explain::explain))
@@ -124,7 +125,7 @@ async fn publish(
     let Publication { files, reason } = publication;
     admin_events::check_reason(&reason)?;
     let compiled = compile_candidate(&state, files.clone()).await?;
-    require_way_back(&compiled, &headers)?;
+    require_way_back(&state, &compiled, &headers)?;
     let actor = Actor::from(&caller);
     let mut transaction = state.database.begin().await?;
     let revision = store::revision_publish(&mut transaction, &files, Origin::Api, actor, &reason).await?;
@@ -217,7 +218,7 @@ async fn activate(
 ) -> Result<(StatusCode, Json<InForce>), ApiError> {
     admin_events::check_reason(&request.reason)?;
     let files = files_of(&state, revision).await?;
-    require_way_back(&compile_candidate(&state, files).await?, &headers)?;
+    require_way_back(&state, &compile_candidate(&state, files).await?, &headers)?;
     let mut transaction = state.database.begin().await?;
     store::policies_lock(&mut transaction).await?;
     let (actor, expected) = (Actor::from(&caller), request.expected_activation);
@@ -243,14 +244,16 @@ async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiErro
 async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
     check_names(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
-    Ok(follow::compile_as(files, secrets, BundleVersion::default()).await?)
+    let compiled = follow::compile_as(&state.database, files.clone(), secrets, BundleVersion::default()).await?;
+    check::check(&compiled.document, &state.settings.jwks_hosts, &files).map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
+    Ok(compiled)
 }
 
 /// Refuses a policy under which the very token of this request could no longer roll back.
-fn require_way_back(candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
-    admit(&candidate.loaded, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
+fn require_way_back(state: &AppState, candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
+    admit(&candidate.loaded, &state.revoked, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
         .map(|_principal| ())
-        .map_err(|refused| ApiError::WouldLockOut { reason: refused.code() })
+        .map_err(|refused| ApiError::WouldLockOut { reason: ApiError::from(refused).code() })
 }
 
 /// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only.

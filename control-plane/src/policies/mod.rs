@@ -5,8 +5,10 @@
 //! POST ──────┴▶ compile (as the filter does) ─▶ revision ─▶ activation ─▶ follow ─┴─▶ bundle polls
 //! ```
 
+pub mod check;
 pub mod compile;
 pub mod directory;
+pub mod embedded;
 pub mod explain;
 pub mod fault;
 pub mod follow;
@@ -39,15 +41,17 @@ pub struct ActivePolicy {
     pub image: Bytes,
     /// Tells its keys from others.
     pub keys_fingerprint: [u8; 32],
+    /// Tells the published key sets that were merged from later ones.
+    pub jwk_changes: i64,
 }
 
 impl ActivePolicy {
     /// The version as filters name it in `If-None-Match`.
     #[must_use]
     pub fn tag(&self) -> String {
-        let BundleVersion { database_id, activation, revision: _, key_set, revocation } = self.version;
+        let BundleVersion { database_id, activation, revision: _, key_set } = self.version;
         let [a, b, c, d, ..] = database_id;
-        format!("{activation}.{key_set}.{revocation}.{a:02x}{b:02x}{c:02x}{d:02x}")
+        format!("{activation}.{key_set}.{a:02x}{b:02x}{c:02x}{d:02x}")
     }
 }
 

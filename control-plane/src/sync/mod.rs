@@ -10,8 +10,8 @@ use crate::app::AppState;
 use crate::budgets::ledger::InvalidReport;
 use crate::budgets::{Granting, Plan, Reports, valkey};
 use crate::caller::Envoy;
-use crate::holders::{AdmitError, HolderId};
-use crate::{approvals, audit};
+use crate::holders::{AdmitError, Enforced, HolderId};
+use crate::{approvals, audit, keys};
 use std::time::Duration;
 use store::{Committed, Job};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         holder: HolderId(Uuid::from_bytes(request.holder)),
         envoy_id: &envoy.envoy_id,
         call,
-        activation: number(request.activation)?,
+        enforced: Enforced { activation: number(request.activation)?, revocation: number(request.revocation)? },
         reports: &Reports::check(&request.accounts)?,
         policy: &active.loaded.policy,
         granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
@@ -94,6 +94,9 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         committed => committed?,
     };
     count(state, &committed.stored);
+    if !request.unknown_keys.is_empty() {
+        keys::fetch::ask_for(state, &request.unknown_keys).await;
+    }
     Ok(complete(state, &job, committed).await)
 }
 

@@ -6,7 +6,7 @@ use crate::approvals::{self, Terms};
 use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
 use crate::budgets::store::Applied;
 use crate::budgets::{Granting, Plan, Reports, store as accounts};
-use crate::holders::{HolderId, admit};
+use crate::holders::{Enforced, HolderId, admit};
 use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use sqlx::PgPool;
@@ -25,7 +25,7 @@ pub struct Job<'a> {
     /// The call's number.
     pub call: i64,
     /// What the worker enforces.
-    pub activation: i64,
+    pub enforced: Enforced,
     /// Account reports.
     pub reports: &'a Reports,
     /// The policy in force.
@@ -82,7 +82,7 @@ fn is_lost_race(error: &sqlx::Error) -> bool {
 
 async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) -> Result<Committed, SyncError> {
     let mut transaction = database.begin().await?;
-    let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.activation).await?;
+    let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced).await?;
     let plan = Plan::new(job.policy, job.reports, admission.now, admission.holders, job.granting);
     let durable = accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness).await?;
     let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;

@@ -1,0 +1,81 @@
+//! `GET /data-plane/v1/revocations`: page after page until a filter has caught up, then a long poll for news.
+
+use super::copy::Position;
+use crate::app::AppState;
+use crate::caller::Envoy;
+use crate::data_plane::{RECHECK, Wait};
+use crate::extract::QueryOf;
+use crate::metrics::Metrics;
+use crate::problem::ApiError;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+use wire::frame;
+use wire::revocation::RevocationPage;
+
+/// Media type of a page.
+pub const MEDIA_TYPE_REVOCATIONS: &str = "application/vnd.plant-gateway.revocations";
+
+/// What the filter knows, and how long it is ready to wait.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// The last number that it knows; 0 if absent.
+    #[serde(default)]
+    after: u64,
+    /// The database that it is of, 32 hexadecimal digits; absent when the filter knows nothing.
+    database: Option<String>,
+    /// Seconds; more than the maximum counts as the maximum.
+    wait_s: Option<u64>,
+}
+
+/// What follows: at once if there is anything, else as soon as there is, else an empty page.
+///
+/// # Errors
+/// The token is not, or no longer, good, or the question cannot be read.
+pub async fn feed(State(state): State<AppState>, envoy: Envoy, QueryOf(asked): QueryOf<Asked>) -> Result<Response, ApiError> {
+    let database = asked.database.as_deref().map(parse_database).transpose()?;
+    let position = Position { after: asked.after, database };
+    let deadline = Wait { wait_s: asked.wait_s }.deadline();
+    let awaited = awaited_page(&state, &envoy, position, deadline).await;
+    let outcome = match &awaited {
+        Ok(page) if page.reset => "reset",
+        Ok(page) if page.changes.is_empty() => "nothing_new",
+        Ok(_) => "sent",
+        Err(error) => error.code(),
+    };
+    Metrics::count(&state.metrics.revocation_answers, outcome);
+    let body = frame::encode(&awaited?).map_err(|error| ApiError::internal("revocation page", error))?;
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE_REVOCATIONS), (header::CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+/// Waits for a page that is worth sending; the empty one when the time is up or the process is stopping.
+async fn awaited_page(state: &AppState, envoy: &Envoy, position: Position, deadline: Instant) -> Result<RevocationPage, ApiError> {
+    let database_id = state.policy().version.database_id;
+    let mut number = state.revoked.subscribe();
+    loop {
+        number.borrow_and_update();
+        let page = state.revoked.page(database_id, position);
+        let news = page.reset || page.through != position.after;
+        if news || Instant::now() >= deadline || state.shutdown.is_cancelled() {
+            return Ok(page);
+        }
+        tokio::select! {
+            () = state.shutdown.cancelled() => {}
+            // Elapsed, changed and closed alike end the wait: we look again.
+            _ = timeout_at(deadline.min(Instant::now() + RECHECK), number.changed()) => {}
+        }
+        // The token may have been revoked while the poll was held.
+        envoy.recheck(&state.database).await?;
+    }
+}
+
+fn parse_database(text: &str) -> Result<[u8; 16], ApiError> {
+    let invalid = || ApiError::invalid("`database` is not 32 hexadecimal digits");
+    if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(invalid());
+    }
+    u128::from_str_radix(text, 16).map(u128::to_be_bytes).map_err(|_| invalid())
+}
