@@ -59,7 +59,9 @@ pub enum InvalidSigningKey {
 }
 
 impl DevelopmentMark {
-    pub(crate) fn of(key: &VerificationKey, run: &str) -> Self {
+    /// For a key that was made just now, and is kept nowhere else.
+    #[must_use]
+    pub fn of(key: &VerificationKey, run: &str) -> Self {
         Self { made_by: MAKER.to_owned(), made_at: rfc3339(now()).unwrap_or_default(), run: run.to_owned(), thumbprint: key.thumbprint() }
     }
 }
@@ -74,7 +76,10 @@ pub fn check(issuer: &IssuerState) -> Result<(), NotForDevelopment> {
 }
 
 /// What verifies the tokens that the issuer signs.
-pub(crate) fn verification_key(issuer: &IssuerState) -> Result<VerificationKey, InvalidSigningKey> {
+///
+/// # Errors
+/// The key is none of its algorithm.
+pub fn verification_key(issuer: &IssuerState) -> Result<VerificationKey, InvalidSigningKey> {
     let kid = Some(issuer.kid.as_str());
     let pem = || issuer.private_key_pem.as_deref().ok_or(InvalidSigningKey::Missing);
     let unreadable = |_: jwt_simple::Error| InvalidSigningKey::Pem;

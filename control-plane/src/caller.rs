@@ -167,6 +167,7 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::ClientLimited(_)
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_)) => {
             let rule = denial.route.and_then(|id| policy.route_by_id(id)).map(|route| route.name.to_string());

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cli::development::{DevelopmentMark, verification_key};
 use cli::issuer::{Algorithm, IssuerState};
 use hyper_util::rt::TokioIo;
 use jwt_simple::algorithms::{ECDSAP256PublicKeyLike, ES256KeyPair};
@@ -35,6 +36,9 @@ pub enum IdentityProviderError {
     /// No port, or no file.
     #[error("no port, or no file")]
     Io(#[from] std::io::Error),
+    /// No usable key.
+    #[error("no usable key")]
+    Unusable(#[from] cli::development::InvalidSigningKey),
     /// No key.
     #[error("no key can be made: {0}")]
     Key(#[source] jwt_simple::Error),
@@ -107,14 +111,17 @@ impl IdentityProvider {
     /// When it cannot be made.
     pub fn key(kid: &str) -> Result<IssuerState, IdentityProviderError> {
         let pem = ES256KeyPair::generate().to_pem().map_err(IdentityProviderError::Key)?;
-        Ok(IssuerState {
+        let mut key = IssuerState {
             issuer: ISSUER.to_owned(),
             algorithm: Algorithm::ES256,
             kid: kid.to_owned(),
             audience: Some(AUDIENCE.to_owned()),
             private_key_pem: Some(pem),
             secret_base64url: None,
-        })
+            development: None,
+        };
+        key.development = Some(DevelopmentMark::of(&verification_key(&key)?, "e2e"));
+        Ok(key)
     }
 
     /// From now on exactly these keys are published.

@@ -214,6 +214,7 @@ const fn check_name(check: Check) -> &'static str {
         Check::Trial => "trial",
         Check::Approval => "approval",
         Check::Budget => "budget",
+        Check::ClientLimit => "client_limit",
     }
 }
 

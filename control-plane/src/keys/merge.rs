@@ -1,6 +1,7 @@
 //! The keys of a bundle: those that the policy names, then those of the issuer's published set.
 
-use super::jwk_set::{self, InvalidSet};
+use super::jwk_set;
+use crate::problem::chain;
 use super::store::StoredSet;
 use authn::{Algorithm, VerificationKey};
 use wire::bundle::{IssuerKeys, KeyMaterial, KeysKnown};
@@ -38,9 +39,9 @@ pub fn add_published(document: &PolicyDocument, named: &mut [IssuerKeys], sets: 
 fn usable(issuer: &Issuer, set: &StoredSet) -> Option<Vec<VerificationKey>> {
     match jwk_set::parse(&set.body, &algorithms(issuer)) {
         Ok(keys) => Some(keys),
-        Err(InvalidSet::NoneUsable | InvalidSet::Json(_) | InvalidSet::NoKeys | InvalidSet::TooMany(_)) => {
+        Err(error) => {
             // It was usable when it was fetched: the policy asks for other algorithms now.
-            tracing::warn!(issuer = issuer.name, "the last good JWK set has no key for the algorithms of the policy");
+            tracing::warn!(issuer = issuer.name, error = %chain(&error), "the last good JWK set is not usable any more");
             None
         }
     }
