@@ -8,7 +8,7 @@ use crate::error::BenchError;
 use crate::variant::{BenchPorts, Variant};
 
 /// What every budget is capped at, so that leases cover whatever is sent.
-const CAP: u64 = 1_000_000_000_000;
+const CAP: u64 = 4_000_000_000;
 
 /// The shipped policies with every cap raised.
 pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchError> {
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn raises_every_cap_and_nothing_else() {
         let text = raise_caps("# cap: 1\n  - name: a\n    cap: 10   # ten\n    recap: 1\n");
-        assert_eq!(text, "# cap: 1\n  - name: a\n    cap: 1000000000000\n    recap: 1\n");
+        assert_eq!(text, "# cap: 1\n  - name: a\n    cap: 4000000000\n    recap: 1\n");
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let copy = policies(&repository().join("policies"), home.path()).unwrap();
         let budgets = fs::read_to_string(copy.join("budgets.yaml")).unwrap();
-        assert!(budgets.contains("cap: 1000000000000") && !budgets.contains("cap: 50\n"));
+        assert!(budgets.contains("cap: 4000000000") && !budgets.contains("cap: 50\n"));
         assert!(copy.join("routes/agents.yaml").exists());
         assert!(budgets.contains("tier: paid") && !budgets.contains("tier: enterprise"));
     }

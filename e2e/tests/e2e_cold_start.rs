@@ -82,7 +82,7 @@ async fn with_embedded_bundle(name: &str, port_base: u16, when_unknown: &str) ->
     let state = stack.state();
     let bundle = Admin::new(state).ask(Ask::get("/admin/v1/policies/active/bundle")).await.unwrap();
     assert_eq!(bundle.status, 200, "{}", bundle.text());
-    embed(state, bundle.text().trim());
+    embed(state, bundle.json()["bundle"].as_str().unwrap());
     restart_envoy_alone(&stack).await;
     (stack, home)
 }

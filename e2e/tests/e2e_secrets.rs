@@ -129,7 +129,8 @@ async fn admin_texts(state: &State) -> Vec<(String, String)> {
         let answer = admin.ask(Ask::get(path)).await.unwrap();
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let text = if path.ends_with("/bundle") {
-            answer.text() + &String::from_utf8_lossy(&STANDARD.decode(answer.text().trim()).unwrap())
+            let image = STANDARD.decode(answer.json()["bundle"].as_str().unwrap()).unwrap();
+            answer.text() + &String::from_utf8_lossy(&image) + &hex(&image)
         } else {
             answer.text()
         };
