@@ -10,11 +10,15 @@ use rsa::traits::PublicKeyParts as _;
 use rsa::{Pkcs1v15Sign, Pss, RsaPrivateKey};
 use serde_json::{Value, json};
 
+use crate::changes::payload;
+
 pub(crate) struct Signer {
     pub(crate) algorithm: Algorithm,
     pub(crate) jwk: Value,
     pub(crate) key: VerificationKey,
     pub(crate) private: Private,
+    /// Right tokens to change: most of the time would go into RSA signatures otherwise.
+    pub(crate) pool: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -25,6 +29,8 @@ pub(crate) enum Private {
     P384(p384::ecdsa::SigningKey),
     Ed25519(ed25519_compact::KeyPair),
 }
+
+const POOL: usize = 256;
 
 pub(crate) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -42,7 +48,10 @@ pub(crate) fn all(random: &mut StdRng) -> Vec<Signer> {
                 jwk["kid"] = json!(format!("{}-key", algorithm.name()));
             }
             let key = VerificationKey::from_jwk(&jwk).expect("a key that was just made");
-            signers.push(Signer { algorithm, jwk, key, private });
+            let mut signer = Signer { algorithm, jwk, key, private, pool: Vec::new() };
+            let header = signer.header().to_string();
+            signer.pool = (0..POOL).map(|_| signer.token(header.as_bytes(), &payload(random), random)).collect();
+            signers.push(signer);
         }
     }
     signers
