@@ -21,6 +21,8 @@ import jwcrypto.jws
 import jwt
 
 ALGORITHMS = ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
+# RFC 9864 has a second name for EdDSA with Ed25519, which we and some of them take.
+ALLOWED = [*ALGORITHMS, "Ed25519"]
 VALID_SHARE_MIN = 0.2
 COUNT_MIN = 100_000
 
@@ -28,7 +30,7 @@ COUNT_MIN = 100_000
 def pyjwt(key):
     verifier = jwt.PyJWS()
     material = jwt.PyJWK(key["jwk"], algorithm=key["alg"]).key
-    return lambda token: verifier.decode(token, material, algorithms=ALGORITHMS)
+    return lambda token: verifier.decode(token, material, algorithms=ALLOWED)
 
 
 def jwcrypto_(key):
@@ -36,7 +38,7 @@ def jwcrypto_(key):
 
     def verify(token):
         jws = jwcrypto.jws.JWS()
-        jws.allowed_algs = ALGORITHMS
+        jws.allowed_algs = ALLOWED
         jws.deserialize(token, material)
         return jws.payload
 
@@ -45,7 +47,7 @@ def jwcrypto_(key):
 
 def joserfc_(key):
     material = joserfc.jwk.import_key(key["jwk"])
-    return lambda token: joserfc.jws.deserialize_compact(token, material, algorithms=ALGORITHMS).payload
+    return lambda token: joserfc.jws.deserialize_compact(token, material, algorithms=ALLOWED).payload
 
 
 LIBRARIES = {"PyJWT": pyjwt, "jwcrypto": jwcrypto_, "joserfc": joserfc_}
