@@ -137,7 +137,8 @@ fn what_one_machine_hears_all_machines_enforce_within_two_ticks() {
     let ([mut one, mut other, _third], call) = caught_up::<3>(5);
     assert_eq!(target(&call), format!("{CALL}?after=5&database={}&wait_s=30", "07".repeat(16)));
     let request = read(&tokens::token(json!({ "jti": "j-1" })));
-    (one.warm(&request), other.warm(&request));
+    one.warm(&request);
+    other.warm(&request);
     one.take_call(CALL);
     let news = page(false, 5, &[(mark(RevocationKind::Token, "j-1"), 0)]);
     one.answer(&call, &[(":status", b"200")], wire::frame::encode(&news).unwrap());
@@ -305,9 +306,9 @@ fn tokens_get_503_when_the_last_contact_is_too_old_until_the_next() {
         gate.host.call_outs.borrow_mut().clear();
         gate.run(TICK);
     };
-    (quiet(&one, 3_595), quiet(&other, 3_595));
+    [&one, &other].map(|gate| quiet(gate, 3_595));
     assert_ne!(other.send(&request).step, Step::Answered);
-    (quiet(&one, 30), quiet(&other, 30));
+    [&one, &other].map(|gate| quiet(gate, 30));
     let stream = other.send(&request);
     let reply = other.reply(&stream).unwrap();
     assert_eq!((reply.status, &reply.problem()["check"]), (503, &json!("authentication")));
