@@ -306,9 +306,9 @@ fn tokens_get_503_when_the_last_contact_is_too_old_until_the_next() {
         gate.host.call_outs.borrow_mut().clear();
         gate.run(TICK);
     };
-    [&one, &other].map(|gate| quiet(gate, 3_595));
+    [&one, &other].into_iter().for_each(|gate| quiet(gate, 3_595));
     assert_ne!(other.send(&request).step, Step::Answered);
-    [&one, &other].map(|gate| quiet(gate, 30));
+    [&one, &other].into_iter().for_each(|gate| quiet(gate, 30));
     let stream = other.send(&request);
     let reply = other.reply(&stream).unwrap();
     assert_eq!((reply.status, &reply.problem()["check"]), (503, &json!("authentication")));
