@@ -87,6 +87,7 @@ pub fn bearer(authorization: &[u8]) -> Result<&str, CredentialFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::algorithm::Algorithm;
     use crate::issuer::IssuerRules;
     use crate::jws::Verified;
     use crate::key::VerificationKey;
@@ -96,13 +97,17 @@ mod tests {
 
     const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
+    fn refused(fault: CredentialFault) -> Result<Identity, Unauthenticated> {
+        Err(Unauthenticated::Refused(fault))
+    }
+
     fn issuers() -> Issuers {
         let other_key = VerificationKey::from_secret(None, Algorithm::Hs256, &[7; 32]).unwrap();
         let pp = IssuerRules { name: "pp".into(), issuer: "pp.example".into(), keys: vec![other_key], ..rules() };
         Issuers::new(vec![rules(), pp]).unwrap()
     }
 
-    fn outcome(token: &str) -> Result<Identity, CredentialFault> {
+    fn outcome(token: &str) -> Result<Identity, Unauthenticated> {
         authenticate(&issuers(), format!("Bearer {token}").as_bytes(), NOW, &mut PureRust)
     }
 
@@ -144,7 +149,7 @@ mod tests {
     #[test]
     fn refuses_two_joined_header_values() {
         let token = hs256_token(HEADER, &good_claims().to_string());
-        assert_eq!(outcome(&format!("{token},{token}")), Err(CredentialFault::Malformed));
+        assert_eq!(outcome(&format!("{token},{token}")), refused(CredentialFault::Malformed));
     }
 
     #[test]
@@ -163,7 +168,7 @@ mod tests {
         for iss in [json!("https://evil.example"), json!("cp.example "), json!("CP.example"), json!(null), json!(["cp.example"])] {
             let mut claims = good_claims();
             claims["iss"] = iss;
-            assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::IssuerMismatch));
+            assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), refused(CredentialFault::IssuerMismatch));
         }
     }
 
@@ -171,13 +176,13 @@ mod tests {
     fn refuses_a_token_of_one_issuer_signed_by_another() {
         let mut claims = good_claims();
         claims["iss"] = json!("pp.example");
-        assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), Err(CredentialFault::SignatureInvalid));
+        assert_eq!(outcome(&hs256_token(HEADER, &claims.to_string())), refused(CredentialFault::SignatureInvalid));
     }
 
     #[test]
     fn refuses_a_payload_that_is_no_json_object_or_has_duplicates() {
         for payload in ["", "[]", "hello", r#"{"iss":"cp.example","iss":"cp.example"}"#] {
-            assert_eq!(outcome(&hs256_token(HEADER, payload)), Err(CredentialFault::Malformed), "{payload}");
+            assert_eq!(outcome(&hs256_token(HEADER, payload)), refused(CredentialFault::Malformed), "{payload}");
         }
     }
 
@@ -189,7 +194,7 @@ mod tests {
         let forged = crate::test_tokens::hs256_token_by(&der, HEADER, &good_claims().to_string());
         let value = format!("Bearer {forged}");
         let outcome = authenticate(&issuers, value.as_bytes(), NOW, &mut PureRust);
-        assert_eq!(outcome, Err(CredentialFault::AlgorithmRefused));
+        assert_eq!(outcome, refused(CredentialFault::AlgorithmRefused));
     }
 
     #[test]
@@ -198,7 +203,7 @@ mod tests {
         claims["exp"] = json!(1);
         claims["email"] = json!(null);
         let token = crate::test_tokens::hs256_token_by(&[1; 32], HEADER, &claims.to_string());
-        assert_eq!(outcome(&token), Err(CredentialFault::SignatureInvalid));
+        assert_eq!(outcome(&token), refused(CredentialFault::SignatureInvalid));
     }
 
     #[test]
@@ -213,7 +218,53 @@ mod tests {
         let mut verifier = No(0);
         let value = format!("Bearer {}", hs256_token(HEADER, &good_claims().to_string()));
         let outcome = authenticate(&issuers(), value.as_bytes(), NOW, &mut verifier);
-        assert_eq!(outcome, Err(CredentialFault::SignatureInvalid));
+        assert_eq!(outcome, refused(CredentialFault::SignatureInvalid));
         assert_eq!(verifier.0, 1);
+    }
+
+    fn by(rules: IssuerRules, header: &str) -> Result<Identity, Unauthenticated> {
+        let value = format!("Bearer {}", hs256_token(header, &good_claims().to_string()));
+        authenticate(&Issuers::new(vec![rules]).unwrap(), value.as_bytes(), NOW, &mut PureRust)
+    }
+
+    #[test]
+    fn refuses_an_algorithm_that_is_not_on_the_issuers_list_though_a_key_has_it() {
+        let listed = |algorithms: &[Algorithm]| IssuerRules { algorithms: algorithms.to_vec(), ..rules() };
+        assert!(by(listed(&[Algorithm::Es256, Algorithm::Hs256]), HEADER).is_ok());
+        for algorithms in [&[][..], &[Algorithm::Es256], &[Algorithm::Hs384, Algorithm::Rs256]] {
+            assert_eq!(by(listed(algorithms), HEADER), refused(CredentialFault::AlgorithmRefused));
+        }
+    }
+
+    #[test]
+    fn cannot_judge_a_token_while_the_issuers_keys_are_unknown_or_too_old() {
+        let known = |keys_known| IssuerRules { keys_known, ..rules() };
+        let later = Timestamp::from_micros(NOW.as_micros() + 1);
+        assert!(by(known(KeysKnown::Until(later)), HEADER).is_ok());
+        for keys_known in [KeysKnown::Until(NOW), KeysKnown::Until(Timestamp::EPOCH), KeysKnown::NotYet] {
+            assert_eq!(by(known(keys_known), HEADER), Err(Unauthenticated::KeysUnavailable), "{keys_known:?}");
+        }
+        // What no key could make good is refused all the same.
+        assert_eq!(by(known(KeysKnown::NotYet), r#"{"alg":"none"}"#), refused(CredentialFault::AlgorithmRefused));
+    }
+
+    #[test]
+    fn says_which_issuer_may_have_published_the_key_of_a_token() {
+        let header = r#"{"alg":"HS256","kid":"new"}"#;
+        let published = || IssuerRules { more_keys: MoreKeys::Published, ..rules() };
+        assert_eq!(by(rules(), header), refused(CredentialFault::UnknownKey));
+        assert_eq!(by(published(), header), Err(Unauthenticated::KeyUnknown { issuer: "cp".into() }));
+        // A key of the algorithm may come, too; one for an algorithm that is not on the list may not.
+        let es256 = IssuerRules { keys: vec![es256_pair(None).1], ..published() };
+        assert_eq!(by(es256.clone(), HEADER), Err(Unauthenticated::KeyUnknown { issuer: "cp".into() }));
+        let listed = IssuerRules { algorithms: vec![Algorithm::Es256], ..es256 };
+        assert_eq!(by(listed, HEADER), refused(CredentialFault::AlgorithmRefused));
+    }
+
+    #[test]
+    fn says_by_which_key_a_token_was_signed() {
+        let keys = vec![crate::test_tokens::hs256_key(Some("k"))];
+        let identity = by(IssuerRules { keys, ..rules() }, HEADER).unwrap();
+        assert_eq!(identity.key_id.as_deref(), Some("k"));
     }
 }

@@ -92,18 +92,6 @@ impl<P> TokenCache<P> {
         self.bytes = 0;
     }
 
-    /// Forgets the entries whose principal is not to be kept.
-    pub fn retain(&mut self, mut keep: impl FnMut(&P) -> bool) {
-        let mut place = 0;
-        while let Some(entry) = self.entries.get(place) {
-            if keep(&entry.principal) {
-                place += 1;
-            } else {
-                self.remove(place);
-            }
-        }
-    }
-
     /// How many entries there are, expired ones included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -280,16 +268,13 @@ mod tests {
     }
 
     #[test]
-    fn forgets_what_is_not_retained() {
+    fn forgets_everything_when_cleared() {
         let mut cache = TokenCache::new(8, 4096);
         for name in 0..8_u8 {
             cache.insert(&[name], name, LATER);
         }
-        cache.retain(|principal| principal % 3 == 0);
-        let left: Vec<u8> = (0..8).filter(|name| cache.get(&[*name], NOW).is_some()).collect();
-        assert_eq!(left, [0, 3, 6]);
         cache.clear();
-        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+        assert_eq!((cache.len(), cache.bytes(), cache.get(&[3], NOW)), (0, 0, None));
     }
 
     #[test]
@@ -303,7 +288,6 @@ mod tests {
     enum Step {
         Insert { name: u8, expires_in: i64 },
         Get { name: u8 },
-        Retain { modulus: u8 },
         Clear,
         Wait { seconds: i64 },
     }
@@ -312,7 +296,6 @@ mod tests {
         prop_oneof![
             8 => (0..24_u8, 0..20_i64).prop_map(|(name, expires_in)| Step::Insert { name, expires_in }),
             8 => (0..24_u8).prop_map(|name| Step::Get { name }),
-            1 => (2..5_u8).prop_map(|modulus| Step::Retain { modulus }),
             1 => Just(Step::Clear),
             4 => (0..6_i64).prop_map(|seconds| Step::Wait { seconds }),
         ]
@@ -348,10 +331,6 @@ mod tests {
                         if let Some(found) = cache.get(&value(name), now) {
                             prop_assert_eq!(Some(found), live);
                         }
-                    }
-                    Step::Retain { modulus } => {
-                        cache.retain(|serial| serial % usize::from(modulus) != 0);
-                        model.retain(|_, (serial, _)| *serial % usize::from(modulus) != 0);
                     }
                     Step::Clear => { cache.clear(); model.clear(); }
                     Step::Wait { seconds } => now = now.plus(core::time::Duration::from_secs(seconds.unsigned_abs())),

@@ -32,22 +32,27 @@ pub enum OptionalClaim {
     NotBefore,
     /// `token_type`.
     TokenType,
+    /// `token_version`: without it a revocation of old versions refuses the token.
+    TokenVersion,
 }
 
 impl OptionalClaim {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::CustomerId,
+        Self::AgentId,
+        Self::GovernorAgentId,
+        Self::Tier,
+        Self::TokenId,
+        Self::NotBefore,
+        Self::TokenType,
+        Self::TokenVersion,
+    ];
+
     /// From the claim's name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "customer_id" => Some(Self::CustomerId),
-            "agent_id" => Some(Self::AgentId),
-            "governor_agent_id" => Some(Self::GovernorAgentId),
-            "tier" => Some(Self::Tier),
-            "jti" => Some(Self::TokenId),
-            "nbf" => Some(Self::NotBefore),
-            "token_type" => Some(Self::TokenType),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|claim| claim.name() == name)
     }
 
     /// The claim's name.
@@ -61,6 +66,7 @@ impl OptionalClaim {
             Self::TokenId => "jti",
             Self::NotBefore => "nbf",
             Self::TokenType => "token_type",
+            Self::TokenVersion => "token_version",
         }
     }
 }
@@ -347,9 +353,9 @@ mod tests {
 
     #[test]
     fn optional_claims_have_names_that_round_trip() {
-        for name in ["customer_id", "agent_id", "governor_agent_id", "tier", "jti", "nbf", "token_type"] {
-            assert_eq!(OptionalClaim::parse(name).unwrap().name(), name);
-        }
+        let names = OptionalClaim::ALL.map(OptionalClaim::name);
+        assert_eq!(names, ["customer_id", "agent_id", "governor_agent_id", "tier", "jti", "nbf", "token_type", "token_version"]);
+        assert_eq!(OptionalClaim::ALL.map(|claim| OptionalClaim::parse(claim.name())), OptionalClaim::ALL.map(Some));
         assert_eq!(OptionalClaim::parse("sub"), None);
     }
 }

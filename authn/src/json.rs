@@ -29,6 +29,14 @@ impl Json {
     }
 }
 
+/// Reads one JSON object, and refuses what two readers could understand differently: a member name twice at any depth.
+/// Depth and width are bounded.
+#[must_use]
+pub fn strict_json(bytes: &[u8]) -> Option<serde_json::Value> {
+    // Read twice: the second reader cannot see anything else once the first is content.
+    Members::parse(bytes).and_then(|_| serde_json::from_slice(bytes).ok())
+}
+
 /// The members of an object, in order.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Members(Vec<(Box<str>, Json)>);

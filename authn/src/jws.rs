@@ -52,7 +52,8 @@ pub enum Verified {
 /// Verifies signatures: in pure Rust, or with the help of a host. Called once per token at most, and only with a
 /// signature that has the right length and range for the key.
 pub trait SignatureVerifier {
-    /// Whether `signature` is by `key` over `signing_input`. ES256 signatures are `r ‖ s`, 32 bytes each.
+    /// Whether `signature` is by `key` over `signing_input`. Those of ES256 are `r ‖ s`,
+    /// 32 bytes each, those of ES384 48 bytes each (RFC 7518 §3.4).
     fn verify(&mut self, key: &VerificationKey, signing_input: &[u8], signature: &[u8]) -> Verified;
 }
 
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn refuses_an_alg_that_is_unknown_absent_or_no_string() {
-        for header in [r#"{"alg":"PS256"}"#, r#"{"alg":"hs256"}"#, "{}", r#"{"alg":null}"#, r#"{"alg":["HS256"]}"#] {
+        for header in [r#"{"alg":"ES512"}"#, r#"{"alg":"ES256K"}"#, r#"{"alg":"hs256"}"#, "{}", r#"{"alg":null}"#, r#"{"alg":["HS256"]}"#] {
             assert_eq!(fault_of_header(header), Some(CredentialFault::AlgorithmRefused), "{header}");
         }
     }
@@ -230,6 +231,18 @@ mod tests {
         let room = (TOKEN_BYTES_MAX - frame) / 4 * 3;
         assert!(parse_jws(&hs256_token(r#"{"alg":"HS256"}"#, &"x".repeat(room))).is_ok());
         assert_eq!(parse_jws(&hs256_token(r#"{"alg":"HS256"}"#, &"x".repeat(room + 3))), Err(CredentialFault::Malformed));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_cannot_overflow_the_stack() {
+        let depth = TOKEN_BYTES_MAX / 4 * 3 / 2;
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let header = |depth: usize| format!(r#"{{"alg":"HS256","x":{}1{}}}"#, open.repeat(depth), close.repeat(depth));
+            assert_eq!(fault_of_header(&header(15)), None);
+            assert_eq!(fault_of_header(&header(16)), Some(CredentialFault::Malformed));
+            assert_eq!(fault_of_header(&header(depth / 8)), Some(CredentialFault::Malformed));
+            assert_eq!(fault_of_header(&format!(r#"{{"alg":"HS256","x":{}"#, open.repeat(depth / 8))), Some(CredentialFault::Malformed));
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod claims;
 mod issuer;
 mod json;
 mod jwk;
+mod jwk_set;
 mod jws;
 mod key;
 mod pure_rust;
@@ -27,6 +28,7 @@ mod revocation;
 mod rfc3339;
 mod roca;
 mod spki;
+mod thumbprint;
 
 #[cfg(test)]
 mod test_tokens;
@@ -35,10 +37,10 @@ pub use algorithm::{Algorithm, Family, HashFunction, Verification};
 pub use authenticate::{Unauthenticated, authenticate, bearer};
 pub use budget::{Admission, VerificationBudget};
 pub use cache::TokenCache;
-pub use claims::{CLAIM_BYTES_MAX, check_claims};
-pub use issuer::{
-    InvalidIssuers, IssuerRules, Issuers, KeysKnown, LIFETIME_MAX, MoreKeys, OptionalClaim, SKEW_MAX, TrialTokens,
-};
+pub use claims::{CLAIM_BYTES_MAX, Check, Finding, check_claims, explain_claims};
+pub use issuer::{InvalidIssuers, IssuerRules, Issuers, KeysKnown, LIFETIME_MAX, MoreKeys, OptionalClaim, SKEW_MAX, TrialTokens};
+pub use json::strict_json;
+pub use jwk_set::{InvalidJwkSet, JwkSet, KeyPlace};
 pub use jws::{JwsHeader, ParsedJws, SignatureVerifier, TOKEN_BYTES_MAX, Verified, parse_jws, verify_jws};
 pub use key::{InvalidKey, VerificationKey};
 pub use pure_rust::PureRust;

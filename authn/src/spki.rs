@@ -1,4 +1,4 @@
-//! SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of the three kinds of public key that we accept: read and written.
+//! SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of the four kinds of public key that we accept: read and written.
 //! Reading compares with our own writing, so there is one encoding per key and nothing can follow it: BoringSSL would
 //! take trailing bytes.
 
@@ -8,6 +8,11 @@ const RSA_ALGORITHM: [u8; 15] = [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86,
 const P256_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
     0x07, 0x03, 0x42, 0x00,
+];
+/// Everything before the uncompressed point of a P-384 key.
+const P384_PREFIX: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62,
+    0x00,
 ];
 /// Everything before the 32 bytes of an Ed25519 key (RFC 8410).
 const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -23,6 +28,8 @@ pub(crate) enum Spki<'d> {
     Rsa { modulus: &'d [u8], exponent: &'d [u8] },
     /// `04 ‖ x ‖ y`.
     P256 { point: &'d [u8; 65] },
+    /// `04 ‖ x ‖ y`.
+    P384 { point: &'d [u8; 97] },
     /// As in RFC 8032.
     Ed25519 { point: &'d [u8; 32] },
 }
@@ -32,6 +39,8 @@ impl<'d> Spki<'d> {
     pub(crate) fn parse(der: &'d [u8]) -> Option<Self> {
         let key = if let Some(point) = der.strip_prefix(&P256_PREFIX) {
             Self::P256 { point: point.try_into().ok()? }
+        } else if let Some(point) = der.strip_prefix(&P384_PREFIX) {
+            Self::P384 { point: point.try_into().ok()? }
         } else if let Some(point) = der.strip_prefix(&ED25519_PREFIX) {
             Self::Ed25519 { point: point.try_into().ok()? }
         } else {
@@ -57,6 +66,7 @@ impl<'d> Spki<'d> {
                 tagged(SEQUENCE, &[&RSA_ALGORITHM, &tagged(BIT_STRING, &[&[0], &numbers])])
             }
             Self::P256 { point } => [&P256_PREFIX[..], point].concat(),
+            Self::P384 { point } => [&P384_PREFIX[..], point].concat(),
             Self::Ed25519 { point } => [&ED25519_PREFIX[..], point].concat(),
         }
     }

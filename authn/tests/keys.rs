@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 use authn::{Algorithm, InvalidKey, PureRust, SignatureVerifier, VerificationKey, Verified, verify_jws};
 use base64::Engine as _;
 use decision_core::principal::CredentialFault;
-use jwt_simple::algorithms::{
-    ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, HS256Key, MACLike, RS256KeyPair, RSAKeyPairLike,
-};
+use jwt_simple::algorithms::{ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, RS256KeyPair};
 use jwt_simple::claims::Claims;
 use jwt_simple::prelude::Duration;
+
+mod signers;
 
 const MODULUS_OFFSET: usize = 33;
 
@@ -39,28 +39,52 @@ fn es256() -> (ES256KeyPair, Vec<u8>) {
     (pair, der)
 }
 
+/// Alg must match the key: one algorithm per key, though six would do with an RSA key, and three with a secret.
 #[test]
-fn verifies_what_jwt_simple_signs() {
-    let (es256, es256_der) = es256();
-    let (ed25519, ed25519_der) = ed25519();
-    let rs256 = &*RSA_PAIR;
-    let hs256 = HS256Key::from_bytes(&[3; 32]);
-    let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
-    let cases = [
-        (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256_der)),
-        (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519_der)),
-        (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, &RSA_PUBLIC)),
-        (hs256.authenticate(claims()).unwrap(), VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap()),
-    ];
-    for (index, (token, _)) in cases.iter().enumerate() {
-        for (other, (_, key)) in cases.iter().enumerate() {
-            let outcome = verify_jws(token, key, &mut PureRust);
-            if index == other {
-                assert!(outcome.is_ok(), "{token}");
+fn verifies_what_jwt_simple_signs_with_the_key_of_the_same_algorithm_only() {
+    let signed = signers::all();
+    assert_eq!(signed.len(), 12);
+    for one in &signed {
+        for other in &signed {
+            let outcome = verify_jws(&one.token, &other.key, &mut PureRust);
+            if one.algorithm == other.algorithm {
+                assert!(outcome.is_ok(), "{:?}", one.algorithm);
             } else {
                 assert_eq!(outcome, Err(CredentialFault::AlgorithmRefused));
             }
         }
+    }
+}
+
+/// The header says what the key is for, and the signature is another algorithm's.
+#[test]
+fn refuses_a_signature_of_another_algorithm_under_the_header_of_the_keys() {
+    let mut never = Vec::new();
+    for one in signers::all() {
+        for key in Algorithm::ALL.into_iter().filter(|algorithm| *algorithm != one.algorithm).map(signers::key) {
+            let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+            let header = url.encode(format!(r#"{{"alg":"{}","typ":"JWT"}}"#, key.algorithm.name()));
+            let (_, rest) = one.token.split_once('.').unwrap();
+            if verify_jws(&format!("{header}.{rest}"), &key, &mut PureRust).is_ok() {
+                never.push((one.algorithm, key.algorithm));
+            }
+        }
+    }
+    assert_eq!(never, []);
+}
+
+/// RFC 7518 §3.5: a salt of the length of the hash; others verify under some libraries.
+#[test]
+fn refuses_rsa_pss_with_a_salt_of_another_length() {
+    let pair = rsa::RsaPrivateKey::new(&mut rand::rngs::OsRng, 2048).unwrap();
+    let der = rsa::pkcs8::EncodePublicKey::to_public_key_der(&pair.to_public_key()).unwrap();
+    let key = VerificationKey::from_public_key(None, Algorithm::Ps256, der.as_bytes()).unwrap();
+    let input = "eyJhbGciOiJQUzI1NiJ9.AAAA";
+    for salt_len in [0, 20, 31, 32, 33, 64, 222] {
+        let padding = rsa::Pss { salt_len, ..rsa::Pss::new::<hmac_sha256::Hash>() };
+        let signature = pair.sign_with_rng(&mut rand::rngs::OsRng, padding, &hmac_sha256::Hash::hash(input.as_bytes())).unwrap();
+        let token = format!("{input}.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(signature));
+        assert_eq!(verify_jws(&token, &key, &mut PureRust).is_ok(), salt_len == 32, "{salt_len}");
     }
 }
 
@@ -102,7 +126,8 @@ fn refuses_pem_of_another_kind_damaged_or_twice() {
 
 #[test]
 fn refuses_bytes_before_or_after_the_key_and_every_truncation() {
-    for (algorithm, der) in [(Algorithm::Rs256, RSA_PUBLIC.to_vec()), (Algorithm::Es256, es256().1), (Algorithm::EdDsa, ed25519().1)] {
+    for algorithm in [Algorithm::Rs256, Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
+        let der = signers::public_der(algorithm).unwrap();
         let outcome = |bytes: &[u8]| VerificationKey::from_public_key(None, algorithm, bytes).map(|_| ());
         assert_eq!(outcome(&der), Ok(()));
         assert_eq!(outcome(&[&der[..], &[0]].concat()), Err(InvalidKey::Spki));
@@ -115,15 +140,17 @@ fn refuses_bytes_before_or_after_the_key_and_every_truncation() {
 
 #[test]
 fn refuses_a_key_of_another_type_than_the_algorithm() {
-    let keys = [(Algorithm::Rs256, RSA_PUBLIC.to_vec()), (Algorithm::Es256, es256().1), (Algorithm::EdDsa, ed25519().1)];
-    for (owner, der) in &keys {
-        for algorithm in [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa] {
-            let outcome = VerificationKey::from_public_key(None, algorithm, der).map(|_| ());
-            let wanted = if algorithm == *owner { Ok(()) } else { Err(InvalidKey::OtherKeyType(algorithm)) };
-            assert_eq!(outcome, wanted);
+    let kind = |algorithm: Algorithm| signers::public_der(algorithm).map(|der| der.len());
+    for owner in Algorithm::ALL {
+        let Some(der) = signers::public_der(owner) else { continue };
+        for algorithm in Algorithm::ALL {
+            let wanted = match algorithm.family() {
+                authn::Family::Hmac => Err(InvalidKey::HmacWithPublicKey),
+                _ if kind(algorithm) == kind(owner) => Ok(()),
+                _ => Err(InvalidKey::OtherKeyType(algorithm)),
+            };
+            assert_eq!(VerificationKey::from_public_key(None, algorithm, &der).map(drop), wanted, "{owner:?} {algorithm:?}");
         }
-        let hmac = VerificationKey::from_public_key(None, Algorithm::Hs256, der);
-        assert_eq!(hmac.unwrap_err(), InvalidKey::HmacWithPublicKey);
     }
 }
 
@@ -140,13 +167,51 @@ fn refuses_a_point_off_the_curve() {
     assert_eq!(outcome.unwrap_err(), InvalidKey::Point);
 }
 
+/// The points of order 1, 2, 4 and 8, and the same written with a coordinate of 2²⁵⁵ − 19 or more.
+const SMALL_ORDER: [&str; 14] = [
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+];
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).unwrap()).collect()
+}
+
 #[test]
-fn refuses_an_ed25519_point_of_small_order() {
+fn refuses_an_ed25519_point_of_small_order_however_it_is_written() {
     let (_, mut der) = ed25519();
-    der[12..].fill(0);
-    der[12] = 1;
-    let outcome = VerificationKey::from_public_key(None, Algorithm::EdDsa, &der);
-    assert_eq!(outcome.unwrap_err(), InvalidKey::Point);
+    for point in SMALL_ORDER {
+        der[12..].copy_from_slice(&bytes(point));
+        let outcome = VerificationKey::from_public_key(None, Algorithm::EdDsa, &der);
+        assert_eq!(outcome.unwrap_err(), InvalidKey::Point, "{point}");
+    }
+}
+
+/// Coordinates from 2²⁵⁵ − 19 on are points, too, for who does not look; only two or three of those are of small order.
+#[test]
+fn refuses_an_ed25519_point_that_is_not_in_its_one_encoding() {
+    let (_, mut der) = ed25519();
+    for low in 0xed..=0xff_u8 {
+        for high in [0x7f, 0xff] {
+            der[12..].fill(0xff);
+            der[12] = low;
+            der[43] = high;
+            let outcome = VerificationKey::from_public_key(None, Algorithm::EdDsa, &der);
+            assert_eq!(outcome.unwrap_err(), InvalidKey::Point, "{low} {high}");
+        }
+    }
 }
 
 #[test]
@@ -207,9 +272,16 @@ fn refuses_an_rsa_number_that_is_negative_or_not_minimal() {
 }
 
 #[test]
-fn refuses_a_short_secret() {
-    let outcome = VerificationKey::from_secret(None, Algorithm::Hs256, &[1; 31]);
-    assert_eq!(outcome.unwrap_err(), InvalidKey::SecretTooShort { bytes: 31 });
+fn refuses_a_secret_shorter_than_the_hash() {
+    for (algorithm, bytes_min) in [(Algorithm::Hs256, 32), (Algorithm::Hs384, 48), (Algorithm::Hs512, 64)] {
+        let outcome = |bytes: usize| VerificationKey::from_secret(None, algorithm, &vec![1; bytes]).map(drop);
+        assert_eq!(outcome(bytes_min), Ok(()));
+        assert_eq!(outcome(bytes_min - 1), Err(InvalidKey::SecretTooShort { bytes: bytes_min - 1, bytes_min }));
+    }
+    for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| algorithm.family() != authn::Family::Hmac) {
+        let outcome = VerificationKey::from_secret(None, algorithm, &[1; 64]).map(drop);
+        assert_eq!(outcome, Err(InvalidKey::OtherKeyType(algorithm)));
+    }
 }
 
 #[test]
@@ -243,35 +315,66 @@ fn outcome_by_a_lax_host(key: &VerificationKey, signature: &[u8]) -> Result<Vec<
 
 #[test]
 fn refuses_a_signature_of_impossible_length_whatever_the_verifier_says() {
-    let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
-    for (key, length) in [
-        (VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap(), 32),
-        (public(Algorithm::Rs256, &RSA_PUBLIC), 256),
-        (public(Algorithm::Es256, &es256().1), 64),
-        (public(Algorithm::EdDsa, &ed25519().1), 64),
-    ] {
-        assert!(outcome_by_a_lax_host(&key, &vec![1; length]).is_ok());
+    for (algorithm, length) in Algorithm::ALL.into_iter().zip([32, 48, 64, 256, 256, 256, 256, 256, 256, 64, 96, 64]) {
+        let key = signers::key(algorithm);
+        assert!(outcome_by_a_lax_host(&key, &vec![1; length]).is_ok(), "{algorithm:?}");
         for wrong in [0, 1, length - 1, length + 1, length * 2] {
             let outcome = outcome_by_a_lax_host(&key, &vec![1; wrong]);
-            assert_eq!(outcome, Err(CredentialFault::SignatureInvalid), "{key:?} {wrong}");
+            assert_eq!(outcome, Err(CredentialFault::SignatureInvalid), "{algorithm:?} {wrong}");
         }
     }
 }
 
 #[test]
-fn refuses_es256_signatures_with_r_or_s_out_of_range_whatever_the_verifier_says() {
-    const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
-    let key = VerificationKey::from_public_key(None, Algorithm::Es256, &es256().1).unwrap();
-    let order: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&ORDER[at * 2..at * 2 + 2], 16).unwrap()).collect();
-    let mut below = order.clone();
-    below[31] -= 1;
-    let (zero, one, huge) = (vec![0; 32], vec![1; 32], vec![0xff; 32]);
-    assert!(outcome_by_a_lax_host(&key, &[below.clone(), below].concat()).is_ok());
-    for bad in [zero, order, huge] {
-        for signature in [[bad.clone(), one.clone()].concat(), [one.clone(), bad].concat()] {
-            assert_eq!(outcome_by_a_lax_host(&key, &signature), Err(CredentialFault::SignatureInvalid));
+fn refuses_ecdsa_signatures_with_r_or_s_out_of_range_whatever_the_verifier_says() {
+    const P256: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
+    const P384: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973";
+    for (algorithm, order) in [(Algorithm::Es256, P256), (Algorithm::Es384, P384)] {
+        let key = signers::key(algorithm);
+        let order = bytes(order);
+        let length = order.len();
+        let mut below = order.clone();
+        below[length - 1] -= 1;
+        let (zero, one, huge) = (vec![0; length], vec![1; length], vec![0xff; length]);
+        assert!(outcome_by_a_lax_host(&key, &[below.clone(), below].concat()).is_ok());
+        for bad in [zero, order, huge] {
+            for signature in [[bad.clone(), one.clone()].concat(), [one.clone(), bad].concat()] {
+                assert_eq!(outcome_by_a_lax_host(&key, &signature), Err(CredentialFault::SignatureInvalid));
+            }
         }
     }
+}
+
+/// RFC 8032 §5.1.7: S is below the order; R is a point in its one encoding.
+#[test]
+fn refuses_ed25519_signatures_with_s_or_r_out_of_range_whatever_the_verifier_says() {
+    let order = bytes("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
+    let mut below = order.clone();
+    below[0] -= 1;
+    let key = signers::key(Algorithm::EdDsa);
+    let one = vec![1; 32];
+    assert!(outcome_by_a_lax_host(&key, &[one.clone(), below].concat()).is_ok());
+    let not_canonical = SMALL_ORDER[10..].iter().map(|point| [bytes(point), one.clone()].concat());
+    for signature in not_canonical.chain([[one.clone(), order].concat(), [one.clone(), vec![0xff; 32]].concat()]) {
+        assert_eq!(outcome_by_a_lax_host(&key, &signature), Err(CredentialFault::SignatureInvalid));
+    }
+}
+
+/// Whoever adds L to S has another signature of the same text, if nobody looks.
+#[test]
+fn refuses_an_ed25519_signature_with_the_order_added_to_s() {
+    let signed = signers::signed(Algorithm::EdDsa);
+    let (input, signature) = signed.token.rsplit_once('.').unwrap();
+    let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let mut signature = url.decode(signature).unwrap();
+    let mut carry = 0;
+    for (byte, order) in signature[32..].iter_mut().zip(bytes("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010")) {
+        let sum = u16::from(*byte) + u16::from(order) + carry;
+        *byte = sum.to_le_bytes()[0];
+        carry = sum >> 8;
+    }
+    let malleated = format!("{input}.{}", url.encode(signature));
+    assert_eq!(verify_jws(&malleated, &signed.key, &mut PureRust), Err(CredentialFault::SignatureInvalid));
 }
 
 #[test]

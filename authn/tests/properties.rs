@@ -4,32 +4,16 @@
 use std::sync::LazyLock;
 
 use authn::{Algorithm, PureRust, VerificationKey, bearer, parse_jws, verify_jws};
-use jwt_simple::algorithms::{
-    ECDSAP256KeyPairLike, ES256KeyPair, Ed25519KeyPair, EdDSAKeyPairLike, HS256Key, MACLike, RS256KeyPair, RSAKeyPairLike,
-};
-use jwt_simple::claims::Claims;
-use jwt_simple::prelude::Duration;
 use proptest::prelude::*;
+use signers::Signed;
 
-type Signed = (String, VerificationKey);
+mod signers;
 
-static SIGNED: LazyLock<Vec<Signed>> = LazyLock::new(|| {
-    let claims = || Claims::create(Duration::from_mins(5)).with_subject("u-1");
-    let public = |algorithm, der: &[u8]| VerificationKey::from_public_key(None, algorithm, der).unwrap();
-    let es256 = ES256KeyPair::generate();
-    let ed25519 = Ed25519KeyPair::generate();
-    let rs256 = RS256KeyPair::generate(2048).unwrap();
-    vec![
-        (HS256Key::from_bytes(&[3; 32]).authenticate(claims()).unwrap(), VerificationKey::from_secret(None, Algorithm::Hs256, &[3; 32]).unwrap()),
-        (es256.sign(claims()).unwrap(), public(Algorithm::Es256, &es256.key_pair().public_key().to_der().unwrap())),
-        (ed25519.sign(claims()).unwrap(), public(Algorithm::EdDsa, &ed25519.key_pair().public_key().to_der())),
-        (rs256.sign(claims()).unwrap(), public(Algorithm::Rs256, &rs256.public_key().to_der().unwrap())),
-    ]
-});
+static SIGNED: LazyLock<Vec<Signed>> = LazyLock::new(signers::all);
 
 #[test]
 fn every_single_bit_flip_of_an_hmac_token_is_refused() {
-    let (token, key) = &SIGNED[0];
+    let Signed { token, key, .. } = &SIGNED[0];
     assert!(verify_jws(token, key, &mut PureRust).is_ok());
     for index in 0..token.len() {
         for bit in 0..8 {
@@ -54,8 +38,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_single_bit_flip_of_any_token_is_refused(which in 0..4_usize, place in any::<prop::sample::Index>(), bit in 0..8_u8) {
-        let (token, key) = &SIGNED[which];
+    fn a_single_bit_flip_of_any_token_is_refused(which in 0..12_usize, place in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        let Signed { token, key, .. } = &SIGNED[which];
         let mut bytes = token.clone().into_bytes();
         bytes[place.index(token.len())] ^= 1_u8 << bit;
         if let Ok(changed) = String::from_utf8(bytes) {
@@ -64,8 +48,8 @@ proptest! {
     }
 
     #[test]
-    fn a_truncated_or_extended_token_is_refused(which in 0..4_usize, place in any::<prop::sample::Index>(), tail in "[A-Za-z0-9_.-]{1,8}") {
-        let (token, key) = &SIGNED[which];
+    fn a_truncated_or_extended_token_is_refused(which in 0..12_usize, place in any::<prop::sample::Index>(), tail in "[A-Za-z0-9_.-]{1,8}") {
+        let Signed { token, key, .. } = &SIGNED[which];
         prop_assert!(verify_jws(&token[..place.index(token.len())], key, &mut PureRust).is_err());
         let longer = format!("{token}{tail}");
         prop_assert!(verify_jws(&longer, key, &mut PureRust).is_err());
@@ -78,7 +62,7 @@ proptest! {
 
     #[test]
     fn parsing_what_looks_like_a_token_never_panics(text in token_like()) {
-        for (_, key) in SIGNED.iter() {
+        for Signed { key, .. } in SIGNED.iter() {
             prop_assert!(verify_jws(&text, key, &mut PureRust).is_err());
         }
     }
@@ -98,7 +82,8 @@ proptest! {
 
     #[test]
     fn importing_a_key_never_panics(bytes in any::<Vec<u8>>(), place in any::<prop::sample::Index>(), bit in 0..8_u8) {
-        for (algorithm, (_, key)) in [Algorithm::Hs256, Algorithm::Es256, Algorithm::EdDsa, Algorithm::Rs256].into_iter().zip(SIGNED.iter()) {
+        for Signed { algorithm, key, .. } in SIGNED.iter().filter(|signed| signed.algorithm != Algorithm::Rs256) {
+            let algorithm = *algorithm;
             let _ = VerificationKey::from_public_key(None, algorithm, &bytes);
             if let Some(der) = key.spki_der() {
                 let mut changed = der.to_vec();

@@ -3,7 +3,9 @@
 #![cfg(target_arch = "wasm32")]
 #![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover the functions around them")]
 
-use authn::{Algorithm, IssuerRules, Issuers, PureRust, VerificationKey, authenticate, verify_jws};
+use authn::{
+    Algorithm, IssuerRules, Issuers, KeysKnown, MoreKeys, PureRust, TrialTokens, Unauthenticated, VerificationKey, authenticate, verify_jws,
+};
 use core::time::Duration;
 use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
@@ -109,7 +111,11 @@ fn issuers(key: VerificationKey) -> Issuers {
         skew: Duration::from_secs(60),
         lifetime_max: Duration::from_secs(3_600),
         required_claims: vec![],
+        trials: TrialTokens::Allow,
+        algorithms: vec![key.algorithm],
         keys: vec![key],
+        keys_known: KeysKnown::Always,
+        more_keys: MoreKeys::No,
     };
     Issuers::new(vec![rules]).unwrap()
 }
@@ -156,7 +162,7 @@ fn a_token_is_good_until_it_expires() {
         let issuers = issuers(case.key);
         let at = |seconds| authenticate(&issuers, authorization.as_bytes(), Timestamp::from_seconds(seconds), &mut PureRust).map(|_| ());
         assert_eq!(at(1_800_001_859), Ok(()));
-        assert_eq!(at(1_800_001_860), Err(CredentialFault::Expired));
-        assert_eq!(at(1_799_999_900), Err(CredentialFault::NotYetValid));
+        assert_eq!(at(1_800_001_860), Err(Unauthenticated::Refused(CredentialFault::Expired)));
+        assert_eq!(at(1_799_999_900), Err(Unauthenticated::Refused(CredentialFault::NotYetValid)));
     }
 }

@@ -5,6 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jwt_simple::algorithms::{ES256KeyPair, Ed25519KeyPair, RS256KeyPair};
 use serde::{Deserialize, Serialize};
 
+use crate::development::{DevelopmentMark, verification_key};
+
 const RSA_BITS: usize = 2048;
 
 /// How an issuer signs.
@@ -37,6 +39,9 @@ pub struct IssuerState {
     /// The shared secret, for HS256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_base64url: Option<String>,
+    /// Says that the key was made for a local stack. Nothing is signed with a key without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub development: Option<DevelopmentMark>,
 }
 
 /// A key could not be made.
@@ -65,20 +70,23 @@ pub(crate) struct Blueprint {
 }
 
 impl Blueprint {
-    pub(crate) fn generate(self) -> Result<Generated, GenerateError> {
+    pub(crate) fn generate(self, run: &str) -> Result<Generated, GenerateError> {
         let (private, secret, public) = self.keys().map_err(|reason| GenerateError { issuer: self.issuer, reason })?;
         let (file, content) = match (&secret, public) {
             (Some(secret), _) => (format!("{}.secret", self.kid), secret.clone()),
             (None, public) => (format!("{}.public.pem", self.kid), public),
         };
-        let state = IssuerState {
+        let mut state = IssuerState {
             issuer: self.issuer.to_owned(),
             algorithm: self.algorithm,
             kid: self.kid.to_owned(),
             audience: self.audience.map(str::to_owned),
             private_key_pem: private,
             secret_base64url: secret,
+            development: None,
         };
+        let key = verification_key(&state).map_err(|error| GenerateError { issuer: self.issuer, reason: error.to_string() })?;
+        state.development = Some(DevelopmentMark::of(&key, run));
         Ok(Generated { state, file, content })
     }
 

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::development::{self, NotForDevelopment};
 use crate::issuer::{Algorithm, IssuerState};
 
 /// How long a token lasts where nothing else is said.
@@ -171,6 +172,15 @@ pub enum MintError {
         /// What the signer said.
         reason: String,
     },
+    /// It is not a development key.
+    #[error("will not sign for issuer `{issuer}`")]
+    NotForDevelopment {
+        /// Its name.
+        issuer: String,
+        /// Why it is not.
+        #[source]
+        source: NotForDevelopment,
+    },
     /// A time that no calendar has.
     #[error("`{seconds}` seconds since 1970 is not a date")]
     Time {
@@ -179,11 +189,12 @@ pub enum MintError {
     },
 }
 
-/// Signs a token in the name of an issuer.
+/// Signs a token in the name of an issuer, with a key that was made for a local stack and no other.
 ///
 /// # Errors
-/// When the issuer's key is missing or broken.
+/// When the issuer's key is missing or broken, or not marked as a development key.
 pub fn mint(issuer: &IssuerState, spec: &TokenSpec) -> Result<String, MintError> {
+    check_development(issuer)?;
     let claims = JWTClaims {
         issued_at: None,
         expires_at: None,
@@ -196,6 +207,13 @@ pub fn mint(issuer: &IssuerState, spec: &TokenSpec) -> Result<String, MintError>
         custom: spec.claims(issuer)?,
     };
     sign(issuer, claims)
+}
+
+fn check_development(issuer: &IssuerState) -> Result<(), MintError> {
+    if issuer.private_key_pem.is_none() && issuer.secret_base64url.is_none() {
+        return Err(MintError::KeyMissing { issuer: issuer.issuer.clone() });
+    }
+    development::check(issuer).map_err(|source| MintError::NotForDevelopment { issuer: issuer.issuer.clone(), source })
 }
 
 fn sign(issuer: &IssuerState, claims: JWTClaims<Map<String, Value>>) -> Result<String, MintError> {
@@ -234,7 +252,7 @@ fn user_id_of(subject: &str) -> String {
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
-fn rfc3339(seconds: i64) -> Result<String, MintError> {
+pub(crate) fn rfc3339(seconds: i64) -> Result<String, MintError> {
     OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|moment| moment.format(&Rfc3339).ok()).ok_or(MintError::Time { seconds })
 }
 
@@ -245,7 +263,7 @@ mod tests {
 
     fn issuer(algorithm: Algorithm) -> IssuerState {
         let audience = Some("plant-gateway").filter(|_| algorithm != Algorithm::HS256);
-        Blueprint { issuer: "test.waooaw.com", algorithm, kid: "test-1", audience }.generate().unwrap().state
+        Blueprint { issuer: "test.waooaw.com", algorithm, kid: "test-1", audience }.generate("test-run").unwrap().state
     }
 
     fn part(token: &str, index: usize) -> Value {

@@ -11,6 +11,10 @@ use crate::json::{Json, Members};
 use crate::jws::JwsHeader;
 use crate::rfc3339;
 
+mod explain;
+
+pub use explain::{Check, Finding, explain_claims};
+
 /// The longest text claim.
 pub const CLAIM_BYTES_MAX: usize = 256;
 const ROLES_MAX: usize = 64;
@@ -52,16 +56,22 @@ impl Claims {
         key_id: Option<&str>,
         now: Timestamp,
     ) -> Result<Identity, CredentialFault> {
-        if self.issuer() != Some(&*issuer.issuer) {
-            return Err(CredentialFault::IssuerMismatch);
-        }
+        self.check_issuer(issuer)?;
         check_typ(header, issuer)?;
         let identity = self.identity(issuer, key_id)?;
-        self.check_required(issuer)?;
+        issuer.required_claims.iter().try_for_each(|claim| self.check_required(*claim))?;
         self.check_audience(issuer)?;
-        self.check_token_type(issuer)?;
-        self.check_times(&identity, issuer, now)?;
+        self.check_token_type()?;
+        self.check_scope(issuer)?;
+        check_lifetime(identity.issued_at, identity.expires_at, issuer)?;
+        check_started(Some(identity.issued_at), issuer, now)?;
+        check_started(self.moment("nbf")?, issuer, now)?;
+        check_not_expired(identity.expires_at, issuer, now)?;
         Ok(identity)
+    }
+
+    fn check_issuer(&self, issuer: &IssuerRules) -> Result<(), CredentialFault> {
+        if self.issuer() == Some(&*issuer.issuer) { Ok(()) } else { Err(CredentialFault::IssuerMismatch) }
     }
 
     fn identity(&self, issuer: &IssuerRules, key_id: Option<&str>) -> Result<Identity, CredentialFault> {
@@ -79,8 +89,8 @@ impl Claims {
             token_id: self.optional_text("jti")?,
             token_version: self.token_version()?,
             key_id: key_id.map(Into::into),
-            issued_at: self.moment("iat")?.ok_or(CredentialFault::ClaimMissing("iat"))?,
-            expires_at: self.moment("exp")?.ok_or(CredentialFault::ClaimMissing("exp"))?,
+            issued_at: self.required_moment("iat")?,
+            expires_at: self.required_moment("exp")?,
         })
     }
 
@@ -145,14 +155,14 @@ impl Claims {
         }
     }
 
-    fn check_required(&self, issuer: &IssuerRules) -> Result<(), CredentialFault> {
-        let absent = |claim: &&OptionalClaim| match self.0.present(claim.name()) {
-            None => true,
-            Some(value) => value.text() == Some(""),
-        };
-        match issuer.required_claims.iter().find(absent) {
-            Some(claim) => Err(CredentialFault::ClaimMissing(claim.name())),
-            None => Ok(()),
+    fn required_moment(&self, name: &'static str) -> Result<Timestamp, CredentialFault> {
+        self.moment(name)?.ok_or(CredentialFault::ClaimMissing(name))
+    }
+
+    fn check_required(&self, claim: OptionalClaim) -> Result<(), CredentialFault> {
+        match self.0.present(claim.name()) {
+            Some(value) if value.text() != Some("") => Ok(()),
+            Some(_) | None => Err(CredentialFault::ClaimMissing(claim.name())),
         }
     }
 
@@ -169,36 +179,39 @@ impl Claims {
         if addressed { Ok(()) } else { Err(CredentialFault::AudienceMismatch) }
     }
 
-    /// Refresh tokens and tokens for one purpose carry the same claims as access tokens; only these two say what they are.
-    fn check_token_type(&self, issuer: &IssuerRules) -> Result<(), CredentialFault> {
+    /// Refresh tokens carry the same claims as access tokens; only this one says what they are.
+    fn check_token_type(&self) -> Result<(), CredentialFault> {
         let access = self.0.present("token_type").is_none_or(|kind| kind.text() == Some("access"));
+        if access { Ok(()) } else { Err(CredentialFault::TokenTypeRefused) }
+    }
+
+    /// And so do tokens for one purpose.
+    fn check_scope(&self, issuer: &IssuerRules) -> Result<(), CredentialFault> {
         let known = |scope: &str| issuer.scopes.iter().any(|known| **known == *scope);
         let scoped = match self.0.present("scope") {
             None => true,
             Some(Json::Text(scopes)) => scopes.split(' ').filter(|scope| !scope.is_empty()).all(known),
             Some(_) => false,
         };
-        if access && scoped { Ok(()) } else { Err(CredentialFault::TokenTypeRefused) }
+        if scoped { Ok(()) } else { Err(CredentialFault::TokenTypeRefused) }
     }
+}
 
-    fn check_times(&self, identity: &Identity, issuer: &IssuerRules, now: Timestamp) -> Result<(), CredentialFault> {
-        let (issued_at, expires_at) = (identity.issued_at, identity.expires_at);
-        if expires_at <= issued_at {
-            return Err(CredentialFault::Malformed);
-        }
-        let lifetime: Duration = expires_at.since(issued_at);
-        if lifetime > issuer.lifetime_max {
-            return Err(CredentialFault::LifetimeTooLong);
-        }
-        let latest = now.plus(issuer.skew);
-        if issued_at > latest || self.moment("nbf")?.is_some_and(|not_before| not_before > latest) {
-            return Err(CredentialFault::NotYetValid);
-        }
-        if expires_at.plus(issuer.skew) <= now {
-            return Err(CredentialFault::Expired);
-        }
-        Ok(())
+fn check_lifetime(issued_at: Timestamp, expires_at: Timestamp, issuer: &IssuerRules) -> Result<(), CredentialFault> {
+    if expires_at <= issued_at {
+        return Err(CredentialFault::Malformed);
     }
+    let lifetime: Duration = expires_at.since(issued_at);
+    if lifetime > issuer.lifetime_max { Err(CredentialFault::LifetimeTooLong) } else { Ok(()) }
+}
+
+fn check_started(from: Option<Timestamp>, issuer: &IssuerRules, now: Timestamp) -> Result<(), CredentialFault> {
+    let latest = now.plus(issuer.skew);
+    if from.is_some_and(|from| from > latest) { Err(CredentialFault::NotYetValid) } else { Ok(()) }
+}
+
+fn check_not_expired(expires_at: Timestamp, issuer: &IssuerRules, now: Timestamp) -> Result<(), CredentialFault> {
+    if expires_at.plus(issuer.skew) <= now { Err(CredentialFault::Expired) } else { Ok(()) }
 }
 
 /// RFC 7515 §4.1.9: a media type, the prefix `application/` optional, compared without regard to case.

@@ -8,11 +8,11 @@ fn header(typ: Option<&str>) -> JwsHeader {
 }
 
 fn check(claims: &Value) -> Result<Identity, CredentialFault> {
-    check_claims(claims.to_string().as_bytes(), &header(None), &rules(), NOW)
+    check_claims(claims.to_string().as_bytes(), &header(None), &rules(), None, NOW)
 }
 
 fn by(issuer: &IssuerRules, claims: &Value) -> Result<Identity, CredentialFault> {
-    check_claims(claims.to_string().as_bytes(), &header(None), issuer, NOW)
+    check_claims(claims.to_string().as_bytes(), &header(None), issuer, None, NOW)
 }
 
 fn with(name: &str, value: Value) -> Value {
@@ -33,6 +33,8 @@ fn accepts_the_least_that_a_token_may_say() {
     assert_eq!(identity.roles, ["user".into()]);
     assert_eq!((identity.customer_id, identity.agent_id, identity.governor_agent_id), (None, None, None));
     assert_eq!((identity.tier, identity.token_id, identity.trial), (None, None, Trial::No));
+    assert_eq!((identity.token_version, identity.key_id), (None, None));
+    assert_eq!(identity.issued_at, Timestamp::from_seconds(NOW.as_seconds() - 600));
     assert_eq!(identity.expires_at, Timestamp::from_seconds(NOW.as_seconds() + 1200));
 }
 
@@ -120,12 +122,12 @@ fn refuses_an_issuer_that_is_not_exactly_the_keys() {
 #[test]
 fn refuses_duplicate_claims() {
     let text = good_claims().to_string().replacen('{', r#"{"roles":["admin"],"#, 1);
-    assert_eq!(check_claims(text.as_bytes(), &header(None), &rules(), NOW), Err(CredentialFault::Malformed));
+    assert_eq!(check_claims(text.as_bytes(), &header(None), &rules(), None, NOW), Err(CredentialFault::Malformed));
 }
 
 #[test]
 fn refuses_an_expired_token_to_the_microsecond() {
-    let expired_at = |now: Timestamp| check_claims(good_claims().to_string().as_bytes(), &header(None), &rules(), now).err();
+    let expired_at = |now: Timestamp| check_claims(good_claims().to_string().as_bytes(), &header(None), &rules(), None, now).err();
     let end = Timestamp::from_seconds(NOW.as_seconds() + 1200 + 60);
     assert_eq!(expired_at(Timestamp::from_micros(end.as_micros() - 1)), None);
     assert_eq!(expired_at(end), Some(CredentialFault::Expired));
@@ -219,7 +221,7 @@ fn refuses_a_scope_that_the_issuer_does_not_list() {
 fn refuses_a_typ_that_the_issuer_does_not_list() {
     let payload = good_claims().to_string();
     let issuer = IssuerRules { token_types: vec!["JWT".into(), "at+jwt".into()], ..rules() };
-    let outcome = |typ, issuer: &IssuerRules| check_claims(payload.as_bytes(), &header(typ), issuer, NOW).err();
+    let outcome = |typ, issuer: &IssuerRules| check_claims(payload.as_bytes(), &header(typ), issuer, None, NOW).err();
     for typ in ["JWT", "jwt", "at+jwt", "application/at+jwt", "Application/JWT"] {
         assert_eq!(outcome(Some(typ), &issuer), None, "{typ}");
     }
@@ -276,4 +278,101 @@ fn ignores_the_end_of_a_trial_that_is_none() {
 #[test]
 fn an_expired_trial_is_left_to_the_policy() {
     assert_eq!(trial(json!(true), json!(1)), Ok(Trial::Until(Timestamp::from_seconds(1))));
+}
+
+#[test]
+fn a_trial_is_refused_where_the_issuer_has_none() {
+    let issuer = IssuerRules { trials: TrialTokens::Refuse, ..rules() };
+    let mut claims = with("trial_mode", json!(true));
+    for until in [json!("2099-03-01T12:00:00Z"), json!(null), json!("soon")] {
+        claims["trial_expires_at"] = until;
+        assert_eq!(by(&issuer, &claims), Err(CredentialFault::TrialRefused));
+    }
+    for mode in [json!(false), json!(null)] {
+        assert!(by(&issuer, &with("trial_mode", mode)).is_ok());
+    }
+    assert_eq!(by(&issuer, &with("trial_mode", json!("true"))), Err(CredentialFault::TrialClaimsInvalid));
+}
+
+#[test]
+fn takes_a_token_version_that_is_a_whole_number() {
+    assert_eq!(check(&with("token_version", json!(0))).unwrap().token_version, Some(0));
+    assert_eq!(check(&with("token_version", json!(i64::MAX))).unwrap().token_version, Some(i64::MAX.unsigned_abs()));
+    assert_eq!(check(&with("token_version", json!(null))).unwrap().token_version, None);
+    for value in [json!(-1), json!("1"), json!(1.5), json!(true), json!([1]), json!(u64::MAX)] {
+        assert_eq!(fault("token_version", value), Some(CredentialFault::ClaimMissing("token_version")));
+    }
+}
+
+#[test]
+fn every_optional_claim_can_be_required() {
+    let good = [json!("c"), json!("a"), json!("g"), json!("paid"), json!("t"), json!(1), json!("access"), json!(0)];
+    for (claim, value) in OptionalClaim::ALL.into_iter().zip(good) {
+        let issuer = IssuerRules { required_claims: vec![claim], ..rules() };
+        assert_eq!(by(&issuer, &good_claims()), Err(CredentialFault::ClaimMissing(claim.name())));
+        assert!(by(&issuer, &with(claim.name(), value)).is_ok(), "{claim:?}");
+    }
+}
+
+#[test]
+fn says_by_which_key_the_token_was_signed() {
+    let identity = check_claims(good_claims().to_string().as_bytes(), &header(None), &rules(), Some("k-1"), NOW).unwrap();
+    assert_eq!(identity.key_id.as_deref(), Some("k-1"));
+}
+
+#[test]
+fn an_issuers_own_skew_and_lifetime_count() {
+    let issuer = IssuerRules { skew: Duration::ZERO, lifetime_max: Duration::from_secs(1800), ..rules() };
+    assert!(by(&issuer, &good_claims()).is_ok());
+    let seconds = NOW.as_seconds();
+    assert_eq!(by(&issuer, &with("exp", json!(seconds + 1201))), Err(CredentialFault::LifetimeTooLong));
+    assert_eq!(by(&issuer, &with("exp", json!(seconds))), Err(CredentialFault::Expired));
+    assert_eq!(by(&issuer, &with("nbf", json!(seconds + 1))), Err(CredentialFault::NotYetValid));
+}
+
+/// Things that may be wrong, one bit each.
+fn spoilt(bits: u32) -> Value {
+    let seconds = NOW.as_seconds();
+    let changes = [
+        ("iss", json!("other")),
+        ("sub", json!("")),
+        ("email", json!(null)),
+        ("roles", json!("admin")),
+        ("customer_id", json!(7)),
+        ("trial_mode", json!(true)),
+        ("token_version", json!("x")),
+        ("aud", json!("elsewhere")),
+        ("token_type", json!("refresh")),
+        ("scope", json!("db_updates")),
+        ("exp", json!(seconds - 500)),
+        ("iat", json!(seconds + 100)),
+        ("nbf", json!("soon")),
+        ("exp", json!(null)),
+        ("iat", json!(0)),
+    ];
+    let mut claims = good_claims();
+    for (bit, (name, value)) in changes.into_iter().enumerate() {
+        if bits & (1 << bit) != 0 {
+            claims[name] = value;
+        }
+    }
+    claims
+}
+
+#[test]
+fn the_first_finding_that_fails_is_the_fault() {
+    let issuer = IssuerRules { required_claims: vec![OptionalClaim::TokenId, OptionalClaim::CustomerId], ..rules() };
+    let mut faults = std::collections::BTreeSet::new();
+    for bits in 0..1 << 15 {
+        for issuer in [&rules(), &issuer] {
+            let payload = spoilt(bits).to_string();
+            let findings = explain_claims(payload.as_bytes(), &header(None), issuer, NOW).unwrap();
+            let first = findings.iter().find_map(|finding| finding.outcome.err());
+            let fault = check_claims(payload.as_bytes(), &header(None), issuer, None, NOW).err();
+            assert_eq!(first, fault, "{payload}");
+            faults.extend(fault.map(CredentialFault::code));
+        }
+    }
+    assert!(faults.len() >= 9, "{faults:?}");
+    assert_eq!(explain_claims(b"[]", &header(None), &rules(), NOW), Err(CredentialFault::Malformed));
 }

@@ -1,5 +1,6 @@
 //! The subcommands, one module each. A command parses its arguments, calls the library and prints.
 
+pub mod jws;
 pub mod run;
 pub mod stores;
 pub mod token;
@@ -19,7 +20,9 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Run a command with a Postgres and a Valkey of its own: for the tests of the stores.
     Stores(stores::Arguments),
-    /// Make a token that a running stack accepts (or, by wish, refuses).
+    /// Verify a signature, and nothing else.
+    Jws(jws::Arguments),
+    /// Make, explain or verify a token.
     Token(token::Arguments),
 }
 
@@ -33,6 +36,7 @@ impl Command {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
             Self::Stores(arguments) => Ok(stores::run(&arguments)?),
+            Self::Jws(arguments) => Ok(jws::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),
         }
     }

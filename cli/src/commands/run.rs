@@ -168,7 +168,7 @@ fn guide(state: &State) -> Result<String, MintError> {
     }
     let program = std::env::args().next().unwrap_or_else(|| "plant-gateway".to_owned());
     let state_file = state.run_dir.join("state.json");
-    let token = format!("{program} token --state {} --issuer pp --role", state_file.display());
+    let token = format!("{program} token mint --state {} --issuer pp --role", state_file.display());
     text.push_str(&format!(
         "\nTry:\n  curl -i {pp}/api/v1/agents\n  curl -i -H \"authorization: Bearer $({token} viewer)\" {pp}/api/v1/agents\n  \
          curl -i -X POST -H \"authorization: Bearer $({token} viewer)\" -H 'content-type: application/json' -d '{{}}' {pp}/api/v1/agents\n  \

@@ -96,7 +96,8 @@ impl<'s> Stage<'s> {
     /// Signed by somebody else under the key id of the issuer: by the operators' key, which has the same algorithm.
     pub(super) fn forged(&self, spec: &TokenSpec) -> Result<String, DemoError> {
         let forger = self.issuer("ops")?;
-        let issuer = IssuerState { private_key_pem: forger.private_key_pem.clone(), ..self.issuer("pp")?.clone() };
+        let (private_key_pem, development) = (forger.private_key_pem.clone(), forger.development.clone());
+        let issuer = IssuerState { private_key_pem, development, ..self.issuer("pp")?.clone() };
         Ok(mint(&issuer, spec)?)
     }
 

@@ -32,6 +32,7 @@ pub use self::state::{Pids, State};
 use self::error::FileContext;
 use self::postgres::Postgres;
 use self::run_dir::RunDir;
+pub(crate) use self::secrets::is_local_issuer;
 use self::secrets::{ENVOY_ID, Secrets};
 use self::supervisor::{Supervisor, lock};
 use self::tools::Tools;

@@ -28,6 +28,11 @@ const fn blueprint(issuer: &'static str, algorithm: Algorithm, kid: &'static str
     Blueprint { issuer, algorithm, kid, audience }
 }
 
+/// Whether a local stack has an issuer of this name with this `iss`.
+pub(crate) fn is_local_issuer(name: &str, iss: &str) -> bool {
+    ISSUERS.iter().any(|(known, blueprint)| *known == name && blueprint.issuer == iss)
+}
+
 /// All secrets of one run.
 #[derive(Debug)]
 pub(crate) struct Secrets {
@@ -46,9 +51,10 @@ impl Secrets {
     pub(crate) fn make(run_dir: &RunDir) -> Result<Self, StackError> {
         let folder = run_dir.folder("secrets", 0o700)?;
         let random = || random_secret().map_err(StackError::Random);
+        let run = uuid::Uuid::new_v4().to_string();
         let mut issuers = BTreeMap::new();
         for (name, blueprint) in ISSUERS {
-            let made = blueprint.generate()?;
+            let made = blueprint.generate(&run)?;
             write_private(&folder.join(&made.file), made.content.as_bytes())?;
             issuers.insert(name.to_owned(), made.state);
         }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{FileContext, StackError};
 use super::part::Part;
-use super::run_dir::write_private;
+use super::run_dir::{RunDir, write_private};
+use super::secrets::{ENVOY_ID, Secrets};
 use crate::issuer::IssuerState;
 
 /// A running stack.
@@ -96,6 +97,33 @@ impl State {
     pub fn read(path: &Path) -> Result<Self, StackError> {
         let text = std::fs::read_to_string(path).or_file("read", path)?;
         serde_json::from_str(&text).map_err(std::io::Error::other).or_file("understand", path)
+    }
+
+    /// The keys and secrets of a stack in this run directory, whose servers are nowhere: for tests of what needs keys only.
+    ///
+    /// # Errors
+    /// When the directory is taken or cannot be written.
+    pub fn without_servers(run_dir: &Path) -> Result<Self, StackError> {
+        let run_dir = RunDir::claim(run_dir)?;
+        let secrets = Secrets::make(&run_dir)?;
+        Ok(Self {
+            gateways: BTreeMap::new(),
+            backend: String::new(),
+            sandbox: String::new(),
+            admin: String::new(),
+            data_plane: String::new(),
+            envoy_admin: String::new(),
+            database_url: String::new(),
+            redis_url: String::new(),
+            admin_token: secrets.admin_token,
+            issuers: secrets.issuers,
+            pids: Pids::default(),
+            registration_key: secrets.registration_key,
+            envoy_id: ENVOY_ID.to_owned(),
+            data_plane_token: secrets.data_plane_token,
+            access_log: run_dir.join("access.log"),
+            run_dir: run_dir.path().to_owned(),
+        })
     }
 
     /// Writes it whole or not at all.

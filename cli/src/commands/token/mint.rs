@@ -1,18 +1,19 @@
-//! `plant-gateway token`: prints a token for a running stack.
+//! `plant-gateway token mint`: prints a token for a running local stack.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::stack::{StackError, State};
-use crate::token::{LIFETIME_SECONDS, MintError, TokenSpec, mint};
+use super::{STATE, TokenError};
+use crate::stack::{State, is_local_issuer};
+use crate::token::{LIFETIME_SECONDS, TokenSpec, mint, now};
 
-/// Arguments of `token`.
+/// Arguments of `token mint`.
 #[derive(Debug, Args)]
-pub struct Arguments {
-    /// The state file of the stack.
-    #[arg(long, default_value = ".run/state.json")]
+pub(super) struct Arguments {
+    /// The state file of the stack. Its keys have to be the development keys that `plant-gateway run` made.
+    #[arg(long, default_value = STATE)]
     state: PathBuf,
     /// Who signs: cp, pp, edge, legacy or ops.
     #[arg(long)]
@@ -50,25 +51,9 @@ pub struct Arguments {
     /// One more claim, as name=JSON (a value that is not JSON is text; null takes a claim away); may be given more than once.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     claims: Vec<(String, Value)>,
-}
-
-/// No token.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The state file cannot be read.
-    #[error("no running stack: start one with `make run`")]
-    State(#[source] StackError),
-    /// There is no such issuer.
-    #[error("there is no issuer `{name}`; there are {known}")]
-    Issuer {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: String,
-    },
-    /// It cannot be signed.
-    #[error(transparent)]
-    Mint(#[from] MintError),
+    /// Print the token with its issuer, key id and expiry as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 fn claim(text: &str) -> Result<(String, Value), String> {
@@ -78,16 +63,25 @@ fn claim(text: &str) -> Result<(String, Value), String> {
 }
 
 /// Prints the token.
-///
-/// # Errors
-/// When there is no stack, no such issuer, or it cannot sign.
-pub fn run(arguments: &Arguments) -> Result<(), TokenError> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), TokenError> {
     let state = State::read(&arguments.state).map_err(TokenError::State)?;
-    let issuer = state.issuers.get(&arguments.issuer).ok_or_else(|| TokenError::Issuer {
-        name: arguments.issuer.clone(),
-        known: state.issuers.keys().cloned().collect::<Vec<_>>().join(", "),
-    })?;
-    println!("{}", mint(issuer, &spec(arguments))?);
+    let name = &arguments.issuer;
+    let issuer = state
+        .issuers
+        .get(name)
+        .ok_or_else(|| TokenError::Issuer { name: name.clone(), known: state.issuers.keys().cloned().collect::<Vec<_>>().join(", ") })?;
+    if !is_local_issuer(name, &issuer.issuer) {
+        return Err(TokenError::NotLocal { name: name.clone(), iss: issuer.issuer.clone() });
+    }
+    let mut spec = spec(arguments);
+    spec.issued_at = spec.issued_at.or_else(|| Some(now()));
+    let token = mint(issuer, &spec)?;
+    if arguments.json {
+        let expires_at = spec.issued_at.map(|issued_at| issued_at.saturating_add(spec.lifetime_seconds));
+        println!("{}", json!({"token": token, "issuer": name, "kid": issuer.kid, "expires_at": expires_at}));
+    } else {
+        println!("{token}");
+    }
     Ok(())
 }
 

@@ -159,7 +159,12 @@ impl Revocations {
             RevocationKind::Token | RevocationKind::Key | RevocationKind::Customer | RevocationKind::Agent => true,
             RevocationKind::Subject => marks.issued_at.as_micros() < bound,
             // A token that does not say its version may be of any: it is refused.
-            RevocationKind::Version => marks.token_version.is_none_or(|version| i64::try_from(version).is_ok_and(|version| version < bound)),
+            RevocationKind::Version => {
+                marks.token_version.is_none_or(|version| i64::try_from(version).is_ok_and(|version| version < bound))
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

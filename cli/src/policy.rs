@@ -1,0 +1,99 @@
+//! The issuers of a policy as the gateways know them: read by the same code, with the keys of a secrets directory or none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use authn::Issuers;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use wire::bundle::{Bundle, BundleError, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
+use wire::policy::{Issuer, IssuerKey, PolicyDocument};
+use wire::sources::SourceError;
+
+/// The folder of golden cases, which are no policy.
+const CASES: &str = "cases";
+
+/// No policy.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// A folder, a file or a secret cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The sources are not valid.
+    #[error("the policy is not valid")]
+    Source(#[source] SourceError),
+    /// The sources are valid and make no policy.
+    #[error("the policy does not compile")]
+    Bundle(#[source] BundleError),
+    /// Not base64url. The cause would quote it.
+    #[error("the secret `{name}` is not base64url")]
+    Secret {
+        /// Its name.
+        name: String,
+    },
+    /// A path where a name has to be.
+    #[error("`{name}` is not the name of a secret")]
+    SecretName {
+        /// What there is.
+        name: String,
+    },
+}
+
+/// Every policy source below a folder.
+pub(crate) fn read(folder: &Path) -> Result<PolicyDocument, PolicyError> {
+    let mut files = BTreeMap::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(path) = pending.pop() {
+        let failed = |source| PolicyError::Read { path: path.clone(), source };
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?.path();
+            let is_source = entry.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+            if entry.is_dir() && entry.file_name().is_none_or(|name| name != CASES) {
+                pending.push(entry);
+            } else if is_source && entry.is_file() {
+                let text = std::fs::read_to_string(&entry).map_err(|source| PolicyError::Read { path: entry.clone(), source })?;
+                files.insert(entry.strip_prefix(folder).unwrap_or(&entry).display().to_string(), text);
+            }
+        }
+    }
+    wire::sources::read(&files).map_err(PolicyError::Source)
+}
+
+/// The issuers, all without keys but the one whose `iss` this is: its keys come from the secrets.
+pub(crate) fn issuers(policy: &PolicyDocument, secrets: Option<&Path>, iss: &str) -> Result<Issuers, PolicyError> {
+    let keys = |issuer: &Issuer| match secrets {
+        Some(folder) if issuer.issuer == iss => Ok(IssuerKeys {
+            issuer: issuer.name.clone(),
+            keys: issuer.keys.iter().map(|key| material(key, folder)).collect::<Result<_, _>>()?,
+            known: if issuer.keys.is_empty() { KeysKnown::NotYet } else { KeysKnown::Always },
+        }),
+        Some(_) | None => Ok(IssuerKeys { issuer: issuer.name.clone(), keys: Vec::new(), known: KeysKnown::NotYet }),
+    };
+    let keys = policy.issuers.iter().map(keys).collect::<Result<_, PolicyError>>()?;
+    let bundle = Bundle { version: BundleVersion::default(), policy: policy.clone(), keys, registration_key_hashes: Vec::new() };
+    Ok(bundle.load().map_err(PolicyError::Bundle)?.issuers)
+}
+
+/// A secret of the shared kind is base64url, padding tolerated; a public key is PEM.
+fn material(key: &IssuerKey, folder: &Path) -> Result<KeyMaterial, PolicyError> {
+    let name = &key.secret;
+    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(PolicyError::SecretName { name: name.clone() });
+    }
+    let path = folder.join(name);
+    let text = std::fs::read(&path).map_err(|source| PolicyError::Read { path, source })?;
+    let text = text.trim_ascii();
+    let material = if key.algorithm.starts_with("HS") {
+        let text = std::str::from_utf8(text).unwrap_or("?").trim_end_matches('=');
+        URL_SAFE_NO_PAD.decode(text).map_err(|_cause| PolicyError::Secret { name: name.clone() })?
+    } else {
+        text.to_vec()
+    };
+    Ok(KeyMaterial { kid: Some(key.kid.clone()), algorithm: key.algorithm.clone(), material })
+}
