@@ -27,8 +27,8 @@ impl Plane {
         self.last.insert(token, (self.number, lifted));
     }
 
-    fn page(&self, cursor: Option<Place>, size: usize) -> RevocationPage {
-        let cursor = cursor.filter(|cursor| cursor.database_id == self.database_id);
+    fn page(&self, cursor: Option<Place>, size: usize, too_old: bool) -> RevocationPage {
+        let cursor = cursor.filter(|cursor| cursor.database_id == self.database_id && !too_old);
         let after = cursor.map_or(0, |cursor| cursor.number);
         let mut changes: Vec<_> = self.last.iter().filter(|(_, (number, _))| *number > after).collect();
         changes.sort_by_key(|(_, (number, _))| *number);
@@ -72,7 +72,8 @@ fn tokens() -> Vec<VerifiedToken> {
 #[derive(Clone, Debug)]
 enum Step {
     Change { token: u8, lifted: bool },
-    Fetch { worker: usize, size: usize },
+    Ask { worker: usize, size: usize, too_old: bool },
+    Answer { worker: usize },
     Tell { from: usize, to: usize },
     Restore,
 }
@@ -80,7 +81,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..TOKENS, any::<bool>()).prop_map(|(token, lifted)| Step::Change { token, lifted }),
-        6 => (0..2_usize, 1..5_usize).prop_map(|(worker, size)| Step::Fetch { worker, size }),
+        6 => (0..2_usize, 1..5_usize, 0..5_u8).prop_map(|(worker, size, age)| Step::Ask { worker, size, too_old: age == 0 }),
+        6 => (0..2_usize).prop_map(|worker| Step::Answer { worker }),
         4 => (0..2_usize, 0..2_usize).prop_map(|(from, to)| Step::Tell { from, to }),
         1 => Just(Step::Restore),
     ]
@@ -94,16 +96,28 @@ proptest! {
         let tokens = [tokens(), tokens()];
         let mut plane = Plane::default();
         let mut workers = [Revoked::default(), Revoked::default()];
+        let mut in_flight = [None, None];
         let mut databases = 0;
         for step in steps {
             match step {
                 Step::Change { token, lifted } => plane.change(token, lifted),
-                Step::Fetch { worker, size } => {
-                    let page = plane.page(workers[worker].cursor(), size);
-                    let taken = workers[worker].take(&page).unwrap();
-                    if taken == Taken::CaughtUp {
-                        prop_assert_eq!(workers[worker].known(), Some(Place { database_id: plane.database_id, number: plane.number }));
+                Step::Ask { worker, size, too_old } => {
+                    if in_flight[worker].is_none() {
+                        in_flight[worker] = Some(plane.page(workers[worker].cursor(), size, too_old));
                     }
+                }
+                Step::Answer { worker } => {
+                    let Some(page) = in_flight[worker].take() else { continue };
+                    let before = workers[worker].known();
+                    let taken = workers[worker].take(&page).unwrap();
+                    let after = workers[worker].known();
+                    // Within a database nobody ever goes back to knowing less.
+                    let backwards = before.zip(after).is_some_and(|(before, after)| {
+                        before.database_id == after.database_id && before.number > after.number
+                    });
+                    prop_assert!(!backwards, "{before:?} to {after:?}");
+                    let told = after.is_some_and(|after| after.database_id == page.database_id && after.number >= page.through);
+                    prop_assert!(taken == Taken::More || told, "caught up with {page:?} at {after:?}");
                 }
                 Step::Tell { from, to } => {
                     let Some(tail) = workers[from].tail() else { continue };
