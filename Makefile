@@ -1,14 +1,14 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint unit stores wasm e2e cases bench deny clean
+.PHONY: help need build run demo test check fmt lint unit stores wasm e2e cases bench fuzz differential deny clean
 
 GATEWAY := cargo run --quiet --package cli --bin plant-gateway --
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
 BINDGEN_VERSION := $(shell awk '/^name = "wasm-bindgen"$$/ { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 need:
 	@command -v cargo >/dev/null || { echo "error: cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
@@ -59,6 +59,20 @@ cases: ## the golden cases alone
 
 bench: build ## CPU per request beside Envoy's own filters; writes bench/results/latest.json
 	cargo run --quiet --package bench --bin gateway-bench
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := jws jwk jwks claims
+
+fuzz: ## fuzz authn's parsers, each for FUZZ_SECONDS=60; needs a C++ compiler
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	cargo run --quiet --package authn --example fuzz_seeds -- fuzz/corpus
+	for target in $(FUZZ_TARGETS); do cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 || exit 1; done
+
+differential: ## 120,000 changed tokens, judged by authn and by three other JOSE implementations
+	@test -x .tools/jose/bin/python || python3 -m venv .tools/jose
+	.tools/jose/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r tools/jose-requirements.txt
+	cargo run --quiet --package authn --example differential -- .tools/jose/keys.json .tools/jose/tokens.jsonl
+	.tools/jose/bin/python tools/jose_differential.py .tools/jose/keys.json .tools/jose/tokens.jsonl
 
 deny: ## licences, sources and bans of all dependencies
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked

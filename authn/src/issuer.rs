@@ -169,6 +169,10 @@ impl IssuerRules {
             if duplicate {
                 return Err(InvalidIssuers::DuplicateKeyId { name: name(), kid: key.kid.clone() });
             }
+            let mut before = self.keys.iter().take(index);
+            if before.any(|other| other.is_same_key(key) && other.algorithm != key.algorithm) {
+                return Err(InvalidIssuers::KeyForTwoAlgorithms { name: name(), kid: key.kid.clone() });
+            }
         }
         Ok(())
     }
@@ -192,6 +196,14 @@ pub enum InvalidIssuers {
         /// The issuer's name.
         name: Box<str>,
         /// The id; none if two keys of one algorithm have none.
+        kid: Option<Box<str>>,
+    },
+    /// One key for two algorithms (RFC 8725 §3.1).
+    #[error("issuer `{name}` uses the key with id `{}` for another algorithm, too", kid.as_deref().unwrap_or("(none)"))]
+    KeyForTwoAlgorithms {
+        /// The issuer's name.
+        name: Box<str>,
+        /// The id of the second.
         kid: Option<Box<str>>,
     },
     /// One could make tokens of the other.
@@ -339,6 +351,15 @@ mod tests {
         }
         assert!(Issuers::new(vec![keyed(vec![hs256_key(None), es256_pair(None).1])]).is_ok());
         assert!(Issuers::new(vec![keyed(vec![hs256_key(Some("a")), es256_pair(Some("a")).1])]).is_err());
+    }
+
+    #[test]
+    fn refuses_one_key_for_two_algorithms() {
+        let key = |kid, algorithm| VerificationKey::from_secret(Some(kid), algorithm, &[7; 64]).unwrap();
+        let both = keyed(vec![key("a", Algorithm::Hs256), key("b", Algorithm::Hs512)]);
+        let refused = InvalidIssuers::KeyForTwoAlgorithms { name: both.name.clone(), kid: Some("b".into()) };
+        assert_eq!(Issuers::new(vec![both]).unwrap_err(), refused);
+        assert!(Issuers::new(vec![keyed(vec![key("a", Algorithm::Hs256), key("b", Algorithm::Hs256)])]).is_ok());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use authn::{PureRust, VerificationKey, parse_jws, verify_jws};
+use authn::{Algorithm, JwkSet, PureRust, VerificationKey, parse_jws, verify_jws};
 use decision_core::principal::CredentialFault;
 use serde_json::Value;
 
@@ -36,14 +36,16 @@ fn keys_of(group: &Value) -> Vec<Value> {
     }
 }
 
-/// Whether any key of the set verifies the token. A set that mixes secrets and public keys is not used at all.
+/// Whether a key verifies the token: the one there is, or one of the set.
 fn accepts(jwks: &[Value], token: &str) -> bool {
-    let kinds = |kty: &str| jwks.iter().any(|jwk| jwk["kty"] == kty);
-    if kinds("oct") && (kinds("EC") || kinds("RSA")) {
-        return false;
-    }
-    let keys = jwks.iter().filter_map(|jwk| VerificationKey::from_jwk(jwk).ok());
-    keys.into_iter().any(|key| verify_jws(token, &key, &mut PureRust).is_ok())
+    let keys = match jwks {
+        [only] => VerificationKey::from_jwk(only).into_iter().collect(),
+        several => {
+            let set = serde_json::json!({"keys": several}).to_string();
+            JwkSet::parse(set.as_bytes(), &Algorithm::ALL).map_or_else(|_| Vec::new(), |set| set.keys)
+        }
+    };
+    keys.iter().any(|key| verify_jws(token, key, &mut PureRust).is_ok())
 }
 
 fn text(value: &Value) -> &str {

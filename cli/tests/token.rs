@@ -374,6 +374,18 @@ fn inspect_explains_every_reason_and_shows_no_signature() {
 }
 
 #[test]
+fn inspect_prints_nothing_that_a_terminal_obeys() {
+    let stack = Stack::new();
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let token =
+        format!("{}.{}.AAAA", part("{\"alg\":\"ES256\",\"kid\":\"\u{202e}k\"}"), part("{\"iss\":\"pp.waooaw.com\",\"x\":\"\u{9b}31m\"}"));
+    for arguments in [&[token.as_str()][..], &["--json", &token]] {
+        let shown = stack.inspect(arguments).out;
+        assert!(shown.contains("\\u202ek") && !shown.contains('\u{202e}') && !shown.contains('\u{9b}'), "{shown}");
+    }
+}
+
+#[test]
 fn inspect_finds_nothing_wrong_with_a_good_token_and_works_without_a_policy() {
     let stack = Stack::new();
     let token = stack.token(&["--issuer", "pp", "--role", "viewer"]);

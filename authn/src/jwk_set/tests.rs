@@ -35,7 +35,9 @@ fn without(mut jwk: Value, name: &str) -> Value {
     jwk
 }
 
-fn parse(keys: Vec<Value>, algorithms: &[Algorithm]) -> Result<Vec<(Option<Box<str>>, Algorithm)>, InvalidJwkSet> {
+type Named = (Option<Box<str>>, Algorithm);
+
+fn parse(keys: Vec<Value>, algorithms: &[Algorithm]) -> Result<Vec<Named>, InvalidJwkSet> {
     let set = JwkSet::parse(json!({"keys": keys}).to_string().as_bytes(), algorithms)?;
     Ok(set.keys.into_iter().map(|key| (key.kid, key.algorithm)).collect())
 }

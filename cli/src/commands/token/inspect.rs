@@ -9,7 +9,7 @@ use decision_core::time::Timestamp;
 use serde_json::{Value, json};
 use wire::policy::{Issuer, PolicyDocument};
 
-use super::report::{Moment, Shown, printable};
+use super::report::{Moment, Shown, escaped, printable};
 use super::{TokenError, policies};
 use crate::key_file;
 use crate::policy;
@@ -53,9 +53,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TokenError> {
     let unchecked = unchecked(document.as_ref());
     let moments = shown.moments(now);
     if arguments.json {
-        println!("{:#}", as_json(&shown, &moments, &checks, &unchecked));
+        println!("{}", printable(&as_json(&shown, &moments, &checks, &unchecked)));
     } else {
-        print!("{}", as_text(&shown, &moments, &checks, &unchecked));
+        print!("{}", escaped(&as_text(&shown, &moments, &checks, &unchecked)));
     }
     Ok(())
 }

@@ -84,9 +84,13 @@ impl Moment {
     }
 }
 
-/// JSON for a terminal: what would move its cursor or turn its text around is written as an escape.
+/// JSON for a terminal.
 pub(super) fn printable(value: &Value) -> String {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
+}
+
+/// What would move a terminal's cursor or turn its text around is written as an escape; JSON stays the same JSON.
+pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');

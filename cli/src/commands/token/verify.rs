@@ -10,7 +10,7 @@ use decision_core::principal::{Identity, Trial};
 use decision_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::report::{Shown, printable};
+use super::report::{Shown, escaped, printable};
 use super::{STATE, TokenError, policies};
 use crate::key_file::{self, KeyFile};
 use crate::policy;
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TokenError> {
     let authorization = format!("Bearer {token}");
     match authn::authenticate(&issuers, authorization.as_bytes(), Timestamp::from_seconds(now()), &mut PureRust) {
         Ok(identity) => {
-            println!("{}", if arguments.json { accepted(&identity).to_string() } else { printable(&accepted(&identity)) });
+            println!("{}", if arguments.json { escaped(&accepted(&identity).to_string()) } else { printable(&accepted(&identity)) });
             Ok(())
         }
         Err(unauthenticated) => {
