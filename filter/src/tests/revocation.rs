@@ -406,3 +406,18 @@ fn a_full_page_is_taken_in_a_fraction_of_a_tick() {
     let took = (0..10).map(|_| once()).min().unwrap();
     assert!(took < Duration::from_millis(5), "{took:?} for {} bytes", body.len());
 }
+
+#[test]
+fn a_list_that_is_fetched_afresh_takes_no_place_before_it_has_caught_up_with_the_tails() {
+    let (mut one, mut other) = (Revoked::default(), Revoked::default());
+    for worker in [&mut one, &mut other] {
+        worker.take(&RevocationPage { through: 1, changes: numbered(1..=1), ..page(true, 0, &[]) }).unwrap();
+    }
+    other.take(&RevocationPage { through: 2, changes: numbered(2..=2), ..page(false, 1, &[]) }).unwrap();
+    one.follow(&other.tail().unwrap());
+    // Asked for before, answered after.
+    let late = RevocationPage { through: 1, changes: numbered(1..=1), ..page(true, 0, &[]) };
+    assert_eq!((one.take(&late), one.known(), one.len()), (Ok(Taken::More), place(2), 2));
+    assert_eq!(one.take(&RevocationPage { through: 2, changes: numbered(2..=2), ..page(false, 1, &[]) }), Ok(Taken::CaughtUp));
+    assert_eq!((one.known(), one.len()), (place(2), 2));
+}
