@@ -7,7 +7,7 @@ use crate::key_asks::KeyWait;
 use crate::revoked::VerifiedToken;
 use crate::signature::{Asked, Verifier};
 use crate::vm::{Active, Vm};
-use authn::Unauthenticated;
+use authn::{KeysKnown, Unauthenticated};
 use decision_core::decision::DenyReason;
 use decision_core::facts::Authentication;
 use decision_core::failure::{Fault, Resolution, resolve};
@@ -111,10 +111,10 @@ fn token(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Activ
     let verified = verified.and_then(|identity| Ok(active.policy.principal(identity).ok_or(CredentialFault::NoKnownRole)?));
     match verified {
         Ok(principal) => {
-            let expires_at = principal.identity.expires_at;
+            let good_until = principal.identity.expires_at.min(keys_good_until(active, &principal.identity.issuer));
             let verified = Rc::new(VerifiedToken::new(Rc::new(principal)));
             // Also if it is revoked: a token that was good once must not cost a verification each time that it is tried again.
-            vm.tokens.insert(authorization, Rc::clone(&verified), expires_at);
+            vm.tokens.insert(authorization, Rc::clone(&verified), good_until);
             Ok(judged(&verified, vm, revocation))
         }
         Err(Unauthenticated::KeysUnavailable) => Err(Unjudged::Missing(Missing::Keys)),
@@ -133,6 +133,14 @@ fn token(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Activ
             vm.failures.failed(asked, now);
             Ok(Presented::Bad(fault))
         }
+    }
+}
+
+/// A token that was verified is worth no more than the key that verified it.
+fn keys_good_until(active: &Active, issuer: &str) -> Timestamp {
+    match active.issuers.iter().find(|rules| *rules.name == *issuer).map(|rules| rules.keys_known) {
+        Some(KeysKnown::Until(until)) => until,
+        Some(KeysKnown::Always | KeysKnown::NotYet) | None => Timestamp::MAX,
     }
 }
 

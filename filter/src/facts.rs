@@ -105,8 +105,16 @@ impl RequestHeaders {
 
     fn id(&self, found: &Found) -> Option<&str> {
         match found {
-            Found::Once(place) => sane_id(self.at(place)),
+            Found::Once(place) => sane_id(self.at(place)).filter(|id| !self.is_registration_key(id)),
             Found::Absent | Found::Repeated => None,
+        }
+    }
+
+    /// Ids are recorded and sent on: one that repeats the registration key is none.
+    fn is_registration_key(&self, id: &str) -> bool {
+        match &self.registration_key {
+            Found::Once(place) => self.at(place).trim_ascii() == id.as_bytes(),
+            Found::Absent | Found::Repeated => false,
         }
     }
 

@@ -160,6 +160,9 @@ fn wait_for(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, missing: Mis
         Missing::Key(wait) => wait.until,
         Missing::Policy | Missing::Revocations | Missing::Keys => exchange.trace.arrived.plus(patience),
     };
+    if now < until && exchange.headers.content_length().is_some_and(|length| length > HELD_BODY_MAX) {
+        return fail(exchange, host, Fault::TooManyWaiting);
+    }
     if now < until {
         return hold(exchange, vm, host, State::AwaitingKnowledge { missing, until });
     }

@@ -76,7 +76,7 @@ pub(crate) enum Taken {
     CaughtUp,
 }
 
-/// The page does not follow what is known, and does not say that it starts anew.
+/// The page is of another database than what is known, and does not say that it starts anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a page of revocations does not follow what is known")]
 pub(crate) struct DoesNotFollow;
@@ -126,10 +126,12 @@ impl Revoked {
     pub(crate) fn take(&mut self, page: &RevocationPage) -> Result<Taken, DoesNotFollow> {
         let place = Place { database_id: page.database_id, number: page.through };
         let cursor = self.cursor();
-        if page.reset || cursor.is_none() {
-            self.begin_anew(place, page.total);
-        } else if cursor.is_none_or(|cursor| cursor.database_id != place.database_id || cursor.number > place.number) {
-            return Err(DoesNotFollow);
+        match cursor.filter(|_| !page.reset) {
+            None => self.begin_anew(place, page.total),
+            Some(cursor) if cursor.database_id != place.database_id => return Err(DoesNotFollow),
+            // A tail was quicker.
+            Some(cursor) if cursor.number > place.number => return Ok(if page.more { Taken::More } else { Taken::CaughtUp }),
+            Some(_) => {}
         }
         match &mut self.fresh {
             Some((list, reached)) => {

@@ -72,13 +72,15 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: W
         return;
     }
     for held in waiting {
-        let overdue = held.exchange.borrow().deadline().is_none_or(|until| now >= until) || vm.borrow().sync.is_failing();
+        let overdue = held.exchange.borrow().deadline().is_none_or(|until| now >= until);
+        let knowledge = held.exchange.borrow().is_awaiting_knowledge();
         let concerned = match why {
             Wake::Answer => true,
-            Wake::Learned => held.exchange.borrow().is_awaiting_knowledge(),
+            Wake::Learned => knowledge,
             Wake::Tick => false,
         };
-        if !concerned && !overdue {
+        let hopeless = !knowledge && vm.borrow().sync.is_failing();
+        if !concerned && !overdue && !hopeless {
             vm.borrow_mut().waiting.push(held);
         } else {
             wake_one(vm, host, held, why, now);

@@ -67,7 +67,7 @@ impl Default for Failures {
 }
 
 impl Failures {
-    fn admit(&mut self, kind: Asked, now: Timestamp) -> Admission {
+    pub(crate) fn admit(&mut self, kind: Asked, now: Timestamp) -> Admission {
         self.budget(kind).map_or(Admission::Admitted, |budget| budget.admit(now))
     }
 

@@ -151,7 +151,7 @@ pub enum BundleError {
     },
     /// A required claim is not one that may be required.
     #[error(
-        "issuers[{issuer}].required_claims: `{claim}` is not one of customer_id, agent_id, governor_agent_id, tier, jti, nbf, token_type"
+        "issuers[{issuer}].required_claims: `{claim}` is not one of customer_id, agent_id, governor_agent_id, tier, jti, nbf, token_type, token_version"
     )]
     Claim {
         /// The issuer.

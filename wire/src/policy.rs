@@ -133,7 +133,7 @@ pub struct Issuer {
     #[serde(default)]
     pub scopes: Vec<String>,
     /// Claims that tokens must carry beyond the usual: `customer_id`, `agent_id`, `governor_agent_id`, `tier`, `jti`, `nbf`,
-    /// `token_type`.
+    /// `token_type`, `token_version`.
     #[serde(default)]
     pub required_claims: Vec<String>,
     /// Tolerated clock difference, at most 60 s.

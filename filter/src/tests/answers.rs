@@ -219,6 +219,85 @@ fn failed_verifications_have_a_budget_that_known_tokens_do_not_need() {
     assert_eq!(gate.begin(&known).step, Step::Forward);
 }
 
+/// Which of its tests a token has failed is for the record alone.
+#[test]
+fn all_bad_tokens_get_the_same_answer_byte_for_byte() {
+    let mut gate = Gate::new("PLANT");
+    let (mut replies, mut reasons) = (Vec::new(), std::collections::BTreeSet::new());
+    let staff = |changes| tokens::sign("pp-1", "pp.waooaw.com", serde_json::from_value(changes).unwrap());
+    let unsigned = format!("{}.{}.", "eyJhbGciOiJub25lIn0", tokens::admin().split('.').nth(1).unwrap());
+    for token in [
+        "abc",
+        "a.b.c",
+        &unsigned,
+        &forged(),
+        &tokens::sign("never-heard-of", "waooaw.com", serde_json::Map::new()),
+        &tokens::sign("legacy-1", "evil.example", serde_json::Map::new()),
+        &tokens::token(json!({ "email": null })),
+        &tokens::token(json!({ "roles": ["nobody"] })),
+        &tokens::token(json!({ "iat": NOW.as_seconds() + 3_600 })),
+        &tokens::token(json!({ "exp": NOW.as_seconds() + 90_000 })),
+        &tokens::token(json!({ "token_type": "refresh" })),
+        &tokens::token(json!({ "trial_mode": true })),
+        &staff(json!({})),
+        &staff(json!({ "trial_mode": true, "trial_expires_at": NOW.as_seconds() + 60 })),
+    ] {
+        let stream = gate.begin(&read().with("x-correlation-id", "c-1").bearer(token));
+        replies.push(gate.reply(&stream).unwrap());
+        gate.finish(&stream);
+        reasons.insert(gate.last_record()["reason"].to_string());
+    }
+    assert!(reasons.len() >= 11, "{reasons:?}");
+    assert_eq!(replies[0].status, 401);
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
+}
+
+/// A worker stands still while it verifies such a token.
+#[test]
+fn dear_verifications_that_fail_have_small_budgets_of_their_own() {
+    use crate::signature::{Asked, Dear, Failures};
+    let kinds = [Dear::RsaPkcs1, Dear::RsaPss, Dear::EcdsaP256, Dear::EcdsaP384, Dear::Ed25519].map(Asked::Dear);
+    for spent in kinds {
+        let mut failures = Failures::default();
+        let mut admitted = 0;
+        // 5,000 a second for a second.
+        for number in 0..5_000 {
+            let now = NOW.plus(std::time::Duration::from_micros(200 * number));
+            if failures.admit(spent, now) == authn::Admission::Admitted {
+                failures.failed(spent, now);
+                admitted += 1;
+            }
+        }
+        assert!((50..=60).contains(&admitted), "{spent:?}: {admitted}");
+        for other in kinds.into_iter().chain([Asked::Cheap]).filter(|kind| *kind != spent) {
+            assert_eq!(failures.admit(other, NOW), authn::Admission::Admitted, "{spent:?} turns away {other:?}");
+        }
+    }
+}
+
+/// On every route, also where nobody asks for it, and under another name.
+#[test]
+fn a_registration_key_is_neither_forwarded_nor_recorded() {
+    let mut gate = Gate::new("PLANT");
+    let sent_with =
+        |request: Request| request.with("x-cp-registration-key", "a-key").with("x-correlation-id", "a-key").with("x-causation-id", "a-key");
+    let trial = sent_with(read().bearer(&tokens::on_trial(60)));
+    gate.warm(&trial);
+    let refused = sent_with(Request::new("POST", "/api/v1/customers"));
+    for request in [sent_with(Request::new("POST", "/api/v1/auth/refresh")), trial, refused, sent_with(Request::new("GET", "/none"))] {
+        let stream = gate.send(&request);
+        if let Some(sent) = gate.forwarded(&stream) {
+            assert_eq!(find(&sent, "x-cp-registration-key"), None);
+            assert_ne!(find(&sent, "x-correlation-id").as_deref(), Some("a-key"));
+        }
+        if let Some(reply) = gate.reply(&stream) {
+            assert!(!String::from_utf8_lossy(&reply.body).contains("a-key"));
+        }
+        gate.finish(&stream);
+        assert!(!gate.last_record().to_string().contains("a-key"));
+    }
+}
+
 #[test]
 fn a_registration_needs_the_key() {
     let mut gate = Gate::new("CP");

@@ -82,3 +82,22 @@ fn a_token_that_was_not_seen_before_costs_one_metric_where_the_host_does_not_ver
     gate.complete(&stream);
     assert_eq!(gate.host.take_calls().len(), PERMIT.len() + 1);
 }
+
+#[test]
+fn the_client_s_address_is_asked_for_only_where_it_is_counted() {
+    let mut gate = Gate::new("CP");
+    let limited = calls(&mut gate, &Request::new("POST", "/api/v1/auth/refresh"));
+    let free = calls(&mut gate, &Request::new("POST", "/api/v1/auth/logout"));
+    assert_eq!(limited.iter().filter(|call| *call == "property source.address").count(), 1);
+    assert_eq!(limited.len(), free.len() + 1);
+    assert!(!free.iter().any(|call| call.starts_with("property")));
+}
+
+#[test]
+fn a_revoked_token_costs_what_any_denial_costs() {
+    let mut gate = Gate::new("PLANT");
+    let request = read().bearer(&tokens::admin());
+    gate.warm(&request);
+    gate.revoke(&[(authn::Mark::of(decision_core::principal::RevocationKind::Subject, "legacy", "user-1"), i64::MAX)]);
+    assert_eq!(calls(&mut gate, &request), DENY);
+}

@@ -14,5 +14,6 @@ mod limits;
 mod properties;
 mod records;
 mod revocation;
+mod revocation_model;
 mod signatures;
 mod tokens;
