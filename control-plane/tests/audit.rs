@@ -53,6 +53,7 @@ fn record(number: i64) -> AuditRecord<'static> {
         activation: 3,
         revision: 2,
         key_set: 1,
+        revocation: 7,
         charges: vec![Charge { account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }), amount: 1_000 }],
         approval_id: None,
         sandbox: false,
