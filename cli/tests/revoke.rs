@@ -1,5 +1,7 @@
 //! `plant-gateway revoke`, `keys` and `bundle` against a control plane that only writes down what it is asked.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
