@@ -1,9 +1,9 @@
 //! Who calls us: [`Caller`] on the admin API, [`Envoy`] on the data plane.
 
 use crate::app::AppState;
+use crate::keys;
 use crate::metrics::Metrics;
 use crate::problem::ApiError;
-use crate::keys;
 use crate::revocations::Revoked;
 use authn::{Marks, PureRust, Unauthenticated};
 use axum::extract::{FromRequestParts, Request, State};

@@ -2,10 +2,10 @@
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
-use crate::{approvals, revocations};
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
 use crate::problem::chain;
+use crate::{approvals, revocations};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};

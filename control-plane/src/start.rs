@@ -10,8 +10,8 @@ use crate::policies::directory::{self, Publication};
 use crate::policies::follow::{LoadError, compile_as, load_active};
 use crate::policies::{ActivePolicy, PolicyFault, PolicyFaults, check, store};
 use crate::problem::{ApiError, chain};
-use crate::secrets::SecretsDirectory;
 use crate::revocations;
+use crate::secrets::SecretsDirectory;
 use crate::settings::Settings;
 use axum::Router;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -194,7 +194,11 @@ async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &Sec
     Ok(Some(fault))
 }
 
-async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<crate::policies::Files, LoadError> {
+async fn compiled_directory(
+    settings: &Settings,
+    database: &PgPool,
+    secrets: &SecretsDirectory,
+) -> Result<crate::policies::Files, LoadError> {
     let path = settings.policies_dir.clone();
     let files = tokio::task::spawn_blocking(move || directory::read(&path))
         .await

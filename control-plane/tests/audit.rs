@@ -53,6 +53,7 @@ fn record(number: i64) -> AuditRecord<'static> {
         activation: 3,
         revision: 2,
         key_set: 1,
+        revocation: 7,
         charges: vec![Charge { account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }), amount: 1_000 }],
         approval_id: None,
         sandbox: false,
@@ -101,6 +102,7 @@ async fn a_batch_is_stored_once_and_acknowledged_every_time(pool: PgPool) {
         assert_eq!(deliver(&mut holder, batch(1, &records(0, 3))).await, Some(1));
     }
     assert_eq!(numbers(&pool, SEQUENCES).await, [1, 2, 3]);
+    assert_eq!(numbers(&pool, "SELECT DISTINCT revocation FROM gateway_audit_logs").await, [7]);
     assert_eq!(deliver(&mut holder, batch(1, &records(0, 5))).await, Some(1), "grown since: the new ones are stored");
     assert_eq!(deliver(&mut holder, batch(6, &records(5, 1))).await, Some(6));
     assert_eq!(numbers(&pool, SEQUENCES).await, [1, 2, 3, 4, 5, 6]);

@@ -43,11 +43,13 @@ fn rows() -> Vec<Row> {
     let activation = |_: &World| json!({ "reason": "a test" });
     let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
     let verdict = |_: &World| json!({ "decision": "approve", "reason": "a test" });
+    let revocation = |_: &World| json!({ "kind": "customer", "value": "nobody", "reason": "a test" });
     vec![
         row(Method::POST, "/admin/v1/policies", "/admin/v1/policies", publication, StatusCode::CREATED),
         row(Method::GET, "/admin/v1/policies", "/admin/v1/policies", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active", "/admin/v1/policies/active", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/active/bundle", "/admin/v1/policies/active/bundle", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/{revision}", "/admin/v1/policies/1", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/{revision}/activation", "/admin/v1/policies/1/activation", activation, StatusCode::CREATED),
         row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),
@@ -57,6 +59,13 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/approvals/{id}/decision", NOBODYS_DECISION, verdict, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit", "/admin/v1/audit", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/keys", "/admin/v1/keys", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/keys/{issuer}/refresh", "/admin/v1/keys/cp/refresh", nothing, StatusCode::NOT_FOUND),
+        row(Method::POST, "/admin/v1/revocations", "/admin/v1/revocations", revocation, StatusCode::CREATED),
+        row(Method::GET, "/admin/v1/revocations", "/admin/v1/revocations", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/revocations/import", "/admin/v1/revocations/import?reason=test", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/revocations/enforcement", "/admin/v1/revocations/enforcement", nothing, StatusCode::OK),
+        row(Method::DELETE, "/admin/v1/revocations/{number}", "/admin/v1/revocations/999?reason=test", nothing, StatusCode::NOT_FOUND),
     ]
 }
 
@@ -92,7 +101,7 @@ async fn every_operation_asks_for_a_permission_of_the_route_table(database: PgPo
     let active = world.state.policy();
     for row in rows() {
         let method = decision_core::gateway::Method::parse(row.method.as_str().as_bytes()).unwrap();
-        let route = active.loaded.policy.route(Gateway::Admin, method, row.path);
+        let route = active.loaded.policy.route(Gateway::Admin, method, row.path.split('?').next().unwrap());
         let Some(route) = route else {
             panic!("{} {} is in no policy: add it to policies/routes/admin-api.yaml", row.method, row.template);
         };

@@ -7,6 +7,7 @@ mod support;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
+use control_plane::notifications;
 use control_plane::policies::{follow, store};
 use control_plane::start::StartError;
 use serde_json::{Value, json};
@@ -364,7 +365,7 @@ async fn a_bundle_poll_is_held_until_the_time_is_up(database: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn an_activation_by_another_replica_ends_a_held_poll_within_a_second(database: PgPool) {
     let world = World::new(database).await;
-    let follower = tokio::spawn(follow::follow(world.state.clone()));
+    let follower = tokio::spawn(notifications::follow(world.state.clone()));
     let tag = world.poll(ENVOY_TOKEN, None, 0).await.header("etag").to_owned();
     let poll = world.poll(ENVOY_TOKEN, Some(&tag), 10);
     let activation = async {

@@ -35,11 +35,14 @@ async fn a_call_is_answered_in_its_own_format(pool: PgPool) {
     let state = state(&pool, 100).await;
     let mut holder = Holder::new(&state).await;
     let want = holder.want("daily", "agent=1", 0, 3, 3);
-    let request = holder.request(vec![want]);
+    let unknown_keys = vec!["nobody".to_owned()];
+    let request = SyncRequest { revocation: 5, unknown_keys, ..holder.request(vec![want]) };
     let (status, body) = post(&holder, "envoy-1", frame::encode(&request).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
     let answer: SyncAnswer = frame::decode(&body).unwrap();
     assert_eq!((answer.call, answer.accounts[0].granted), (1, 3));
+    let (enforced,): (i64,) = sqlx::query_as("SELECT revocation FROM holders").fetch_one(&pool).await.unwrap();
+    assert_eq!(enforced, 5);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,6 +1,9 @@
 //! The subcommands, one module each. A command parses its arguments, calls the library and prints.
 
-pub mod jws;
+pub mod admin_api;
+pub mod bundle;
+pub mod keys;
+pub mod revoke;
 pub mod run;
 pub mod stores;
 pub mod token;
@@ -18,6 +21,12 @@ pub enum Command {
     Run(run::Arguments),
     /// Start the stack, send one request for each outcome, show what came of it, and stop the stack.
     Demo(demo::Arguments),
+    /// Revoke tokens, keys, customers and agents; list and lift revocations.
+    Revoke(Box<revoke::Arguments>),
+    /// Show issuers' keys, and fetch published ones.
+    Keys(keys::Arguments),
+    /// Print the bundle in force for a plugin configuration, base64: public keys only.
+    Bundle(bundle::Arguments),
     /// Run a command with a Postgres and a Valkey of its own: for the tests of the stores.
     Stores(stores::Arguments),
     /// Verify a signature, and nothing else.
@@ -35,6 +44,9 @@ impl Command {
         match self {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
+            Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
+            Self::Keys(arguments) => Ok(keys::run(&arguments)?),
+            Self::Bundle(arguments) => Ok(bundle::run(&arguments)?),
             Self::Stores(arguments) => Ok(stores::run(&arguments)?),
             Self::Jws(arguments) => Ok(jws::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),

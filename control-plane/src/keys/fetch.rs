@@ -161,12 +161,7 @@ fn keeping(source: &JwksSource) -> Keeping {
 }
 
 /// A key that is another issuer's already would make the whole bundle unusable: whoever publishes it is refused.
-fn refuse_shared(
-    policy: &ActivePolicy,
-    issuer: &Issuer,
-    keys: &[VerificationKey],
-    sets: &[store::StoredSet],
-) -> Result<(), FetchError> {
+fn refuse_shared(policy: &ActivePolicy, issuer: &Issuer, keys: &[VerificationKey], sets: &[store::StoredSet]) -> Result<(), FetchError> {
     let in_force = policy.loaded.issuers.iter().filter(|rules| *rules.name != issuer.name);
     let mut taken: Vec<(String, VerificationKey)> =
         in_force.flat_map(|rules| rules.keys.iter().map(|key| (rules.name.to_string(), key.clone()))).collect();

@@ -138,9 +138,12 @@ mod tests {
     #[test]
     fn only_listed_hosts_on_their_ports_may_be_asked() {
         let hosts = hosts("id.example.com, [2001:db8::1]:8443 ,login.example:444,");
-        for good in
-            ["https://id.example.com/keys", "https://ID.example.com:443/a?b=c", "https://[2001:db8::1]:8443/", "https://login.example:444/x"]
-        {
+        for good in [
+            "https://id.example.com/keys",
+            "https://ID.example.com:443/a?b=c",
+            "https://[2001:db8::1]:8443/",
+            "https://login.example:444/x",
+        ] {
             assert!(hosts.target(good).is_ok(), "{good}");
         }
         for other in [
@@ -182,7 +185,7 @@ mod tests {
     fn a_host_that_is_a_number_is_the_address_in_every_notation() {
         let hosts = hosts("127.0.0.1");
         for same in ["https://127.0.0.1/", "https://2130706433/", "https://0x7f000001/", "https://0177.0.0.1/", "https://127.1/"] {
-            assert_eq!(hosts.target(same).unwrap().host, Host::Ipv4(std::net::Ipv4Addr::LOCALHOST), "{same}");
+            assert_eq!(hosts.target(same).unwrap().host, Host::<String>::Ipv4(std::net::Ipv4Addr::LOCALHOST), "{same}");
         }
     }
 

@@ -111,11 +111,7 @@ fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &F
     Ok(ResolvedKeys { issuers, registration_key_hashes })
 }
 
-fn resolve_registration_keys(
-    document: &PolicyDocument,
-    secrets: &SecretsDirectory,
-    files: &Files,
-) -> Result<Vec<[u8; 32]>, PolicyFault> {
+fn resolve_registration_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &Files) -> Result<Vec<[u8; 32]>, PolicyFault> {
     let mut hashes: Vec<[u8; 32]> = Vec::with_capacity(document.registration_keys.len());
     for name in &document.registration_keys {
         let field = format!("registration_keys[{name}]");

@@ -91,8 +91,7 @@ pub async fn load_active(
         Some(current) if current.keys_fingerprint == fingerprint => current.version.key_set,
         Some(_) | None => number(store::key_set_register(database, fingerprint).await?.0),
     };
-    let version =
-        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set };
+    let version = BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set };
     if current.is_some_and(|current| current.version == version && current.jwk_changes == jwk_changes) {
         return Ok(None);
     }

@@ -207,10 +207,10 @@ mod tests {
     #[test]
     fn a_walk_through_pages_ends_and_misses_nothing_although_its_beginning_is_below_the_floor() {
         let revoked = Revoked::default();
-        let live: Vec<Change> =
-            (1..=2_000).map(|number| change(number, u16::try_from(number).unwrap(), false)).chain((20_001..=30_000).map(|number| {
-                change(number, u16::try_from(number).unwrap(), false)
-            })).collect();
+        let live: Vec<Change> = (1..=2_000)
+            .map(|number| change(number, u16::try_from(number).unwrap(), false))
+            .chain((20_001..=30_000).map(|number| change(number, u16::try_from(number).unwrap(), false)))
+            .collect();
         revoked.apply(counter(30_000, 20_000, 12_000), &live, false);
         let mut page = revoked.page(DATABASE, Position { after: 0, database: None });
         let mut seen = numbers(&page);

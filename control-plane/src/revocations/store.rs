@@ -117,9 +117,9 @@ impl Known {
     /// existed when it was revoked.
     fn covers(&self, wish: &Wanted) -> bool {
         let whole_life = self.created_at.saturating_add(Duration::try_from(TOKEN_LIFE_MAX).unwrap_or(Duration::DAY));
-        let lasts = self.expires_at.is_none_or(|end| {
-            end >= whole_life.saturating_sub(Duration::SECOND) || wish.expires_at.is_some_and(|wanted| wanted <= end)
-        });
+        let lasts = self
+            .expires_at
+            .is_none_or(|end| end >= whole_life.saturating_sub(Duration::SECOND) || wish.expires_at.is_some_and(|wanted| wanted <= end));
         wish.bound <= self.bound && (lasts || wish.kind != Kind::Token)
     }
 }

@@ -6,7 +6,10 @@ use clap::Parser as _;
 use control_plane::app::AppState;
 use control_plane::caller::Envoy;
 use control_plane::metrics::Metrics;
+use control_plane::outbound::target::AllowedHosts;
+use control_plane::outbound::{GuardedClient, Limits};
 use control_plane::policies::{ActivePolicy, PolicyFaults};
+use control_plane::revocations::Revoked;
 use control_plane::settings::Settings;
 use control_plane::sync::{self, SyncError};
 use decision_core::time::Timestamp;
@@ -18,7 +21,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial};
+use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::sync::{AccountGrant, AccountReport, SyncAnswer, SyncRequest};
 
 pub(crate) const KEY: [u8; 32] = [7; 32];
@@ -49,11 +52,12 @@ pub(crate) fn policy(cap: i64) -> ActivePolicy {
     let version = BundleVersion { activation: 1, revision: 1, key_set: 1, ..BundleVersion::default() };
     let keys = vec![IssuerKeys {
         issuer: "ops".into(),
-        keys: vec![KeyMaterial { kid: "k1".into(), algorithm: "HS256".into(), material: KEY.to_vec() }],
+        keys: vec![KeyMaterial { kid: Some("k1".into()), algorithm: "HS256".into(), material: KEY.to_vec() }],
+        known: KeysKnown::Always,
     }];
     let bundle = Bundle { version, policy: document.clone(), keys, registration_key_hashes: Vec::new() };
     let image = bundle.encode().unwrap().into();
-    ActivePolicy { version, document, loaded: bundle.load().unwrap(), image, keys_fingerprint: [0; 32] }
+    ActivePolicy { version, document, loaded: bundle.load().unwrap(), image, keys_fingerprint: [0; 32], jwk_changes: 0 }
 }
 
 pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
@@ -66,6 +70,8 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         valkey: redis::aio::ConnectionManager::new(client).await.unwrap(),
         active: Arc::new(watch::channel(Arc::new(policy(cap))).0),
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory: None, activation: None })),
+        revoked: Arc::new(Revoked::default()),
+        outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),
         shutdown: CancellationToken::new(),
@@ -119,7 +125,17 @@ impl Holder {
 
     pub(crate) fn request(&mut self, accounts: Vec<AccountReport>) -> SyncRequest {
         self.call += 1;
-        SyncRequest { holder: self.id, call: self.call, activation: 1, accounts, approvals: vec![], undos: vec![], records: None }
+        SyncRequest {
+            holder: self.id,
+            call: self.call,
+            activation: 1,
+            revocation: 0,
+            unknown_keys: vec![],
+            accounts,
+            approvals: vec![],
+            undos: vec![],
+            records: None,
+        }
     }
 
     pub(crate) async fn send(&self, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {

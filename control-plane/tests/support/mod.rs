@@ -35,6 +35,8 @@ pub(crate) const OTHER_ENVOY_TOKEN: &str = "token-of-envoy-2";
 pub(crate) struct World {
     pub(crate) state: AppState,
     pub(crate) directory: TempDir,
+    /// Further settings.
+    more: Vec<String>,
 }
 
 /// An answer, read to its end.
@@ -58,35 +60,46 @@ impl Answer {
 impl World {
     /// Over a fresh database, with the shipped policies.
     pub(crate) async fn new(database: PgPool) -> Self {
+        Self::over(database, Self::prepared()).await.unwrap()
+    }
+
+    /// A directory with the shipped policies and a secret for each name in them.
+    pub(crate) fn prepared() -> TempDir {
         let directory = tempfile::tempdir().unwrap();
         copy_policies(Path::new(POLICIES), &directory.path().join("policies"));
         write_secrets(&directory.path().join("secrets"));
-        Self::over(database, directory).await.unwrap()
+        directory
     }
 
     /// As a process that starts over a database and a directory which exist already.
     pub(crate) async fn over(database: PgPool, directory: TempDir) -> Result<Self, StartError> {
+        Self::with(database, directory, Vec::new()).await
+    }
+
+    /// The same with further settings.
+    pub(crate) async fn with(database: PgPool, directory: TempDir, more: Vec<String>) -> Result<Self, StartError> {
         let tokens = directory.path().join("tokens");
         let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token)));
         std::fs::write(&tokens, line("envoy-1", ENVOY_TOKEN) + &line("envoy-2", OTHER_ENVOY_TOKEN)).unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
-        let settings = Settings::parse_from([
-            "control-plane",
-            "--database-url=postgres://not-used-here",
-            "--redis-url=redis://not-used-here",
-            &format!("--policies-dir={}", path("policies")),
-            &format!("--secrets-dir={}", path("secrets")),
-            &format!("--data-plane-tokens-file={}", path("tokens")),
-            "--public-url=https://gateway.test",
-        ]);
+        let ours = [
+            "control-plane".to_owned(),
+            "--database-url=postgres://not-used-here".to_owned(),
+            "--redis-url=redis://not-used-here".to_owned(),
+            format!("--policies-dir={}", path("policies")),
+            format!("--secrets-dir={}", path("secrets")),
+            format!("--data-plane-tokens-file={}", path("tokens")),
+            "--public-url=https://gateway.test".to_owned(),
+        ];
+        let settings = Settings::parse_from(ours.iter().chain(&more));
         let state = assemble(settings, database, valkey().await).await?;
-        Ok(Self { state, directory })
+        Ok(Self { state, directory, more })
     }
 
     /// The same again, as after a restart.
     pub(crate) async fn restarted(self) -> Result<Self, StartError> {
-        let Self { state, directory } = self;
-        Self::over(state.database, directory).await
+        let Self { state, directory, more } = self;
+        Self::with(state.database, directory, more).await
     }
 
     pub(crate) fn admin(&self) -> Router {
