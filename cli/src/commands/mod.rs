@@ -2,6 +2,7 @@
 
 pub mod admin_api;
 pub mod bundle;
+pub mod jws;
 pub mod keys;
 pub mod revoke;
 pub mod run;
