@@ -64,17 +64,24 @@ impl From<CredentialFault> for Unauthenticated {
     }
 }
 
+/// What follows the scheme in `Bearer <token>` (RFC 6750 §2.1): the scheme in any case, then spaces. The rest is not looked at:
+/// good enough to find a token that was verified before, and nothing else.
+///
+/// # Errors
+/// [`CredentialFault::NotBearer`].
+pub fn after_scheme(authorization: &[u8]) -> Result<&[u8], CredentialFault> {
+    let (scheme, rest) = authorization.split_at_checked(SCHEME.len()).ok_or(CredentialFault::NotBearer)?;
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    let token = rest.get(spaces..).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case(SCHEME) && spaces > 0 && !token.is_empty() { Ok(token) } else { Err(CredentialFault::NotBearer) }
+}
+
 /// The token in `Bearer <token>` (RFC 6750 §2.1): the scheme in any case, spaces, one token, nothing else.
 ///
 /// # Errors
 /// [`CredentialFault::NotBearer`], or [`CredentialFault::Malformed`] if the token is too long or not ASCII.
 pub fn bearer(authorization: &[u8]) -> Result<&str, CredentialFault> {
-    let (scheme, rest) = authorization.split_at_checked(SCHEME.len()).ok_or(CredentialFault::NotBearer)?;
-    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    let token = rest.get(spaces..).unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(SCHEME) || spaces == 0 || token.is_empty() {
-        return Err(CredentialFault::NotBearer);
-    }
+    let token = after_scheme(authorization)?;
     if token.len() > TOKEN_BYTES_MAX {
         return Err(CredentialFault::Malformed);
     }

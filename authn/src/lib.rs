@@ -34,7 +34,7 @@ mod thumbprint;
 mod test_tokens;
 
 pub use algorithm::{Algorithm, Family, HashFunction, Verification};
-pub use authenticate::{Unauthenticated, authenticate, bearer};
+pub use authenticate::{Unauthenticated, after_scheme, authenticate, bearer};
 pub use budget::{Admission, VerificationBudget};
 pub use cache::TokenCache;
 pub use claims::{CLAIM_BYTES_MAX, Check, Finding, check_claims, explain_claims};

@@ -185,12 +185,7 @@ async fn a_hundred_thousand_revocations_reach_every_worker() {
     let mut admin = Admin::new(state);
     for chunk in 0..ENTRIES / CHUNK {
         let lines: String = (0..CHUNK)
-            .map(|line| {
-                format!(
-                    "{}\n",
-                    json!({"kind": "token", "issuer": "pp", "value": format!("many-{}", chunk * CHUNK + line)})
-                )
-            })
+            .map(|line| format!("{}\n", json!({"kind": "token", "issuer": "pp", "value": format!("many-{}", chunk * CHUNK + line)})))
             .collect();
         let ask = Ask::post("/admin/v1/revocations/import?reason=test").header("content-type", "application/x-ndjson").body(lines);
         admin.json(ask).await.unwrap();

@@ -1,6 +1,7 @@
 //! How a bundle gets into every worker: one virtual machine holds a long poll and puts what comes into shared data; the
 //! others see the new version on their tick.
 
+use crate::contact::About;
 use crate::counters::name;
 use crate::host::{Host, HttpCall, Level};
 use crate::root::CallResult;
@@ -210,7 +211,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
         Some(304) => {
             vm.feed.failures = 0;
             vm.feed.poll_due = now;
-            vm.contact.of_envoy(host, now);
+            vm.contact.heard(About::Keys, host, now);
             set_standing(host, Standing::Connected);
             Change::None
         }
@@ -236,7 +237,7 @@ fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Time
     vm.feed.failures = 0;
     vm.feed.poll_due = now;
     vm.feed.etag = etag;
-    vm.contact.of_envoy(host, now);
+    vm.contact.heard(About::Keys, host, now);
     set_standing(host, Standing::Connected);
     if let Err(NotActivated::Older { offered, current }) = outcome {
         if offered < current {

@@ -1,4 +1,4 @@
-//! When this Envoy last heard from its control plane, whichever worker did: keys and revocations are relied on for so long.
+//! When this Envoy last heard of keys and of revocations, whichever worker did: they are relied on for so long.
 
 use crate::host::Host;
 use decision_core::time::Timestamp;
@@ -8,27 +8,41 @@ const CONTACT: &str = "plant_gateway.contact";
 /// The others are told, and asked, so often.
 const EXCHANGE: Duration = Duration::from_secs(1);
 
-/// The last contact, as this worker knows it.
+/// What a poll was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// The bundle, and so the keys.
+    Keys,
+    Revocations,
+}
+
+/// The last contact, as this worker knows it: the older of the two, since a token is judged by both.
 #[derive(Debug, Default)]
 pub(crate) struct Contact {
-    last: Option<Timestamp>,
-    told: Timestamp,
+    keys: Option<Timestamp>,
+    revocations: Option<Timestamp>,
+    /// What another worker has told.
+    told: Option<Timestamp>,
+    tell_due: Timestamp,
     look_due: Timestamp,
 }
 
 impl Contact {
-    /// A sync call of this worker was answered.
-    pub(crate) fn of_worker(&mut self, now: Timestamp) {
-        self.last = Some(now);
+    /// A poll of this worker was answered. The others are told.
+    pub(crate) fn heard(&mut self, about: About, host: &impl Host, now: Timestamp) {
+        match about {
+            About::Keys => self.keys = Some(now),
+            About::Revocations => self.revocations = Some(now),
+        }
+        let Some(both) = self.own() else { return };
+        if now >= self.tell_due || self.tell_due > now.plus(EXCHANGE) {
+            self.tell_due = now.plus(EXCHANGE);
+            host.set_shared(CONTACT, &both.as_micros().to_le_bytes(), None).unwrap_or(());
+        }
     }
 
-    /// A poll was answered: the other workers are told.
-    pub(crate) fn of_envoy(&mut self, host: &impl Host, now: Timestamp) {
-        self.last = Some(now);
-        if now.since(self.told) >= EXCHANGE || now < self.told {
-            self.told = now;
-            host.set_shared(CONTACT, &now.as_micros().to_le_bytes(), None).unwrap_or(());
-        }
+    fn own(&self) -> Option<Timestamp> {
+        Some(self.keys?.min(self.revocations?))
     }
 
     /// Asks what the others know, if it is time to.
@@ -39,12 +53,14 @@ impl Contact {
         self.look_due = now.plus(EXCHANGE);
         let told = host.shared(CONTACT).value.and_then(|value| value.try_into().ok()).map(i64::from_le_bytes);
         // A clock that was set back must not make an old contact a new one.
-        let told = told.map(|micros| Timestamp::from_micros(micros).min(now));
-        self.last = self.last.map(|last| last.min(now)).max(told);
+        for known in [&mut self.keys, &mut self.revocations] {
+            *known = known.map(|at| at.min(now));
+        }
+        self.told = told.map(|micros| Timestamp::from_micros(micros).min(now));
     }
 
     /// Whether the last contact is too long ago. Where there was none, nothing has grown old.
     pub(crate) fn is_stale(&self, after: Duration, now: Timestamp) -> bool {
-        self.last.is_some_and(|last| now.since(last) > after)
+        self.own().max(self.told).is_some_and(|last| now.since(last) > after)
     }
 }

@@ -98,7 +98,9 @@ pub(crate) fn present(
 fn token(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Active, now: Timestamp) -> Result<Presented, Unjudged> {
     let Some(authorization) = headers.authorization()? else { return Ok(Presented::Nothing) };
     let revocation = check_knowledge(vm, active, now)?;
-    if let Some(known) = vm.tokens.get(authorization, now).map(Rc::clone) {
+    // By the token alone: whoever has one could write the scheme in a thousand ways, and push out everybody else's.
+    let Ok(token) = authn::after_scheme(authorization) else { return Ok(Presented::Bad(CredentialFault::NotBearer)) };
+    if let Some(known) = vm.tokens.get(token, now).map(Rc::clone) {
         return Ok(judged(&known, vm, revocation));
     }
     let implementation = vm.implementation(host);
@@ -114,7 +116,7 @@ fn token(headers: &RequestHeaders, vm: &mut Vm, host: &impl Host, active: &Activ
             let good_until = principal.identity.expires_at.min(keys_good_until(active, &principal.identity.issuer));
             let verified = Rc::new(VerifiedToken::new(Rc::new(principal)));
             // Also if it is revoked: a token that was good once must not cost a verification each time that it is tried again.
-            vm.tokens.insert(authorization, Rc::clone(&verified), good_until);
+            vm.tokens.insert(token, Rc::clone(&verified), good_until);
             Ok(judged(&verified, vm, revocation))
         }
         Err(Unauthenticated::KeysUnavailable) => Err(Unjudged::Missing(Missing::Keys)),

@@ -2,6 +2,7 @@
 //! that polls for bundles waits for news, and puts the last changes into shared data, where the others see them on their tick.
 
 use crate::bundle_feed::{Change, authorization};
+use crate::contact::About;
 use crate::counters::name;
 use crate::host::{Host, HostError, HttpCall, Level};
 use crate::revoked::{DoesNotFollow, Place, Tail, Taken};
@@ -126,7 +127,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, settings: &Settings, resul
     match take(vm, host, result) {
         Ok(taken) => {
             vm.revocation_feed.failures = 0;
-            vm.contact.of_envoy(host, now);
+            vm.contact.heard(About::Revocations, host, now);
             show(vm, host);
             match taken {
                 Taken::More => call(vm, host, settings, Patience::None, now),

@@ -3,7 +3,7 @@
 use authn::{Mark, Marks, Revocations};
 use decision_core::principal::{Principal, RevocationKind};
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use wire::revocation::{RevocationChange, RevocationPage};
@@ -38,14 +38,14 @@ pub(crate) struct Tail {
 #[derive(Debug)]
 pub(crate) struct VerifiedToken {
     pub(crate) principal: Rc<Principal>,
-    marks: Marks,
+    /// Five digests: made when there is something to compare them with.
+    marks: OnceCell<Marks>,
     judged: Cell<(u64, Option<RevocationKind>)>,
 }
 
 impl VerifiedToken {
     pub(crate) fn new(principal: Rc<Principal>) -> Self {
-        let marks = Marks::of(&principal.identity);
-        Self { principal, marks, judged: Cell::new((0, None)) }
+        Self { principal, marks: OnceCell::new(), judged: Cell::new((0, None)) }
     }
 }
 
@@ -117,7 +117,8 @@ impl Revoked {
         if epoch == self.epoch {
             return verdict;
         }
-        let verdict = self.list.find(&token.marks);
+        let verdict =
+            if self.list.is_empty() { None } else { self.list.find(token.marks.get_or_init(|| Marks::of(&token.principal.identity))) };
         token.judged.set((self.epoch, verdict));
         verdict
     }

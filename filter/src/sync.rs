@@ -144,7 +144,6 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     match result.status(host) {
         Some(200) => match frame::decode::<SyncAnswer>(&host.call_body(result.body_size)) {
             Ok(answer) if answer.call == vm.sync.call => {
-                vm.contact.of_worker(now);
                 apply(vm, answer);
             }
             Ok(answer) => {

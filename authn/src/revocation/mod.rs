@@ -27,9 +27,11 @@ impl Mark {
             RevocationKind::Token | RevocationKind::Subject | RevocationKind::Version | RevocationKind::Key => issuer,
             RevocationKind::Customer | RevocationKind::Agent => "",
         };
+        // Lengths of two bytes: for the usual ids all of it is one block of the hash.
         let mut hash = Sha256::new();
-        for part in [kind.name(), issuer, value] {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update([tag(kind)]);
+        for part in [issuer, value] {
+            hash.update(u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
             hash.update(part.as_bytes());
         }
         let mut mark = [0; 16];
@@ -40,7 +42,19 @@ impl Mark {
     }
 }
 
-/// The marks of one token: computed once, when it was verified.
+/// Marks of two kinds differ, whatever the values are.
+const fn tag(kind: RevocationKind) -> u8 {
+    match kind {
+        RevocationKind::Token => 1,
+        RevocationKind::Subject => 2,
+        RevocationKind::Version => 3,
+        RevocationKind::Key => 4,
+        RevocationKind::Customer => 5,
+        RevocationKind::Agent => 6,
+    }
+}
+
+/// The marks of one token, to be computed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     marks: [Option<Mark>; 7],

@@ -1,8 +1,8 @@
 //! The keys of a bundle: those that the policy names, then those of the issuer's published set.
 
 use super::jwk_set;
-use crate::problem::chain;
 use super::store::StoredSet;
+use crate::problem::chain;
 use authn::{Algorithm, VerificationKey};
 use wire::bundle::{IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::{Issuer, PolicyDocument};

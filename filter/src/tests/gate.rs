@@ -2,6 +2,7 @@
 
 use super::host::{Answer, Call, FakeHost, FakeStream, Headers, ROOT, Reply, SharedData, owned};
 use super::tokens;
+use crate::contact::About;
 use crate::exchange::Exchange;
 use crate::pipeline::{self, Step, Wake};
 use crate::root::{CallResult, dispatch, tick, wake_all};
@@ -154,7 +155,9 @@ impl Gate {
         let mut vm = self.vm.borrow_mut();
         let page = page(true, 0, marks);
         vm.revoked.take(&page).unwrap();
-        vm.contact.of_worker(self.host.now.get());
+        for about in [About::Keys, About::Revocations] {
+            vm.contact.heard(about, &self.host, self.host.now.get());
+        }
     }
 
     /// These are revoked too, as the machine that polls is told.
