@@ -34,15 +34,22 @@ pub fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Vec<VerificationK
     if keys.len() > KEYS_MAX {
         return Err(InvalidSet::TooMany(keys.len()));
     }
-    let mut usable: Vec<VerificationKey> = Vec::new();
-    for key in keys.iter().filter_map(|jwk| VerificationKey::from_jwk(jwk).ok()) {
-        // Two keys that a token could not choose between: the first stays, as for every reader of the set.
-        let taken = usable.iter().any(|other| other.kid == key.kid && (key.kid.is_some() || other.algorithm == key.algorithm));
-        if key.spki_der().is_some() && algorithms.contains(&key.algorithm) && !taken {
-            usable.push(key);
+    // To be replaced by `authn::JwkSet::parse(bytes, algorithms)`, once that exists; the checks around it stay.
+    let read = keys.iter().filter_map(|jwk| VerificationKey::from_jwk(jwk).ok());
+    let usable = distinct(read.filter(|key| key.spki_der().is_some() && algorithms.contains(&key.algorithm)));
+    if usable.is_empty() { Err(InvalidSet::NoneUsable) } else { Ok(usable) }
+}
+
+/// Of keys that a token could not choose between only the first: with both, the issuer would not be valid.
+fn distinct(keys: impl Iterator<Item = VerificationKey>) -> Vec<VerificationKey> {
+    let mut distinct: Vec<VerificationKey> = Vec::new();
+    for key in keys {
+        let same = |other: &VerificationKey| other.kid == key.kid && (key.kid.is_some() || other.algorithm == key.algorithm);
+        if !distinct.iter().any(same) {
+            distinct.push(key);
         }
     }
-    if usable.is_empty() { Err(InvalidSet::NoneUsable) } else { Ok(usable) }
+    distinct
 }
 
 #[cfg(test)]
