@@ -156,11 +156,12 @@ async fn an_unknown_key_is_asked_for_once_in_ten_seconds_however_often_it_is_nam
         tokio::time::sleep(StdDuration::from_millis(20)).await;
     }
     assert_eq!(status_of(&world, &token(&new, ISS)).await, StatusCode::OK);
+    fetch::ask_for(&other.state, &names).await;
     tokio::time::sleep(StdDuration::from_millis(1_500)).await;
-    assert_eq!(idp.hits() - before, 1, "two replicas, a hundred asks");
+    assert_eq!(idp.hits() - before, 1, "two replicas, a hundred asks, and one after the fetch");
     pass(&world, 11.0).await;
     tokio::time::sleep(StdDuration::from_millis(1_500)).await;
-    assert_eq!(idp.hits() - before, 2, "what was asked for after the fetch began is fetched when ten seconds have passed");
+    assert_eq!(idp.hits() - before, 2, "what was asked for meanwhile is fetched when ten seconds have passed");
     followers.into_iter().for_each(|follower| follower.abort());
 }
 
