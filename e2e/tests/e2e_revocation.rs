@@ -1,12 +1,6 @@
 //! Revocation through Envoy: every kind, on every worker within a second, also for tokens that the workers have verified before; it
 //! outlives each part; and a hundred thousand entries are no burden.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 
