@@ -130,7 +130,12 @@ impl<P> TokenCache<P> {
                     entry.referenced = false;
                     self.hand += 1;
                 }
-                Some(_) => return self.remove(self.hand),
+                Some(_) => {
+                    // The last entry moves into the gap: the newest. It gets a whole lap, as all others do.
+                    self.remove(self.hand);
+                    self.hand += 1;
+                    return;
+                }
                 None => return,
             }
         }
@@ -244,6 +249,17 @@ mod tests {
         cache.insert(b"new", 3, LATER);
         assert!(cache.get(b"used", NOW).is_some());
         assert_eq!(cache.get(b"idle", NOW), None);
+    }
+
+    #[test]
+    fn new_entries_push_out_old_ones_and_not_each_other() {
+        let mut cache = TokenCache::new(8, 1 << 20);
+        for name in 0..12_u8 {
+            cache.insert(&[name], name, LATER);
+        }
+        let left: Vec<u8> = (0..12).filter(|name| cache.get(&[*name], NOW).is_some()).collect();
+        assert!(left.contains(&9) && left.contains(&10) && left.contains(&11), "{left:?}");
+        assert!(!left.contains(&0) && !left.contains(&1), "{left:?}");
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub(crate) struct Bench<'s> {
     charged: Arc<Traffic>,
     authenticated: Arc<Traffic>,
     first_seen: Arc<Traffic>,
+    first_seen_elsewhere: Arc<Traffic>,
     header_count: usize,
     token_bytes: usize,
     envoy: u32,
@@ -135,6 +136,7 @@ impl<'s> Bench<'s> {
             charged: Arc::new(Traffic::new(load::PATH, &[token])),
             authenticated: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, uncharged.get(..1).unwrap_or_default())),
             first_seen: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
+            first_seen_elsewhere: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
             header_count,
             token_bytes,
             envoy,
@@ -245,6 +247,7 @@ impl<'s> Bench<'s> {
             Kind::Charged => &self.charged,
             Kind::Authenticated => &self.authenticated,
             Kind::FirstSeen => &self.first_seen,
+            Kind::FirstSeenElsewhere => &self.first_seen_elsewhere,
         };
         let sending = load::send(self.ports.of(variant), traffic, self.plan.connections, duration);
         let answered = self.runtime.block_on(sending).map_err(|source| BenchError::Load { variant, source })?;

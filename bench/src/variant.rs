@@ -85,7 +85,8 @@ impl Variant {
     pub(crate) const fn traffic(self) -> Kind {
         match self {
             Self::OursCached => Kind::Authenticated,
-            Self::OursFirstSeen | Self::JwtUncached => Kind::FirstSeen,
+            Self::OursFirstSeen => Kind::FirstSeen,
+            Self::JwtUncached => Kind::FirstSeenElsewhere,
             Self::Bare
             | Self::WasmEmpty
             | Self::Ours
@@ -107,6 +108,8 @@ pub(crate) enum Kind {
     Authenticated,
     /// The same route, and more tokens than any cache keeps.
     FirstSeen,
+    /// The same tokens, in turns of their own: ours must not skip any.
+    FirstSeenElsewhere,
 }
 
 /// Where everything listens.
