@@ -2,6 +2,7 @@
 //! Ordinary parsers keep the last of two equal names; another reader may keep the first (RFC 8725 bis).
 
 use core::fmt;
+use std::borrow::Cow;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
@@ -9,21 +10,23 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 pub(crate) const DEPTH_MAX: u8 = 16;
 /// Members of one object: the search for duplicates compares each with all.
 pub(crate) const MEMBERS_MAX: usize = 128;
+/// As many as a token's claims are, so that the list need not grow.
+const MEMBERS_USUAL: usize = 24;
 
-/// A JSON value without duplicate member names.
+/// A JSON value without duplicate member names. Texts without escapes are borrowed: a token has two dozen of them.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Json {
+pub(crate) enum Json<'j> {
     Null,
     Bool(bool),
     Integer(i64),
     /// Any other number; finite.
     Decimal(f64),
-    Text(Box<str>),
-    Array(Vec<Json>),
-    Object(Members),
+    Text(Cow<'j, str>),
+    Array(Vec<Self>),
+    Object(Members<'j>),
 }
 
-impl Json {
+impl Json<'_> {
     pub(crate) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
@@ -39,24 +42,51 @@ pub fn strict_json(bytes: &[u8]) -> Option<serde_json::Value> {
 
 /// The members of an object, in order.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Members(Vec<(Box<str>, Json)>);
+pub(crate) struct Members<'j>(Vec<(Cow<'j, str>, Json<'j>)>);
 
-impl Members {
+impl<'j> Members<'j> {
     /// Parses a text that is one object and nothing else.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'j [u8]) -> Option<Self> {
         let mut source = serde_json::Deserializer::from_slice(bytes);
         let value = Strict { depth_left: DEPTH_MAX }.deserialize(&mut source).ok()?;
         source.end().ok()?;
         if let Json::Object(members) = value { Some(members) } else { None }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Json> {
-        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| value)
+    pub(crate) fn get(&self, name: &str) -> Option<&Json<'j>> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// As [`Members::get`]; a `null` counts as absent.
-    pub(crate) fn present(&self, name: &str) -> Option<&Json> {
+    pub(crate) fn present(&self, name: &str) -> Option<&Json<'j>> {
         self.get(name).filter(|value| **value != Json::Null)
+    }
+}
+
+/// The name of a member: borrowed like a text.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Cow<'de, str>, D::Error> {
+        source.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the name of a member")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(value.to_owned()))
+    }
+
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(value))
     }
 }
 
@@ -75,50 +105,54 @@ impl Strict {
 }
 
 impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Json;
+    type Value = Json<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Json, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Json<'de>, D::Error> {
         source.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Strict {
-    type Value = Json;
+    type Value = Json<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON value without duplicate member names")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Json, E> {
+    fn visit_unit<E: Error>(self) -> Result<Json<'de>, E> {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Json, E> {
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Json<'de>, E> {
         Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Json, E> {
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Json<'de>, E> {
         Ok(Json::Integer(value))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "such a number is in no claim that we accept")]
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Json<'de>, E> {
         Ok(i64::try_from(value).map_or(Json::Decimal(value as f64), Json::Integer))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Json, E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Json<'de>, E> {
         if value.is_finite() { Ok(Json::Decimal(value)) } else { Err(E::custom("not finite")) }
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Json, E> {
-        Ok(Json::Text(value.into()))
+    fn visit_str<E: Error>(self, value: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_string<E: Error>(self, value: String) -> Result<Json, E> {
-        Ok(Json::Text(value.into_boxed_str()))
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Json, A::Error> {
+    fn visit_string<E: Error>(self, value: String) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(value)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Json<'de>, A::Error> {
         let inner = self.inner()?;
         let mut values = Vec::new();
         while let Some(value) = source.next_element_seed(inner)? {
@@ -127,10 +161,10 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Json::Array(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Json, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Json<'de>, A::Error> {
         let inner = self.inner()?;
-        let mut members = Members::default();
-        while let Some(name) = source.next_key::<Box<str>>()? {
+        let mut members = Members(Vec::with_capacity(if self.depth_left == DEPTH_MAX { MEMBERS_USUAL } else { 0 }));
+        while let Some(name) = source.next_key_seed(Name)? {
             if members.0.len() == MEMBERS_MAX {
                 return Err(A::Error::custom("too many members"));
             }

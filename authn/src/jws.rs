@@ -123,7 +123,7 @@ fn parse_header(json: &[u8]) -> Result<JwsHeader, CredentialFault> {
     })
 }
 
-fn parameter(members: &Members, name: &str) -> Result<Option<Box<str>>, CredentialFault> {
+fn parameter(members: &Members<'_>, name: &str) -> Result<Option<Box<str>>, CredentialFault> {
     match members.get(name).map(Json::text) {
         None => Ok(None),
         Some(Some(text)) if is_key_id(text) => Ok(Some(text.into())),

@@ -37,10 +37,10 @@ pub fn check_claims(
 
 /// A payload that is a JSON object.
 #[derive(Debug)]
-pub(crate) struct Claims(Members);
+pub(crate) struct Claims<'p>(Members<'p>);
 
-impl Claims {
-    pub(crate) fn parse(payload: &[u8]) -> Result<Self, CredentialFault> {
+impl<'p> Claims<'p> {
+    pub(crate) fn parse(payload: &'p [u8]) -> Result<Self, CredentialFault> {
         Members::parse(payload).map(Self).ok_or(CredentialFault::Malformed)
     }
 
@@ -117,7 +117,7 @@ impl Claims {
         if roles.is_empty() || roles.len() > ROLES_MAX {
             return Err(fault);
         }
-        let role = |role: &Json| {
+        let role = |role: &Json<'_>| {
             let text = role.text().filter(|text| is_plain(text) && !text.contains(','));
             text.map(Into::into).ok_or(fault)
         };
@@ -237,7 +237,7 @@ fn is_plain(text: &str) -> bool {
 
 #[expect(clippy::cast_possible_truncation, reason = "in range: checked just before")]
 #[expect(clippy::cast_precision_loss, reason = "the bound is below 2^53")]
-fn moment(value: &Json) -> Option<Timestamp> {
+fn moment(value: &Json<'_>) -> Option<Timestamp> {
     match value {
         Json::Integer(seconds) if (0..=SECONDS_MAX).contains(seconds) => Some(Timestamp::from_seconds(*seconds)),
         Json::Decimal(seconds) if (0.0..=SECONDS_MAX as f64).contains(seconds) => {
