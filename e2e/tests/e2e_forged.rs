@@ -65,6 +65,14 @@ async fn forged_tokens_of_dear_algorithms_let_nobody_in_and_stop_nobody() {
         let warm = Load { requests_max: 20, ..load(state, token, 8) }.start().finished().await.unwrap();
         assert_eq!(warm.with(200), 160, "{}", warm.summary());
     }
+    // What as many requests cost that are refused without any verification: the load is made on the same machine.
+    let tokenless = load(state, "", 50);
+    let tokenless = Load { ask: Ask::get(AGENTS), ..tokenless }.start();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let plain = measured(state, &seen).await;
+    let tokenless = tokenless.stop().await.unwrap();
+    assert_eq!(tokenless.with(401), tokenless.len(), "{}", tokenless.summary());
+    println!("{} requests without token: others' p50 {:?}, p99 {:?}", tokenless.len(), plain.percentile(0.5), plain.percentile(0.99));
     let mut rsa = [0x5a; 256];
     rsa[0] = 0;
     for (algorithm, token) in [("PS256", forged("PS256", "ps", &rsa)), ("EdDSA", forged("EdDSA", "ed", &[0x0a; 64]))] {
