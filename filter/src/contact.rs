@@ -23,7 +23,8 @@ pub(crate) struct Contact {
     revocations: Option<Timestamp>,
     /// What another worker has told.
     told: Option<Timestamp>,
-    tell_due: Timestamp,
+    /// What this worker has told the others.
+    last_told: Option<Timestamp>,
     look_due: Timestamp,
 }
 
@@ -35,8 +36,10 @@ impl Contact {
             About::Revocations => self.revocations = Some(now),
         }
         let Some(both) = self.own() else { return };
-        if now >= self.tell_due || self.tell_due > now.plus(EXCHANGE) {
-            self.tell_due = now.plus(EXCHANGE);
+        // By what is told and not by when: what makes old knowledge good again is told at once.
+        let news = self.last_told.is_none_or(|last| both >= last.plus(EXCHANGE) || both < last);
+        if news {
+            self.last_told = Some(both);
             host.set_shared(CONTACT, &both.as_micros().to_le_bytes(), None).unwrap_or(());
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct SyncState {
     failures: u32,
     hurried: bool,
     undos_sent: usize,
+    /// The last revocation that was said to be enforced.
+    revocation_told: u64,
 }
 
 impl SyncState {
@@ -70,7 +72,9 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         return;
     }
     let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
-    let waits = !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
+    // Whoever has revoked something wants to see that all workers know.
+    let told = vm.sync.call == 0 || vm.sync.revocation_told == vm.revoked.number();
+    let waits = !told || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
     let regular = now >= vm.sync.due && (vm.leases.holds_leases() || waits);
     let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
     if urgent || regular || heartbeat {
@@ -87,6 +91,7 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     let mut accounts = Vec::new();
     vm.leases.reports(now, ACCOUNTS_PER_CALL, |report| accounts.push(account_report(&report)));
     vm.sync.undos_sent = vm.undos.len();
+    vm.sync.revocation_told = vm.revoked.number();
     let request = SyncRequest {
         holder,
         call: vm.sync.call,

@@ -17,6 +17,17 @@ fn decoded(call: &Call) -> SyncRequest {
     wire::frame::decode(&call.body).unwrap()
 }
 
+/// The next sync call, if one is made in so long.
+fn call_within(gate: &Gate, patience: Duration) -> Option<(Call, SyncRequest)> {
+    let until = gate.host.now.get().plus(patience);
+    while gate.host.now.get() < until {
+        if let Some(call) = gate.sync_call() {
+            return Some(call);
+        }
+    }
+    None
+}
+
 /// The next sync call, and when it was made.
 fn next_call(gate: &Gate) -> (Call, Timestamp) {
     for _ in 0..500 {
@@ -79,6 +90,21 @@ fn a_holder_with_leases_calls_every_second_at_least() {
         gate.answer_sync(&call, &grant_all(&decoded(&call)));
     }
     gate.finish(&stream);
+}
+
+#[test]
+fn an_idle_holder_tells_within_a_second_that_it_enforces_a_revocation() {
+    let mut gate = Gate::new("PLANT");
+    let stream = held(&mut gate);
+    gate.sync(|_, _| {});
+    gate.finish(&stream);
+    // Leases and records are delivered and given back, until only the heartbeat is left.
+    while let Some((call, _)) = call_within(&gate, Duration::from_secs(15)) {
+        gate.answer_sync(&call, &grant_all(&decoded(&call)));
+    }
+    gate.revoke(&[(authn::Mark([7; 16]), 0)]);
+    let (_, request) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
+    assert_eq!(request.revocation, gate.vm.borrow().revoked.number());
 }
 
 #[test]

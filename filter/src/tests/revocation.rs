@@ -3,6 +3,7 @@
 use super::gate::{Gate, NOW, Request, document, image, page, version};
 use super::host::{Call, SharedData};
 use super::tokens;
+use crate::contact::About;
 use crate::counters::name;
 use crate::pipeline::Step;
 use crate::revoked::{Place, Revoked, TAIL_CHANGES_MAX, Taken, bytes};
@@ -301,6 +302,9 @@ fn lasting() -> String {
 #[test]
 fn tokens_get_503_when_the_last_contact_is_too_old_until_the_next() {
     let ([one, mut other], call) = caught_up::<2>(5);
+    let hears_keys = |gate: &Gate| gate.vm.borrow_mut().contact.heard(About::Keys, &gate.host, gate.host.now.get());
+    hears_keys(&one);
+    one.run(TICK);
     let request = read(&lasting());
     other.warm(&request);
     let quiet = |gate: &Gate, seconds: u64| {
@@ -318,19 +322,27 @@ fn tokens_get_503_when_the_last_contact_is_too_old_until_the_next() {
     let record = other.last_record();
     assert_eq!((&record["reason"], &record["checks"][1]["outcome"]), (&json!("keys_unavailable"), &json!("FailedClosed")));
     assert_eq!(other.begin(&Request::new("POST", "/api/v1/auth/refresh")).step, Step::Forward);
-    // The first machine hears something; the other learns that within a second or so.
+    // Keys alone, whose revocation nobody vouches for, are not enough.
+    hears_keys(&one);
+    other.run(Duration::from_millis(1_040));
+    assert_eq!(other.send(&request).step, Step::Answered);
+    // The first machine hears of both; the other learns that within a second or so.
     one.answer(&call, &[(":status", b"304")], vec![]);
     other.run(Duration::from_millis(1_040));
     assert_ne!(other.send(&request).step, Step::Answered);
 }
 
 #[test]
-fn a_sync_answer_is_contact_too() {
+fn a_sync_answer_vouches_for_nothing_but_both_polls_do() {
     let mut gate = Gate::new("PLANT");
     gate.host.pass(Duration::from_secs(3_700));
     assert_eq!(gate.refused(&read(&lasting())).status, 503);
     gate.vm.borrow_mut().sync.hurry();
     gate.sync(|_, _| {});
+    assert_eq!(gate.refused(&read(&lasting())).status, 503);
+    for about in [About::Keys, About::Revocations] {
+        gate.vm.borrow_mut().contact.heard(about, &gate.host, gate.host.now.get());
+    }
     assert_eq!(gate.begin(&read(&lasting())).step, Step::Held);
 }
 
