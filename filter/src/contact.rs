@@ -29,6 +29,12 @@ pub(crate) struct Contact {
 }
 
 impl Contact {
+    /// Begins with knowledge from a configuration: how old it is cannot be told, so it counts from now, and not for ever.
+    pub(crate) fn begin(&mut self, now: Timestamp) {
+        self.keys.get_or_insert(now);
+        self.revocations.get_or_insert(now);
+    }
+
     /// A poll of this worker was answered. The others are told.
     pub(crate) fn heard(&mut self, about: About, host: &impl Host, now: Timestamp) {
         match about {

@@ -22,7 +22,7 @@ use std::rc::Rc;
 pub(crate) enum Presented {
     /// Nothing that the route asks for.
     Nothing,
-    Token(Rc<Principal>, Revocation),
+    Token(Rc<VerifiedToken>, Revocation),
     /// A token that was good. Whose it is may be recorded.
     Revoked(Rc<Principal>, RevocationKind),
     Bad(CredentialFault),
@@ -71,7 +71,7 @@ impl Presented {
     pub(crate) fn authentication(&self) -> Authentication<'_> {
         match self {
             Self::Nothing => Authentication::Anonymous,
-            Self::Token(principal, _) => Authentication::Verified(principal),
+            Self::Token(token, _) => Authentication::Verified(&token.principal),
             Self::Revoked(_, kind) => Authentication::Refused(CredentialFault::Revoked(*kind)),
             Self::Bad(fault) => Authentication::Refused(*fault),
             Self::Registered => Authentication::Registered,
@@ -162,12 +162,11 @@ fn check_knowledge(vm: &Vm, active: &Active, now: Timestamp) -> Result<Revocatio
 }
 
 fn judged(token: &Rc<VerifiedToken>, vm: &Vm, revocation: Revocation) -> Presented {
-    let principal = || Rc::clone(&token.principal);
     match vm.revoked.verdict(token) {
-        None => Presented::Token(principal(), revocation),
+        None => Presented::Token(Rc::clone(token), revocation),
         // Whoever has that key may write any name into a token.
         Some(kind @ RevocationKind::Key) => Presented::Bad(CredentialFault::Revoked(kind)),
-        Some(kind) => Presented::Revoked(principal(), kind),
+        Some(kind) => Presented::Revoked(Rc::clone(&token.principal), kind),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::audit::Checks;
 use crate::credentials::Missing;
 use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
+use crate::revoked::VerifiedToken;
 use crate::settings::Settings;
 use crate::vm::Active;
 use decision_core::decision::{Permit, Target};
@@ -32,6 +33,8 @@ pub(crate) struct Trace {
     pub(crate) active: Option<Rc<Active>>,
     pub(crate) revocation: u64,
     pub(crate) principal: Option<Rc<Principal>>,
+    /// The token that was accepted: it may be revoked before the request goes on.
+    pub(crate) token: Option<Rc<VerifiedToken>>,
     pub(crate) method: Option<Method>,
     pub(crate) route: Option<RouteId>,
     pub(crate) checks: Checks,
@@ -99,7 +102,7 @@ pub(crate) enum State {
     /// Something is not known yet without which it cannot be judged.
     AwaitingKnowledge { missing: Missing, until: Timestamp },
     /// The body is needed to bind an approval to it.
-    AwaitingBody { permit: Permit },
+    AwaitingBody,
     /// A lease has to grow.
     AwaitingLease { permit: Permit, wait: Box<Wait>, until: Timestamp },
     /// The control plane is asked about an approval.
@@ -150,7 +153,7 @@ impl Exchange {
             State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => {
                 Some(*until)
             }
-            State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
+            State::New | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished => None,
         }
     }
 }

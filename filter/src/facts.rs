@@ -266,9 +266,23 @@ fn sane_id(value: &[u8]) -> Option<&str> {
 
 /// Names whose headers backends take for the gateway's word.
 fn is_trusted_by_backends(name: &[u8]) -> bool {
-    let Some(name) = name.strip_prefix(b"x-") else { return false };
-    const PREFIXES: [&[u8]; 6] = [b"user-", b"gateway", b"metering-", b"rbac-", b"governor-", b"policy-"];
-    const NAMES: [&[u8]; 12] = [
+    let Some(name) = name.strip_prefix(b"x-") else {
+        // The credential for a proxy is for us at most (RFC 9110 §11.7.2).
+        return matches!(name, b"proxy-authorization" | b"remote-user");
+    };
+    const PREFIXES: [&[u8]; 9] =
+        [b"user-", b"gateway", b"metering-", b"rbac-", b"governor-", b"policy-", b"auth-", b"authenticated-", b"remote-"];
+    const NAMES: [&[u8]; 21] = [
+        // What other proxies say of whom they have authenticated, and of where a client is.
+        b"real-ip",
+        b"forwarded-user",
+        b"forwarded-email",
+        b"forwarded-groups",
+        b"forwarded-preferred-username",
+        b"email",
+        b"role",
+        b"roles",
+        b"groups",
         b"customer-id",
         b"agent-id",
         b"trial-mode",

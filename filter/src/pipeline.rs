@@ -19,6 +19,7 @@ use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
+use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
@@ -129,7 +130,11 @@ fn decide_on(
     let facts = RequestFacts { gateway, method, route, authentication: presented.authentication() };
     let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
     match presented {
-        Presented::Token(principal, _) | Presented::Revoked(principal, _) => trace.principal = Some(principal),
+        Presented::Token(token, _) => {
+            trace.principal = Some(Rc::clone(&token.principal));
+            trace.token = Some(token);
+        }
+        Presented::Revoked(principal, _) => trace.principal = Some(principal),
         Presented::Nothing | Presented::Bad(_) | Presented::Registered => {}
     }
     match decision {
@@ -185,7 +190,7 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
     if permit.approval() == ApprovalNeed::Governor {
         match exchange.body {
             Body::Open | Body::Partial { .. } => {
-                exchange.state = State::AwaitingBody { permit };
+                exchange.state = State::AwaitingBody;
                 return Step::NeedsBody;
             }
             Body::Ended => exchange.body = Body::Complete(Sha256::digest([]).into()),
@@ -203,14 +208,14 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
 fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp, when_short: WhenShort) -> Step {
     let (Some(active), Some(principal)) = (exchange.trace.active.clone(), exchange.trace.principal.clone()) else {
         // Public and registration-key routes have no user and, by the policy compiler, no charge and no approval.
-        return forward(exchange, host, permit, Reservations::default(), Consumes::Nothing, now);
+        return forward(exchange, vm, host, permit, Reservations::default(), Consumes::Nothing, now);
     };
     match vm.leases.reserve(&active.policy, &active.binding, &principal, permit.charges(), now, when_short) {
         Ok(held) => {
             let outcome = if held.failed_open() { audit::Outcome::FailedOpen } else { audit::Outcome::Permit };
             exchange.trace.checks.add(audit::Check::Budget, outcome);
             match permit.approval() {
-                ApprovalNeed::None => forward(exchange, host, permit, held, Consumes::Nothing, now),
+                ApprovalNeed::None => forward(exchange, vm, host, permit, held, Consumes::Nothing, now),
                 ApprovalNeed::Governor => ask_approval(exchange, vm, host, permit, held, now),
             }
         }
@@ -296,8 +301,22 @@ fn approval_ask(exchange: &Exchange) -> Result<Option<ApprovalAsk>, DenyReason> 
     }))
 }
 
-/// Everything is in hand: the permit is spent here.
-fn forward(exchange: &mut Exchange, host: &impl Host, permit: Permit, held: Reservations, consumes: Consumes, now: Timestamp) -> Step {
+/// Everything is in hand: the permit is spent here. A request may have waited: what was revoked meanwhile counts.
+fn forward(
+    exchange: &mut Exchange,
+    vm: &mut Vm,
+    host: &impl Host,
+    permit: Permit,
+    held: Reservations,
+    consumes: Consumes,
+    now: Timestamp,
+) -> Step {
+    if let Some(kind) = exchange.trace.token.as_ref().and_then(|token| vm.revoked.verdict(token)) {
+        vm.leases.release(held);
+        undo_approval(exchange, vm, consumes);
+        let reason = DenyReason::CredentialRefused(CredentialFault::Revoked(kind));
+        return refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) });
+    }
     enact::forward(exchange, host, permit);
     exchange.trace.forwarded_at = Some(now);
     exchange.trace.verdict = if held.failed_open() {
@@ -354,13 +373,15 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
             }
             None
         }
-        State::AwaitingBody { .. } => {
+        State::AwaitingBody => {
             note_body(exchange, host, size, end_of_stream);
             if matches!(exchange.body, Body::Open | Body::Partial { .. }) {
                 return None;
             }
-            let State::AwaitingBody { permit } = std::mem::take(&mut exchange.state) else { return None };
-            Some(admit(exchange, vm, host, permit, host.now()))
+            // A client chooses how long a body takes: what was permitted when the headers came is judged anew, and the
+            // token with it.
+            exchange.state = State::New;
+            Some(judge(exchange, vm, host, host.now()))
         }
     }
 }
@@ -432,7 +453,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             Step::Held
         }
         // Answered or gone meanwhile: it is no longer ours to hold.
-        other @ (State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished) => {
+        other @ (State::New | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished) => {
             exchange.state = other;
             Step::Answered
         }
@@ -452,7 +473,7 @@ fn approval_answered(
     match outcome {
         ApprovalOutcome::Granted => {
             exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Permit);
-            return forward(exchange, host, permit, held, Consumes::Approval, now);
+            return forward(exchange, vm, host, permit, held, Consumes::Approval, now);
         }
         ApprovalOutcome::Pending { approval_id, url } => {
             exchange.trace.approval_id = Some(approval_id.clone());
@@ -480,7 +501,7 @@ pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
         }
-        State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. } | State::AwaitingBody | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             // Envoy answers in our place: a time-out, or too large a body.
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
@@ -500,12 +521,8 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
             vm.answers.remove(&request_id);
             undo_approval(exchange, vm, consumes);
         }
-        State::New
-        | State::AwaitingKnowledge { .. }
-        | State::AwaitingBody { .. }
-        | State::Forwarded { .. }
-        | State::Replied
-        | State::Finished => {}
+        State::New | State::AwaitingKnowledge { .. } | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished => {
+        }
     }
 }
 
@@ -533,10 +550,7 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 }
             }
         }
-        state @ (State::AwaitingKnowledge { .. }
-        | State::AwaitingBody { .. }
-        | State::AwaitingLease { .. }
-        | State::AwaitingApproval { .. }) => {
+        state @ (State::AwaitingKnowledge { .. } | State::AwaitingBody | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
             exchange.state = state;
             leave(exchange, vm);
             exchange.state = State::Finished;

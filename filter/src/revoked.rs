@@ -38,7 +38,7 @@ pub(crate) struct Tail {
 #[derive(Debug)]
 pub(crate) struct VerifiedToken {
     pub(crate) principal: Rc<Principal>,
-    /// Five digests: made when there is something to compare them with.
+    /// Up to seven digests: made when there is something to compare them with.
     marks: OnceCell<Marks>,
     judged: Cell<(u64, Option<RevocationKind>)>,
 }

@@ -161,6 +161,7 @@ impl Vm {
     pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle) {
         let better = |active: &Rc<Active>| active.origin == Origin::Embedded && loaded.version.supersedes(&active.version);
         if self.active.as_ref().is_none_or(better) {
+            self.contact.begin(host.now());
             self.switch(host, loaded, Origin::Embedded);
         }
     }

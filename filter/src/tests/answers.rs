@@ -57,6 +57,13 @@ fn a_permitted_request_goes_out_with_the_gateway_s_word_and_without_the_client_s
         "x-debug-trace",
         "x-actual-cost-micros",
         "x-cp-registration-key",
+        "x-real-ip",
+        "x-forwarded-user",
+        "x-auth-request-user",
+        "x-role",
+        "x-roles",
+        "x-email",
+        "proxy-authorization",
     ];
     let request = spoofed.iter().fold(request, |request, name| request.with(name, "spoofed").with(name, "twice"));
     let stream = gate.begin(&request.with("x-harmless", b"\xff\xfe").with("x-correlation-id", "c-1").with("x-request-id", "parent"));

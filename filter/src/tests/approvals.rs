@@ -275,3 +275,60 @@ fn a_body_in_many_pieces_is_fetched_once() {
     let asked = gate.vm.borrow().asks.first().unwrap().binding.body_sha256;
     assert_eq!(asked, <[u8; 32]>::from(sha2::Sha256::digest(&body)));
 }
+
+/// The kill switch of the customer whose tokens these tests use.
+fn stop_the_customer(gate: &Gate) {
+    gate.revoke(&[(authn::Mark::of(decision_core::principal::RevocationKind::Customer, "legacy", "customer-1"), 0)]);
+}
+
+#[test]
+fn a_token_that_is_revoked_while_the_body_comes_is_refused() {
+    let mut gate = gate();
+    let stream = gate.begin(&create().with("x-approval-id", "a-1").body("ignored"));
+    assert_eq!(gate.body(&stream, b"{", false), None);
+    stop_the_customer(&gate);
+    assert_eq!(gate.body(&stream, b"{}", true), Some(Step::Answered));
+    let reply = gate.reply(&stream).unwrap();
+    assert_eq!((reply.status, &reply.problem()["title"]), (401, &json!("Token Revoked")));
+    gate.finish(&stream);
+    assert_eq!(gate.last_record()["reason"], json!("customer_stopped"));
+    gate.assert_nothing_is_left();
+}
+
+#[test]
+fn a_token_that_expires_while_the_body_comes_is_refused() {
+    let mut gate = gate();
+    let stream = gate.begin(&create().with("x-approval-id", "a-1").body("ignored"));
+    gate.host.pass(Duration::from_secs(100_000));
+    gate.know_revocations(&[]);
+    assert_eq!(gate.body(&stream, b"{}", true), Some(Step::Answered));
+    assert_eq!(gate.reply(&stream).unwrap().status, 401);
+    gate.finish(&stream);
+    assert_eq!(gate.last_record()["reason"], json!("expired"));
+}
+
+#[test]
+fn a_token_that_is_revoked_while_its_approval_is_consumed_is_refused_and_the_approval_given_back() {
+    let mut gate = gate();
+    let stream = gate.send(&create().with("x-approval-id", "a-1"));
+    assert_eq!(stream.step, Step::Held);
+    stop_the_customer(&gate);
+    gate.sync(answer_with(ApprovalOutcome::Granted));
+    assert_eq!(gate.reply(&stream).unwrap().status, 401);
+    assert_eq!(gate.vm.borrow().undos.len(), 1);
+    assert_eq!(gate.held(), 0);
+    gate.finish(&stream);
+    assert_eq!(gate.last_record()["reason"], json!("customer_stopped"));
+}
+
+#[test]
+fn a_token_that_is_revoked_while_it_waits_for_a_lease_is_refused() {
+    let mut gate = Gate::new("PP");
+    let stream = gate.send(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin()));
+    assert_eq!(stream.step, Step::Held);
+    stop_the_customer(&gate);
+    gate.sync(|_, _| {});
+    assert_eq!(gate.reply(&stream).unwrap().status, 401);
+    assert_eq!(gate.held(), 0);
+    gate.finish(&stream);
+}

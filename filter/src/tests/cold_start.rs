@@ -58,6 +58,23 @@ fn public_routes_are_served_at_once_and_tokens_when_it_is_known_what_is_revoked(
 }
 
 #[test]
+fn without_a_control_plane_an_embedded_bundle_is_relied_on_no_longer_than_any_other() {
+    let mut gate = Gate::cold("PLANT", SharedData::default());
+    let allow = |bundle: &mut Bundle| {
+        let settings = bundle.policy.settings.get_or_insert_default();
+        settings.revocation_when_unknown = wire::policy::RevocationWhenUnknown::Allow;
+    };
+    configured(&gate, &embedded(4, allow)).unwrap();
+    // The tests' tokens are of an algorithm that this bundle does not know: judged, and refused.
+    let request = Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin());
+    assert_eq!(gate.refused(&request).status, 401);
+    gate.host.pass(Duration::from_secs(3_599));
+    assert_eq!(gate.refused(&request).status, 401);
+    gate.host.pass(Duration::from_secs(2));
+    assert_eq!(gate.refused(&request).status, 503);
+}
+
+#[test]
 fn any_bundle_that_is_served_takes_its_place_and_is_not_replaced_by_it() {
     let shared = SharedData::default();
     let (gate, other) = (Gate::cold("PLANT", Rc::clone(&shared)), Gate::cold("PLANT", shared));
