@@ -12,6 +12,8 @@ use e2e::load::Load;
 use e2e::policies::without_budgets;
 use e2e::stacks::{InUse, Shared, eventually, options, ports, told};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const AGENTS: &str = "/api/v1/agents";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,6 +104,31 @@ async fn tokens_that_were_issued_after_the_revocation_of_a_subject_are_good() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     everywhere(state, &old, 401).await;
     everywhere(state, &minted(state, &TokenSpec::new("relogin", &["viewer"])), 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_in_does_not_outlast_a_revocation() {
+    let stack = stack();
+    let state = stack.state();
+    let token = minted(state, &TokenSpec::new("dripping", &["agent_orchestrator"]).customer("c-drip"));
+    let create = Ask::post("/api/v1/agents").bearer(&token).body("{\"a\":1}");
+    let asked = Client::new(&state.gateways["PP"]).send(&create).await.unwrap();
+    let approval = asked.json()["approval_id"].as_str().unwrap().to_owned();
+    Admin::new(state).approve(&approval).await.unwrap();
+
+    let authority = state.gateways["PP"].strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(authority).await.unwrap();
+    let head = format!(
+        "POST /api/v1/agents HTTP/1.1\r\nhost: {authority}\r\nauthorization: Bearer {token}\r\nx-approval-id: {approval}\r\ncontent-length: 7\r\nconnection: close\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    revoke(state, &json!({"kind": "customer", "value": "c-drip", "reason": "stolen"})).await;
+    tokio::time::sleep(ENFORCED_WITHIN).await;
+    stream.write_all(b"\"a\":1}").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("token-revoked"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
