@@ -184,9 +184,15 @@ async fn challenges_follow_rfc_6750() {
     let state = stack.state();
     let viewer = token(state, "challenged", "viewer");
     let challenge = async |ask: Ask| pp(state, &ask).await.header("www-authenticate").map(str::to_owned);
-    assert_eq!(challenge(Ask::get(AGENTS)).await.as_deref(), Some("Bearer"));
-    assert_eq!(challenge(Ask::get(AGENTS).bearer(&forged(&viewer))).await.as_deref(), Some("Bearer error=\"invalid_token\""));
-    assert_eq!(challenge(Ask::post(AGENTS).bearer(&viewer)).await.as_deref(), Some("Bearer error=\"insufficient_scope\""));
+    assert_eq!(challenge(Ask::get(AGENTS)).await.as_deref(), Some("Bearer realm=\"plant-gateway\""));
+    assert_eq!(
+        challenge(Ask::get(AGENTS).bearer(&forged(&viewer))).await.as_deref(),
+        Some("Bearer realm=\"plant-gateway\", error=\"invalid_token\"")
+    );
+    assert_eq!(
+        challenge(Ask::post(AGENTS).bearer(&viewer)).await.as_deref(),
+        Some("Bearer realm=\"plant-gateway\", error=\"insufficient_scope\"")
+    );
     assert_eq!(challenge(Ask::get(AGENTS).bearer(&viewer)).await, None);
 }
 
