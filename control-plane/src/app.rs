@@ -41,6 +41,8 @@ pub struct AppState {
     pub revoked: Arc<Revoked>,
     /// Calls to the outside.
     pub outbound: GuardedClient,
+    /// Which issuers were asked for keys lately because of who called the admin API.
+    pub keys_asked: Arc<keys::Asked>,
     /// How this process was configured.
     pub settings: Arc<Settings>,
     /// Counters of this process.

@@ -20,8 +20,9 @@ use decision_core::principal::{CredentialFault, Principal};
 use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use wire::bundle::LoadedBundle;
+use wire::policy::PolicyDocument;
 
 /// A person who may do what was asked: verified, and authorised by [`authorise`] before any handler runs.
 #[derive(Clone, Debug)]
@@ -61,13 +62,21 @@ pub async fn authorise(State(state): State<AppState>, mut request: Request, next
     let policy = state.policy();
     let admitted = admit(&policy.loaded, &state.revoked, request.headers(), request.method().as_str(), request.uri().path(), now());
     if let Err(NotAdmitted::KeyUnknown { issuer }) = &admitted {
-        keys::fetch::ask_for(&state, std::slice::from_ref(issuer)).await;
+        ask_for_keys(&state, &policy.document, issuer).await;
     }
     let admitted = admitted.map_err(ApiError::from);
     Metrics::count(&state.metrics.admin_requests, admitted.as_ref().map_or_else(ApiError::code, |_| "permit"));
     let caller = Caller { principal: Arc::new(admitted?) };
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// Only of issuers whose tokens could open this API, and not for every call: nobody has been let in yet.
+async fn ask_for_keys(state: &AppState, document: &PolicyDocument, issuer: &str) {
+    let opens = document.issuers.iter().any(|known| known.name == issuer && known.gateways.contains(&wire::policy::Gateway::Admin));
+    if opens && state.keys_asked.claim(issuer, Instant::now()) {
+        keys::fetch::ask_for(state, &[issuer]).await;
+    }
 }
 
 /// Why somebody is not let in.

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// A store that does not answer within this is not ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// They are read every second; a replica that does not would let in who is revoked.
+const REVOCATIONS_AGE_MAX: Duration = Duration::from_secs(10);
+
 /// What `/ready` says of a part that works.
 const OK: &str = "ok";
 
@@ -35,9 +38,11 @@ async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
         Err(reason) => (reason, "unknown".to_owned()),
     };
     let valkey = valkey.map_or_else(|reason| reason, |_pong| OK);
+    let revocations = if state.revoked.age() > REVOCATIONS_AGE_MAX { "not read lately" } else { OK };
     let process = if state.shutdown.is_cancelled() { "stopping" } else { OK };
-    let ready = [postgres, &migrations, valkey, process].iter().all(|part| *part == OK);
-    let checks = json!({ "postgres": postgres, "migrations": migrations, "valkey": valkey, "process": process });
+    let ready = [postgres, &migrations, valkey, revocations, process].iter().all(|part| *part == OK);
+    let checks =
+        json!({ "postgres": postgres, "migrations": migrations, "valkey": valkey, "revocations": revocations, "process": process });
     let (code, status) = if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     (code, Json(json!({ "status": status, "checks": checks, "policy": policy(&state) })))
 }

@@ -8,7 +8,7 @@ use crate::notifications;
 use crate::outbound::{ClientError, GuardedClient, Limits};
 use crate::policies::directory::{self, Publication};
 use crate::policies::follow::{LoadError, compile_as, load_active};
-use crate::policies::{ActivePolicy, PolicyFault, PolicyFaults, check, store};
+use crate::policies::{ActivePolicy, Files, PolicyFault, PolicyFaults, check, store};
 use crate::problem::{ApiError, chain};
 use crate::revocations;
 use crate::secrets::SecretsDirectory;
@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::bundle::BundleVersion;
@@ -112,6 +113,9 @@ pub enum StartError {
     /// The system does not say where a socket listens.
     #[error("cannot tell where a listener listens")]
     Address(#[source] io::Error),
+    /// A background task ended by itself.
+    #[error("a background task ended by itself; the log says which")]
+    TaskEnded,
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -167,6 +171,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, activation: None })),
         revoked: Arc::new(revoked),
         outbound,
+        keys_asked: Arc::default(),
         settings: Arc::new(settings),
         metrics: Arc::new(metrics),
         shutdown: CancellationToken::new(),
@@ -182,23 +187,20 @@ async fn outbound(settings: &Settings) -> Result<GuardedClient, StartError> {
 /// Publishes the directory if it changed. A bad one is returned, and whatever is active stays.
 async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<Option<PolicyFault>, StartError> {
     let fault = match compiled_directory(settings, database, secrets).await {
-        Ok(files) => match directory::publish_if_changed(database, &files).await.map_err(StartError::Publish)? {
+        Ok((files, issuers)) => match directory::publish_if_changed(database, &files, &issuers).await.map_err(StartError::Publish)? {
             Publication::Activated | Publication::Unchanged => return Ok(None),
+            Publication::Refused(fault) => fault,
         },
         Err(LoadError::Fault(fault)) => fault,
         Err(error @ (LoadError::NothingActive | LoadError::Database(_) | LoadError::Stopped(_))) => {
             return Err(StartError::Active(error));
         }
     };
-    tracing::error!(file = fault.file, line = fault.line, field = fault.field, error = %fault, "the policies directory is no valid policy; what is active stays");
+    tracing::error!(file = fault.file, line = fault.line, field = fault.field, error = %fault, "the policies directory cannot be put in force; what is active stays");
     Ok(Some(fault))
 }
 
-async fn compiled_directory(
-    settings: &Settings,
-    database: &PgPool,
-    secrets: &SecretsDirectory,
-) -> Result<crate::policies::Files, LoadError> {
+async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<(Files, Vec<String>), LoadError> {
     let path = settings.policies_dir.clone();
     let files = tokio::task::spawn_blocking(move || directory::read(&path))
         .await
@@ -206,7 +208,8 @@ async fn compiled_directory(
         .map_err(|error| LoadError::Fault(error.into()))?;
     let compiled: ActivePolicy = compile_as(database, files.clone(), secrets.clone(), BundleVersion::default()).await?;
     check::check(&compiled.document, &settings.jwks_hosts, &files).map_err(LoadError::Fault)?;
-    Ok(files)
+    let issuers = compiled.document.issuers.into_iter().map(|issuer| issuer.name).collect();
+    Ok((files, issuers))
 }
 
 async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, StartError> {
@@ -266,7 +269,11 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::Address);
     let (admin_address, data_plane_address) = (address(&admin)?, address(&data_plane)?);
-    let background = [tokio::spawn(notifications::follow(state.clone())), jobs::spawn(state.clone(), shutdown.child_token())];
+    let died = CancellationToken::new();
+    let background = [
+        watched("notifications", tokio::spawn(notifications::follow(state.clone())), &shutdown, &died),
+        watched("jobs", jobs::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+    ];
     let servers = [
         spawn_server(admin, admin_app(state.clone()), shutdown.clone()),
         spawn_server(data_plane, data_plane_app(state.clone()), shutdown.clone()),
@@ -276,6 +283,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = died.cancelled() => {}
     }
     tracing::info!("stopping");
     shutdown.cancel();
@@ -293,10 +301,22 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     })
     .await;
     tracing::info!("stopped");
-    Ok(())
+    if died.is_cancelled() { Err(StartError::TaskEnded) } else { Ok(()) }
 }
 
-fn spawn_server(listener: TcpListener, app: Router, shutdown: CancellationToken) -> tokio::task::JoinHandle<()> {
+/// Tells when a task ends before it was asked to: without it revocations, policies or leases would silently stand still.
+fn watched(what: &'static str, task: JoinHandle<()>, shutdown: &CancellationToken, died: &CancellationToken) -> JoinHandle<()> {
+    let (shutdown, died) = (shutdown.clone(), died.clone());
+    tokio::spawn(async move {
+        ended(task.await, what);
+        if !shutdown.is_cancelled() {
+            tracing::error!(what, "a background task ended by itself; the process stops");
+            died.cancel();
+        }
+    })
+}
+
+fn spawn_server(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {
@@ -314,5 +334,21 @@ async fn within(limit: Duration, what: &str, work: impl Future<Output = ()>) {
 fn ended(outcome: Result<(), tokio::task::JoinError>, what: &str) {
     if let Err(error) = outcome {
         tracing::error!(what, error = %chain(&error), "ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_dies_is_noticed_and_one_that_was_stopped_is_not() {
+        let (shutdown, died) = (CancellationToken::new(), CancellationToken::new());
+        watched("a", tokio::spawn(async { panic!("a test") }), &shutdown, &died).await.unwrap();
+        assert!(died.is_cancelled());
+        let died = CancellationToken::new();
+        shutdown.cancel();
+        watched("b", tokio::spawn(async {}), &shutdown, &died).await.unwrap();
+        assert!(!died.is_cancelled());
     }
 }

@@ -328,8 +328,78 @@ async fn nobody_locks_themselves_out_by_accident(pool: PgPool) {
     }
     assert_eq!(world.get(PATH).await.json()["revocations"], json!([]));
     let forced = revoke(&world, json!({"kind": "key", "issuer": "ops", "value": "ops-1", "force": true})).await;
+    assert_eq!(forced.status, StatusCode::CONFLICT, "nobody could lift it");
+    assert!(forced.json()["detail"].as_str().unwrap().starts_with("no key that opens the admin API would be left"), "{forced:?}");
+    assert_eq!(world.get(PATH).await.json()["revocations"], json!([]));
+    let forced = revoke(&world, json!({"kind": "subject", "issuer": "ops", "value": "subject-1", "force": true})).await;
     assert_eq!(forced.status, StatusCode::CREATED);
     assert_eq!(world.get(PATH).await.status, StatusCode::UNAUTHORIZED, "forced");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn whoever_is_locked_out_gets_back_in_as_the_documentation_says(pool: PgPool) {
+    let statement = include_str!("../../docs/keys-and-revocation.md").split_once("```sql\n").unwrap().1.split_once("```").unwrap().0;
+    let world = World::new(pool.clone()).await;
+    revoke_directly(&pool, &[wish(Kind::Agent, "", "a".to_owned()), wish(Kind::Key, "ops", "ops-1".to_owned())]).await;
+    follow::refresh(&world.state).await.unwrap();
+    assert_eq!(world.get(PATH).await.status, StatusCode::UNAUTHORIZED);
+    for rows in [1, 0] {
+        assert_eq!(sqlx::query(statement).execute(&pool).await.unwrap().rows_affected(), rows);
+        follow::refresh(&world.state).await.unwrap();
+        assert_eq!(world.get(PATH).await.json()["revocations"].as_array().unwrap().len(), 1);
+        assert_eq!((world.state.revoked.number(), world.state.revoked.live()), (3, 1));
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_unknown_key_is_revoked_with_a_warning_that_names_the_known_ones(pool: PgPool) {
+    let world = World::new(pool).await;
+    let typo = revoke(&world, json!({"kind": "key", "issuer": "ops", "value": "ops-11"})).await;
+    assert_eq!(typo.status, StatusCode::CREATED, "{typo:?}");
+    let expected = "`ops` has no key `ops-11`; its tokens are refused if it ever turns up. Known are `ops-1`";
+    assert_eq!((&typo.json()["warning"], &typo.json()["value"]), (&json!(expected), &json!("ops-11")));
+    assert_eq!(revoke(&world, json!({"kind": "key", "issuer": "cp", "value": "cp-1"})).await.json().get("warning"), None);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_issuer_keeps_its_name_as_long_as_revocations_are_of_that_name(pool: PgPool) {
+    let world = World::new(pool).await;
+    let number =
+        revoke(&world, json!({"kind": "version", "issuer": "edge", "value": "s", "version_min": 2})).await.json()["number"].as_i64();
+    world.edit("issuers.yaml", "- name: edge", "- name: verge");
+    let published = world.post("/admin/v1/policies", &json!({ "files": world.files(), "reason": "a test" })).await;
+    assert_eq!(published.status, StatusCode::CREATED, "{published:?}");
+    let activation = format!("/admin/v1/policies/{}/activation", published.json()["revision"]);
+    let refused = world.post(&activation, &json!({ "reason": "a test" })).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{refused:?}");
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("`edge` is not named any more, and 1 revocations") && detail.contains("Lift them"), "{detail}");
+    let world = world.restarted().await.unwrap();
+    let policy = world.get("/ready").await.json()["policy"].clone();
+    assert_eq!((&policy["activation"], &policy["directory_fault"]["field"]), (&json!(1), &json!("issuers")), "{policy}");
+    assert_eq!(lift(&world, number.unwrap()).await.status, StatusCode::OK);
+    assert_eq!(world.post(&activation, &json!({ "reason": "a test" })).await.status, StatusCode::CREATED);
+    let world = world.restarted().await.unwrap();
+    assert_eq!(world.get("/ready").await.json()["policy"]["directory_fault"], Value::Null);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_query_with_nul_is_refused(pool: PgPool) {
+    let world = World::new(pool).await;
+    for query in ["value=a%00b", "issuer=%00"] {
+        assert_eq!(world.get(&format!("{PATH}?{query}")).await.status, StatusCode::BAD_REQUEST, "{query}");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_replica_that_does_not_read_revocations_is_not_ready(pool: PgPool) {
+    let world = World::new(pool).await;
+    assert_eq!(world.get("/ready").await.json()["checks"]["revocations"], "ok");
+    world.state.revoked.was_read(tokio::time::Instant::now().checked_sub(Duration::from_secs(11)).unwrap());
+    let ready = world.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["checks"]["revocations"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("not read lately")));
+    follow::refresh(&world.state).await.unwrap();
+    assert_eq!(world.get("/ready").await.status, StatusCode::OK);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -151,9 +151,9 @@ enum Useless {
     Status(u16),
     #[error("no answer")]
     NoAnswer,
-    #[error("{0}")]
+    #[error(transparent)]
     Frame(#[from] frame::FrameError),
-    #[error("{0}")]
+    #[error(transparent)]
     DoesNotFollow(#[from] DoesNotFollow),
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::terminal::escaped;
 use crate::demo::http::{Answer, Ask, Client, HttpError};
 use crate::stack::State;
 
@@ -160,14 +161,9 @@ pub(super) fn shown(value: &Value, member: &str) -> String {
     match value.get(member) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
-        Some(Value::String(text)) => printable(text),
-        Some(other) => other.to_string(),
+        Some(Value::String(text)) => escaped(text).replace('\n', "\\n"),
+        Some(other) => escaped(&other.to_string()),
     }
-}
-
-/// What others wrote must not steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 #[cfg(test)]
@@ -182,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_others_wrote_does_not_steer_the_terminal() {
-        assert_eq!(shown(&json!({"value": "a\u{1b}[2J"}), "value"), "a\u{fffd}[2J");
+        assert_eq!(shown(&json!({"value": "a\u{1b}[2J\n\u{2028}"}), "value"), "a\\u001b[2J\\n\\u2028");
         assert_eq!((shown(&json!({"a": 1}), "a"), shown(&json!({}), "a")), ("1".to_owned(), "-".to_owned()));
     }
 }

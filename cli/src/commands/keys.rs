@@ -60,7 +60,9 @@ fn lines(issuer: &Value) -> Vec<String> {
         let of = |member| shown(fetch, member);
         lines.push(format!("  fetched {} from {}, next {}", of("fetched_at"), of("url"), of("next_at")));
         if fetch.get("last_error").is_some_and(|error| !error.is_null()) {
-            lines.push(format!("  failed {} times: {}", of("failures"), of("last_error")));
+            let failed = fetch.get("failures").and_then(Value::as_i64).is_some_and(|failures| failures > 0);
+            let what = if failed { format!("failed {} times", of("failures")) } else { "fetched in part".to_owned() };
+            lines.push(format!("  {what}: {}", of("last_error")));
         }
     }
     lines

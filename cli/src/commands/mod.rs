@@ -7,6 +7,7 @@ pub mod keys;
 pub mod revoke;
 pub mod run;
 pub mod stores;
+mod terminal;
 pub mod token;
 
 use std::error::Error;

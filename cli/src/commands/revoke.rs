@@ -6,8 +6,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::admin_api::{AdminApi, ApiCommandError, Connection, Format, block_on, encoded, read, shown};
 use crate::demo::http::Ask;
@@ -34,7 +32,7 @@ enum Action {
         /// The issuer's name in the policy.
         #[arg(long)]
         issuer: String,
-        /// The time, in RFC 3339 [default: now].
+        /// The time, in RFC 3339 [default: now and the clock difference that the issuer is granted].
         #[arg(long)]
         before: Option<String>,
         #[command(flatten)]
@@ -111,12 +109,9 @@ struct Token {
     /// The issuer's name in the policy.
     #[arg(long, required_unless_present = "token", conflicts_with = "token")]
     issuer: Option<String>,
-    /// The file with the whole token; `-` is standard input. `iss`, `jti` and `exp` are taken from it, unverified.
+    /// The file with the whole token; `-` is standard input. `iss` and `jti` are taken from it, unverified.
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
-    /// The token's `exp`, in RFC 3339, so that the revocation does not stay longer than needed.
-    #[arg(long, conflicts_with = "token")]
-    expires_at: Option<String>,
     #[command(flatten)]
     why: Why,
 }
@@ -185,6 +180,9 @@ impl Kind {
 pub fn run(arguments: &Arguments) -> Result<(), ApiCommandError> {
     let mut api = AdminApi::open(&arguments.connection)?;
     let answer = block_on(act(&mut api, &arguments.action))?;
+    if answer.get("warning").is_some_and(Value::is_string) {
+        eprintln!("warning: {}", shown(&answer, "warning"));
+    }
     match arguments.connection.format {
         Format::Json => println!("{answer}"),
         Format::Text => told(&arguments.action, &answer).iter().for_each(|line| println!("{line}")),
@@ -252,7 +250,7 @@ fn list_line(list: &List) -> String {
 
 async fn token_item(api: &mut AdminApi, token: &Token) -> Result<Value, ApiCommandError> {
     let Some(path) = &token.token else {
-        return Ok(json!({"kind": "token", "issuer": token.issuer, "value": token.jti, "expires_at": token.expires_at}));
+        return Ok(json!({"kind": "token", "issuer": token.issuer, "value": token.jti}));
     };
     let claims = claims(read(path)?.trim())?;
     let text = |member: &str| claims.get(member).and_then(Value::as_str);
@@ -263,7 +261,8 @@ async fn token_item(api: &mut AdminApi, token: &Token) -> Result<Value, ApiComma
     let issuer = issuers.iter().find(|issuer| issuer.get("iss").and_then(Value::as_str) == Some(iss));
     let issuer =
         issuer.and_then(|issuer| issuer.get("issuer")).ok_or(ApiCommandError::Token("has an `iss` that the policy does not know"))?;
-    Ok(json!({"kind": "token", "issuer": issuer, "value": jti, "expires_at": expiry(&claims)}))
+    // Not its `exp`: whoever forges a copy with another one would choose when the revocation ends.
+    Ok(json!({"kind": "token", "issuer": issuer, "value": jti}))
 }
 
 /// The claims, unverified: what is not a token of ours cannot be revoked, and needs not to be.
@@ -274,14 +273,6 @@ fn claims(token: &str) -> Result<Value, ApiCommandError> {
     let payload = payload.filter(|_| signature.is_some() && parts.next().is_none()).ok_or(ApiCommandError::Token("is no JWS"))?;
     let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| ApiCommandError::Token("is not base64url"))?;
     serde_json::from_slice(&bytes).map_err(|_| ApiCommandError::Token("has no JSON in it"))
-}
-
-fn expiry(claims: &Value) -> Option<String> {
-    let seconds = claims.get("exp")?.as_f64()?;
-    // A time beyond what can be written is as good as none: the control plane then takes the longest lifetime.
-    #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest integer")]
-    let moment = OffsetDateTime::from_unix_timestamp(seconds.ceil() as i64).ok()?;
-    moment.format(&Rfc3339).ok()
 }
 
 /// The answer in words.
@@ -336,7 +327,7 @@ mod tests {
         let payload = URL_SAFE_NO_PAD.encode(r#"{"iss":"i","jti":"j","exp":1790000000.5}"#);
         for token in [format!("e30.{payload}.c2ln"), format!("Bearer e30.{payload}.")] {
             let claims = claims(&token).unwrap();
-            assert_eq!((claims["jti"].as_str(), expiry(&claims).as_deref()), (Some("j"), Some("2026-09-21T14:13:21Z")));
+            assert_eq!((claims["iss"].as_str(), claims["jti"].as_str()), (Some("i"), Some("j")));
         }
         for bad in ["", "a", "a.b", "e30.e30", "a.!.c", "a.YQ.c", "e30.e30.c.d"] {
             assert!(claims(bad).is_err(), "{bad}");

@@ -30,19 +30,14 @@ const ERROR_CHARS_MAX: usize = 500;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Nothing was fetched.
-    #[error("{0}")]
+    #[error(transparent)]
     Call(#[from] CallError),
     /// What was fetched is not usable.
-    #[error("{0}")]
+    #[error(transparent)]
     Set(#[from] InvalidSet),
-    /// Accepting it would make two issuers one.
-    #[error("the key `{kid}` is also a key of the issuer `{other}`")]
-    SharedKey {
-        /// The key's id.
-        kid: String,
-        /// Whose it is.
-        other: String,
-    },
+    /// Nothing would be left of it.
+    #[error("every key is another issuer's: {0}")]
+    SharedKeys(String),
     /// The policy no longer names the issuer.
     #[error("the policy in force does not name this set")]
     NotNamed,
@@ -66,7 +61,7 @@ impl FetchError {
                 | CallError::Body(_),
             ) => "unreachable",
             Self::Call(CallError::Status(_) | CallError::NotJson | CallError::TooLarge(_)) | Self::Set(_) => "invalid",
-            Self::SharedKey { .. } => "shared_key",
+            Self::SharedKeys(_) => "shared_key",
             Self::NotNamed => "not_named",
             Self::Database(_) => "database",
         }
@@ -117,8 +112,16 @@ async fn show_ages(state: &AppState, policy: &ActivePolicy) -> Result<(), sqlx::
 /// Makes one fetch and notes what came of it.
 pub async fn fetch(state: &AppState, due: &Due) {
     let outcome = fetch_and_keep(state, due).await;
-    Metrics::count(&state.metrics.jwks_fetches, outcome.as_ref().map_or_else(FetchError::code, |()| "ok"));
-    let Err(error) = outcome else { return };
+    let code = |left_out: &Option<String>| if left_out.is_some() { "shared_key" } else { "ok" };
+    Metrics::count(&state.metrics.jwks_fetches, outcome.as_ref().map_or_else(FetchError::code, code));
+    let error = match outcome {
+        Ok(None) => return,
+        Ok(Some(left_out)) => {
+            tracing::warn!(issuer = due.issuer, url = due.url, left_out, "the key set was fetched, and has keys of another issuer");
+            return;
+        }
+        Err(error) => error,
+    };
     let text: String = chain(&error).chars().take(ERROR_CHARS_MAX).collect();
     tracing::warn!(issuer = due.issuer, url = due.url, error = text, "the key set was not fetched; the last good one stays");
     let doublings = u32::try_from(due.failures).unwrap_or(0).min(DOUBLINGS_MAX);
@@ -134,7 +137,8 @@ fn jitter() -> f64 {
     fastrand::f64() * 0.2
 }
 
-async fn fetch_and_keep(state: &AppState, due: &Due) -> Result<(), FetchError> {
+/// Says what is left out of the set, if anything.
+async fn fetch_and_keep(state: &AppState, due: &Due) -> Result<Option<String>, FetchError> {
     let body = state.outbound.get_json(&due.url).await?;
     let policy = state.policy();
     let mut named = publishers(&policy.document).filter(|(issuer, source)| issuer.name == due.issuer && source.url == due.url);
@@ -143,10 +147,14 @@ async fn fetch_and_keep(state: &AppState, due: &Due) -> Result<(), FetchError> {
     let mut transaction = state.database.begin().await?;
     store::lock_imports(&mut transaction).await?;
     let others = store::sets(&mut *transaction).await?;
-    refuse_shared(&policy, issuer, &keys, &others)?;
-    store::keep(&mut transaction, due, &body, keeping(source)).await?;
+    let shared = shared(&policy, issuer, &keys, &others);
+    let left_out = described(&shared);
+    if shared.iter().filter(|key| key.lost).count() >= keys.len() {
+        return Err(FetchError::SharedKeys(left_out.unwrap_or_default()));
+    }
+    store::keep(&mut transaction, due, &body, keeping(source), left_out.as_deref()).await?;
     transaction.commit().await?;
-    Ok(())
+    Ok(left_out)
 }
 
 /// Refreshed at 90 to 110 % of its period, and always before the set is too old.
@@ -160,22 +168,47 @@ fn keeping(source: &JwksSource) -> Keeping {
     }
 }
 
-/// A key that is another issuer's already would make the whole bundle unusable: whoever publishes it is refused.
-fn refuse_shared(policy: &ActivePolicy, issuer: &Issuer, keys: &[VerificationKey], sets: &[store::StoredSet]) -> Result<(), FetchError> {
-    let in_force = policy.loaded.issuers.iter().filter(|rules| *rules.name != issuer.name);
-    let mut taken: Vec<(String, VerificationKey)> =
-        in_force.flat_map(|rules| rules.keys.iter().map(|key| (rules.name.to_string(), key.clone()))).collect();
-    // Sets that were kept a moment ago and are not in force here yet.
-    for (other, source) in publishers(&policy.document).filter(|(other, _)| other.name != issuer.name) {
+/// A key that is in the set and also another issuer's. Whose it is, is decided when the sets are merged.
+struct Shared {
+    kid: String,
+    other: String,
+    /// Whether the other issuer keeps it: the policy names it there, or names that issuer first.
+    lost: bool,
+}
+
+/// What the set has in common with other issuers. One issuer cannot have two keys, so one bundle cannot have one for two.
+fn shared(policy: &ActivePolicy, issuer: &Issuer, keys: &[VerificationKey], sets: &[store::StoredSet]) -> Vec<Shared> {
+    let mut taken: Vec<(&str, VerificationKey, bool)> = Vec::new();
+    let mut before = true;
+    for other in &policy.document.issuers {
+        if other.name == issuer.name {
+            before = false;
+            continue;
+        }
+        // Those that the policy names come first, and win over whatever is published.
+        let named = policy.loaded.issuers.find(&other.issuer).into_iter().flat_map(|rules| rules.keys.iter().take(other.keys.len()));
+        taken.extend(named.map(|key| (other.name.as_str(), key.clone(), true)));
+        let Some(source) = &other.jwks else { continue };
         let kept = sets.iter().find(|set| set.issuer == other.name && set.url == source.url);
         let kept = kept.and_then(|set| jwk_set::parse(&set.body, &algorithms(other)).ok()).unwrap_or_default();
-        taken.extend(kept.into_iter().map(|key| (other.name.clone(), key)));
+        taken.extend(kept.into_iter().map(|key| (other.name.as_str(), key, before)));
     }
-    let same = |key: &&VerificationKey| taken.iter().find(|(_, other)| other.spki_der() == key.spki_der());
-    match keys.iter().find_map(|key| same(&key).map(|(other, _)| (key, other.clone()))) {
-        None => Ok(()),
-        Some((key, other)) => Err(FetchError::SharedKey { kid: key.kid.as_deref().unwrap_or("(none)").to_owned(), other }),
-    }
+    let find = |key: &VerificationKey| {
+        let mut owners = taken.iter().filter(|(_, other, _)| other.spki_der() == key.spki_der());
+        let first = owners.next()?;
+        let (other, _, lost) = if first.2 { first } else { owners.find(|(.., lost)| *lost).unwrap_or(first) };
+        Some(Shared { kid: key.kid.as_deref().unwrap_or("(none)").to_owned(), other: (*other).to_owned(), lost: *lost })
+    };
+    keys.iter().filter_map(find).collect()
+}
+
+/// What operators are told of shared keys.
+fn described(shared: &[Shared]) -> Option<String> {
+    let told = |Shared { kid, other, lost }: &Shared| {
+        let who = if *lost { "is left out here" } else { "is left out there" };
+        format!("the key `{kid}` is also a key of the issuer `{other}` and {who}")
+    };
+    (!shared.is_empty()).then(|| shared.iter().map(told).collect::<Vec<_>>().join("; ").chars().take(ERROR_CHARS_MAX).collect())
 }
 
 /// Tokens named keys of these issuers that are not known. Names that publish no keys do not count.

@@ -90,7 +90,7 @@ pub struct FetchStatus {
     pub next_at: Option<OffsetDateTime>,
     /// Attempts that failed since the last good one.
     pub failures: i32,
-    /// Why the last one failed.
+    /// Why the last one failed, or which keys are left out.
     pub last_error: Option<String>,
 }
 

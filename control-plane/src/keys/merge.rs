@@ -13,7 +13,8 @@ pub fn algorithms(issuer: &Issuer) -> Vec<Algorithm> {
     issuer.algorithms.iter().filter_map(|name| Algorithm::from_jose_name(name)).collect()
 }
 
-/// Adds the published keys to those that the policy names. What cannot be used of a set is left out: one issuer's set
+/// Adds the published keys to those that the policy names. A key that two issuers have stays with the one whose key the
+/// policy names, else with the one that the policy names first; the rest of either's set is served. What cannot be used of a set is left out: one issuer's set
 /// must never keep another's keys, or the policy, from being served.
 pub fn add_published(document: &PolicyDocument, named: &mut [IssuerKeys], sets: &[StoredSet]) {
     for issuer in &document.issuers {

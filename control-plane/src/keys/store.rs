@@ -36,7 +36,7 @@ pub struct SetState {
     pub next_at: OffsetDateTime,
     /// Attempts that failed since.
     pub failures: i32,
-    /// Why the last one failed.
+    /// Why the last one failed, or what is left out of the set.
     pub last_error: Option<String>,
 }
 
@@ -144,13 +144,19 @@ pub struct Keeping {
     pub stale_after_s: u32,
 }
 
-/// Keeps a good set. What is served changes only if the set did, or if its time is running out.
-pub async fn keep(connection: &mut PgConnection, due: &Due, body: &[u8], keeping: Keeping) -> Result<(), sqlx::Error> {
+/// Keeps a good set, and notes what is left out of it. What is served changes only if the set did, or if its time is running out.
+pub async fn keep(
+    connection: &mut PgConnection,
+    due: &Due,
+    body: &[u8],
+    keeping: Keeping,
+    left_out: Option<&str>,
+) -> Result<(), sqlx::Error> {
     let (served,): (bool,) = sqlx::query_as(
         "WITH was AS (SELECT body IS DISTINCT FROM $3 \
              OR served_from + make_interval(secs => $5) <= now() + make_interval(secs => $6) AS changed \
              FROM jwk_sets WHERE issuer = $1 AND url = $2) \
-         UPDATE jwk_sets SET body = $3, fetched_at = now(), leased_until = NULL, failures = 0, last_error = NULL, \
+         UPDATE jwk_sets SET body = $3, fetched_at = now(), leased_until = NULL, failures = 0, last_error = $7, \
              served_from = CASE WHEN was.changed THEN now() ELSE served_from END, \
              changes = changes + was.changed::int, \
              next_at = LEAST(CASE WHEN next_at > attempted_at THEN next_at END, now() + make_interval(secs => $4)) \
@@ -162,6 +168,7 @@ pub async fn keep(connection: &mut PgConnection, due: &Due, body: &[u8], keeping
     .bind(keeping.again_in.as_secs_f64())
     .bind(f64::from(keeping.stale_after_s))
     .bind(f64::from(keeping.renew_below_s))
+    .bind(left_out)
     .fetch_one(&mut *connection)
     .await?;
     if served {

@@ -43,7 +43,7 @@ impl Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The URL may not be asked for.
-    #[error("{0}")]
+    #[error(transparent)]
     Target(#[from] InvalidTarget),
     /// The name is unknown.
     #[error("the host `{host}` cannot be resolved")]

@@ -4,6 +4,7 @@ use crate::admin_events::Actor;
 use crate::policies::store::{self, Origin};
 use crate::policies::{Files, PolicyFault};
 use crate::problem::{ApiError, chain};
+use crate::revocations::store::left_behind;
 use sqlx::PgPool;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,12 +28,14 @@ impl From<DirectoryError> for PolicyFault {
 }
 
 /// What became of the directory at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Publication {
     /// It was published and is in force.
     Activated,
     /// It is as it was when it was last published; what is in force stays.
     Unchanged,
+    /// It compiles, and must not be put in force as things are; what is in force stays.
+    Refused(PolicyFault),
 }
 
 /// Every `*.yaml` and `*.yml` below `directory`, named by its path in it. Blocks: call it off the async threads.
@@ -60,18 +63,22 @@ pub fn read(directory: &Path) -> Result<Files, DirectoryError> {
     Ok(files)
 }
 
-/// Publishes and activates the directory's files, which compile, if they differ from what the directory last was.
+/// Publishes and activates the directory's files, which compile and have these issuers, if they differ from what the directory last was.
 /// What the API published or rolled back to meanwhile survives a restart.
 ///
 /// # Errors
 /// The database fails.
-pub async fn publish_if_changed(database: &PgPool, files: &Files) -> Result<Publication, ApiError> {
+pub async fn publish_if_changed(database: &PgPool, files: &Files, issuers: &[String]) -> Result<Publication, ApiError> {
     let mut transaction = database.begin().await?;
     store::policies_lock(&mut transaction).await?;
     let active = store::activation_latest(&mut transaction).await?;
     let last = store::directory_revision_hash(&mut transaction).await?;
     if active.is_some() && last.as_deref() == Some(store::content_sha256(files).as_slice()) {
         return Ok(Publication::Unchanged);
+    }
+    // Not even published: else the next start would take it for unchanged.
+    if let Some(message) = left_behind(&mut transaction, issuers).await? {
+        return Ok(Publication::Refused(PolicyFault::located(message, files)));
     }
     let actor = Actor::POLICIES_DIRECTORY;
     let reason = "the policies directory, at start";

@@ -7,6 +7,7 @@ use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
 use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, check, embedded, explain, follow};
 use crate::problem::{ApiError, Problem};
+use crate::revocations::store::left_behind;
 use crate::secrets::SecretsDirectory;
 use axum::Json;
 use axum::extract::State;
@@ -205,7 +206,7 @@ async fn read(
     params(("revision" = i64, Path, description = "Its number")), request_body = ActivationRequest,
     responses(
         (status = 201, body = InForce), (status = 404, body = Problem),
-        (status = 409, description = "Another activation is in force than the caller expected", body = Problem),
+        (status = 409, description = "Another activation is in force than the caller expected, or revocations of an issuer would be lost", body = Problem),
         (status = 422, description = "It does not compile here, for example because a secret is missing", body = Problem),
     ),
 )]
@@ -218,9 +219,14 @@ async fn activate(
 ) -> Result<(StatusCode, Json<InForce>), ApiError> {
     admin_events::check_reason(&request.reason)?;
     let files = files_of(&state, revision).await?;
-    require_way_back(&state, &compile_candidate(&state, files).await?, &headers)?;
+    let compiled = compile_candidate(&state, files).await?;
+    require_way_back(&state, &compiled, &headers)?;
+    let issuers: Vec<String> = compiled.document.issuers.into_iter().map(|issuer| issuer.name).collect();
     let mut transaction = state.database.begin().await?;
     store::policies_lock(&mut transaction).await?;
+    if let Some(message) = left_behind(&mut transaction, &issuers).await? {
+        return Err(ApiError::conflict(message));
+    }
     let (actor, expected) = (Actor::from(&caller), request.expected_activation);
     store::revision_activate(&mut transaction, revision, actor, &request.reason, expected).await?;
     transaction.commit().await?;

@@ -7,7 +7,9 @@ use decision_core::principal::RevocationKind;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wire::revocation::{PAGE_CHANGES_MAX, RevocationChange, RevocationPage};
 
 /// The copy, and a signal that it changed.
@@ -15,13 +17,16 @@ use wire::revocation::{PAGE_CHANGES_MAX, RevocationChange, RevocationPage};
 pub struct Revoked {
     known: RwLock<Known>,
     number: watch::Sender<u64>,
+    /// When the database was last read.
+    read_at: watch::Sender<Instant>,
     /// Held while the database is read, so that an older reading never follows a newer one.
     pub(super) reading: tokio::sync::Mutex<()>,
 }
 
 impl Default for Revoked {
     fn default() -> Self {
-        Self { known: RwLock::default(), number: watch::Sender::new(0), reading: tokio::sync::Mutex::new(()) }
+        let (number, read_at) = (watch::Sender::new(0), watch::Sender::new(Instant::now()));
+        Self { known: RwLock::default(), number, read_at, reading: tokio::sync::Mutex::new(()) }
     }
 }
 
@@ -49,6 +54,17 @@ impl Revoked {
     #[must_use]
     pub fn number(&self) -> u64 {
         *self.number.borrow()
+    }
+
+    /// How long ago the database was last read.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.read_at.borrow().elapsed()
+    }
+
+    /// Notes a reading that began then.
+    pub fn was_read(&self, at: Instant) {
+        self.read_at.send_replace(at);
     }
 
     /// Tells when the number changes.

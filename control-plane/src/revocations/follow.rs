@@ -6,6 +6,7 @@ use crate::problem::chain;
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The floor under LISTEN/NOTIFY: a lost notification costs at most this.
 const POLL: Duration = Duration::from_secs(1);
@@ -30,9 +31,17 @@ pub async fn refresh(state: &AppState) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// The same after a commit. A failure does not undo that: whoever asked gets their answer, and the next poll makes up for it.
+pub async fn refresh_after_commit(state: &AppState) {
+    if let Err(error) = refresh(state).await {
+        tracing::warn!(error = %chain(&error), "what was committed is not in force here yet; the next poll reads it");
+    }
+}
+
 async fn read(database: &PgPool, revoked: &Revoked) -> Result<(), sqlx::Error> {
     let _alone = revoked.reading.lock().await;
     let known = i64::try_from(revoked.number()).unwrap_or(i64::MAX);
+    let asked = Instant::now();
     let (counter, changes) = store::changes_after(database, known).await?;
     if counter.number < known {
         // The database was set back: nothing that is known here can be relied on.
@@ -41,6 +50,7 @@ async fn read(database: &PgPool, revoked: &Revoked) -> Result<(), sqlx::Error> {
     } else {
         revoked.apply(counter, &changes, known == 0);
     }
+    revoked.was_read(asked);
     Ok(())
 }
 

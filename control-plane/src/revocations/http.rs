@@ -3,7 +3,7 @@
 use super::enforcement::{self, Enforcement};
 use super::request::Item;
 use super::store::{self, Entry, Filter, Revoking};
-use super::{Kind, Wanted, follow};
+use super::{Kind, Wanted, follow, last_key};
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::app::AppState;
 use crate::caller::Caller;
@@ -41,7 +41,8 @@ pub struct RevocationRequest {
     pub issuer: Option<String>,
     /// The `jti`, subject, `kid`, customer or agent.
     pub value: String,
-    /// For `subject`: its tokens issued before this are refused; now if absent.
+    /// For `subject`: its tokens issued before this are refused; if absent, every token that an issuer whose clock is ahead
+    /// may have signed by now.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub issued_before: Option<OffsetDateTime>,
@@ -63,6 +64,17 @@ impl RevocationRequest {
         let Self { kind, issuer, value, issued_before, version_min, expires_at, reason: _, force: _ } = self.clone();
         Item { kind, issuer, value, issued_before, version_min, expires_at }
     }
+}
+
+/// What became of a revocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Outcome {
+    /// What is revoked.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Why this may not be what was meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Which revocations to list.
@@ -127,21 +139,23 @@ pub struct LiftQuery {
 #[utoipa::path(
     post, path = "/admin/v1/revocations", operation_id = "revocations.revoke", request_body = RevocationRequest,
     responses(
-        (status = 201, body = Entry), (status = 200, description = "It was revoked already, as far", body = Entry),
-        (status = 400, body = Problem), (status = 409, description = "Too many, or the caller's own token", body = Problem),
+        (status = 201, body = Outcome), (status = 200, description = "It was revoked already, as far", body = Outcome),
+        (status = 400, body = Problem), (status = 409, description = "Too many, the caller's own token, or the last key of the admin API", body = Problem),
     ),
 )]
 async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
     JsonBody(request): JsonBody<RevocationRequest>,
-) -> Result<(StatusCode, Json<Entry>), ApiError> {
+) -> Result<(StatusCode, Json<Outcome>), ApiError> {
     admin_events::check_reason(&request.reason)?;
-    let wanted = request.item().check(&state.policy().document, OffsetDateTime::now_utc())?;
+    let policy = state.policy();
+    let wanted = request.item().check(&policy.document, OffsetDateTime::now_utc())?;
     require_caller_stays(&caller, std::slice::from_ref(&wanted), request.force)?;
     let mut transaction = state.database.begin().await?;
     let actor = Actor::from(&caller);
     let revoking = store::revoke(&mut transaction, std::slice::from_ref(&wanted), actor, &request.reason).await?;
+    last_key::require_another(&mut transaction, &policy, std::slice::from_ref(&wanted)).await?;
     let entry = store::find(&mut transaction, &wanted).await?.ok_or_else(|| ApiError::conflict("the revocation is gone"))?;
     if revoking.changed > 0 {
         let target = described(&wanted);
@@ -149,8 +163,11 @@ async fn revoke(
         admin_events::record(&mut transaction, actor, event).await?;
     }
     transaction.commit().await?;
-    follow::refresh(&state).await?;
-    Ok((if revoking.changed > 0 { StatusCode::CREATED } else { StatusCode::OK }, Json(entry)))
+    follow::refresh_after_commit(&state).await;
+    Ok((
+        if revoking.changed > 0 { StatusCode::CREATED } else { StatusCode::OK },
+        Json(Outcome { entry, warning: last_key::warning(&policy, &wanted) }),
+    ))
 }
 
 /// Revoke up to 10,000 things, one JSON object per line, all or none.
@@ -159,7 +176,7 @@ async fn revoke(
     request_body(content = String, content_type = "application/x-ndjson"),
     responses(
         (status = 200, body = Imported), (status = 400, description = "A line is wrong; it is named", body = Problem),
-        (status = 409, description = "Too many, or the caller's own token", body = Problem),
+        (status = 409, description = "Too many, the caller's own token, or the last key of the admin API", body = Problem),
     ),
 )]
 async fn import(
@@ -174,12 +191,13 @@ async fn import(
     let mut transaction = state.database.begin().await?;
     let actor = Actor::from(&caller);
     let Revoking { changed, number } = store::revoke(&mut transaction, &wanted, actor, &query.reason).await?;
+    last_key::require_another(&mut transaction, &state.policy(), &wanted).await?;
     let things: Vec<_> = wanted.iter().map(described).collect();
     let detail = json!({ "changed": changed, "last_number": number, "revoked": things });
     let event = AdminEvent { action: "revocation.import", target: "-", reason: &query.reason, detail };
     admin_events::record(&mut transaction, actor, event).await?;
     transaction.commit().await?;
-    follow::refresh(&state).await?;
+    follow::refresh_after_commit(&state).await;
     Ok(Json(Imported { lines: wanted.len(), changed, number }))
 }
 
@@ -193,6 +211,9 @@ async fn list(
     _caller: Caller,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<RevocationList>, ApiError> {
+    if [&query.issuer, &query.value].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(ApiError::invalid("a parameter contains NUL"));
+    }
     let limit = i64::from(query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX));
     let ListQuery { issuer, value, cursor, lifted, .. } = query;
     let filter = Filter { kind: query.kind.map(Kind::name), issuer, value, before: cursor, lifted };
@@ -224,7 +245,7 @@ async fn lift(
     let event = AdminEvent { action: "revocation.lift", target: &target, reason: &query.reason, detail: json!(entry) };
     admin_events::record(&mut transaction, Actor::from(&caller), event).await?;
     transaction.commit().await?;
-    follow::refresh(&state).await?;
+    follow::refresh_after_commit(&state).await;
     Ok(Json(entry))
 }
 

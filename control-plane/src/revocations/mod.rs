@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod feed;
 pub mod follow;
 pub mod http;
+pub mod last_key;
 pub mod request;
 pub mod store;
 

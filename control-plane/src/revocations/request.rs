@@ -9,7 +9,7 @@ use wire::policy::PolicyDocument;
 
 const VALUE_BYTES_MAX: usize = 256;
 
-/// How far "issued before" may lie ahead: the clock difference that is tolerated between us and issuers.
+/// How far "issued before" may lie ahead: the clock difference that is tolerated between us and any issuer.
 const AHEAD_MAX: Duration = Duration::seconds(60);
 
 /// What to revoke.
@@ -22,7 +22,8 @@ pub struct Item {
     pub issuer: Option<String>,
     /// The `jti`, subject, `kid`, customer or agent.
     pub value: String,
-    /// For `subject`: its tokens issued before this are refused; now if absent.
+    /// For `subject`: its tokens issued before this are refused; if absent, every token that an issuer whose clock is ahead
+    /// may have signed by now.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub issued_before: Option<OffsetDateTime>,
@@ -44,7 +45,9 @@ impl Item {
         if self.value.is_empty() || self.value.len() > VALUE_BYTES_MAX || self.value.chars().any(char::is_control) {
             return Err(ApiError::invalid("`value` must have 1 to 256 bytes and no control characters"));
         }
-        let bound = self.bound(now)?;
+        let skew =
+            document.issuers.iter().find(|known| known.name == issuer).map_or(AHEAD_MAX, |known| Duration::seconds(known.skew_s.into()));
+        let bound = self.bound(now, skew)?;
         let expires_at = self.end(now)?;
         Ok(Wanted { kind: self.kind, issuer, value: self.value, bound, expires_at })
     }
@@ -65,7 +68,7 @@ impl Item {
         }
     }
 
-    fn bound(&self, now: OffsetDateTime) -> Result<i64, ApiError> {
+    fn bound(&self, now: OffsetDateTime, skew: Duration) -> Result<i64, ApiError> {
         if self.issued_before.is_some() && self.kind != Kind::Subject {
             return Err(ApiError::invalid("`issued_before` is for `subject` alone"));
         }
@@ -79,7 +82,8 @@ impl Item {
                 Err(ApiError::invalid("`version_min` is for `version` alone"))
             }
             (Kind::Subject, None) => {
-                let before = self.issued_before.unwrap_or(now);
+                // A token that exists already may say that it was issued a little later than now.
+                let before = self.issued_before.unwrap_or_else(|| now.saturating_add(skew));
                 if before > now.saturating_add(AHEAD_MAX) {
                     return Err(ApiError::invalid("`issued_before` is in the future: tokens that do not exist yet are not revoked"));
                 }
@@ -113,7 +117,7 @@ impl Item {
 }
 
 /// Edits that make one text of another (Levenshtein), of names that are short.
-fn distance(one: &str, other: &str) -> usize {
+pub(super) fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, letter) in one.chars().enumerate() {
@@ -192,6 +196,18 @@ mod tests {
             assert!((latest - end).abs() < Duration::seconds(5), "{end}");
         }
         assert_eq!(check(json!({"kind": "customer", "value": "c"})).unwrap().expires_at, None);
+    }
+
+    #[test]
+    fn a_subject_is_revoked_with_what_a_clock_that_is_ahead_signed_already() {
+        let now = OffsetDateTime::now_utc();
+        let item = |more: Value| serde_json::from_value::<Item>(more).unwrap().check(&document(), now).unwrap().bound;
+        let micros = |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap();
+        let skew = Duration::seconds(document().issuers[0].skew_s.into());
+        assert!(skew.is_positive());
+        assert_eq!(item(json!({"kind": "subject", "issuer": "cp", "value": "a"})), micros(now + skew));
+        let explicit = json!({"kind": "subject", "issuer": "cp", "value": "a", "issued_before": "2026-01-01T00:00:00Z"});
+        assert_eq!(item(explicit), 1_767_225_600_000_000);
     }
 
     #[test]

@@ -250,6 +250,33 @@ pub async fn find(connection: &mut PgConnection, wanted: &Wanted) -> Result<Opti
         .await
 }
 
+/// The keys of these issuers that are revoked: issuer and `kid`.
+pub async fn keys_in_force(connection: &mut PgConnection, issuers: &[String]) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as("SELECT issuer, value FROM revocations WHERE kind = 'key' AND lifted_at IS NULL AND issuer = ANY($1)")
+        .bind(issuers)
+        .fetch_all(connection)
+        .await
+}
+
+/// What keeps a policy with these issuers from being put in force: revocations are known by our name for the issuer, so
+/// that one which is no longer named, or is renamed, would take its revocations with it. Waits for who is revoking.
+pub async fn left_behind(connection: &mut PgConnection, issuers: &[String]) -> Result<Option<String>, sqlx::Error> {
+    lock(connection).await?;
+    let left: Option<(String, i64)> = sqlx::query_as(
+        "SELECT issuer, count(*) FROM revocations WHERE lifted_at IS NULL AND (expires_at IS NULL OR expires_at > now()) \
+             AND issuer <> '' AND NOT issuer = ANY($1) GROUP BY issuer ORDER BY issuer LIMIT 1",
+    )
+    .bind(issuers)
+    .fetch_optional(connection)
+    .await?;
+    Ok(left.map(|(issuer, count)| {
+        format!(
+            "issuers: `{issuer}` is not named any more, and {count} revocations in force are of that name: they would be without \
+             effect. Lift them, or keep the issuer under this name (if it is to sign nothing any more, without keys)"
+        )
+    }))
+}
+
 /// Which entries to list; all that is absent matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {

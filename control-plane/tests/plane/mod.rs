@@ -72,6 +72,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory: None, activation: None })),
         revoked: Arc::new(Revoked::default()),
         outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
+        keys_asked: Arc::default(),
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),
         shutdown: CancellationToken::new(),

@@ -9,8 +9,9 @@ use decision_core::time::Timestamp;
 use serde_json::{Value, json};
 use wire::policy::{Issuer, PolicyDocument};
 
-use super::report::{Moment, Shown, escaped, printable};
+use super::report::{Moment, Shown, printable};
 use super::{TokenError, policies};
+use crate::commands::terminal::escaped;
 use crate::key_file;
 use crate::policy;
 use crate::refusal;

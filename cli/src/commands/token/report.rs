@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::TokenError;
+use crate::commands::terminal::escaped;
 use crate::token::rfc3339;
 
 /// A token taken apart without judging it.
@@ -87,20 +88,6 @@ impl Moment {
 /// JSON for a terminal.
 pub(super) fn printable(value: &Value) -> String {
     escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
-}
-
-/// What would move a terminal's cursor or turn its text around is written as an escape; JSON stays the same JSON.
-pub(super) fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if hidden || (character.is_control() && character != '\n') {
-            shown.push_str(&format!("\\u{:04x}", u32::from(character)));
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use decision_core::principal::{Identity, Trial};
 use decision_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::report::{Shown, escaped, printable};
+use super::report::{Shown, printable};
 use super::{STATE, TokenError, policies};
+use crate::commands::terminal::escaped;
 use crate::key_file::{self, KeyFile};
 use crate::policy;
 use crate::refusal;
