@@ -1,6 +1,7 @@
 //! What Linux tells: the CPU time of a process, and which machine this is.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,8 +9,11 @@ use serde::Serialize;
 
 use crate::error::BenchError;
 
+/// `ESRCH`: what reading the file of a thread that ends gives.
+const NO_SUCH_PROCESS: i32 = 3;
+
 /// Time on a CPU that a process has used, all its threads together, as the scheduler counts it: in nanoseconds, where
-/// `/proc/PID/stat` counts in hundredths of a second. Threads must not end meanwhile; Envoy's do not.
+/// `/proc/PID/stat` counts in hundredths of a second. The time of threads that have ended is missing; Envoy's do not end.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration, BenchError> {
     let tasks = PathBuf::from(format!("/proc/{pid}/task"));
     let unreadable = |path: &Path| {
@@ -19,7 +23,12 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration, BenchError> {
     let mut total = Duration::ZERO;
     for task in fs::read_dir(&tasks).map_err(unreadable(&tasks))? {
         let path = task.map_err(unreadable(&tasks))?.path().join("schedstat");
-        let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // It ended since the list was made, and what it used with it.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(NO_SUCH_PROCESS) => continue,
+            Err(error) => return Err(unreadable(&path)(error)),
+        };
         total = total.saturating_add(parse(&text).ok_or(BenchError::Answer { what: "/proc", answer: text })?);
     }
     Ok(total)
