@@ -137,7 +137,7 @@ fn ends_on_sigterm_and_leaves_nothing() {
 
 #[test]
 fn starts_again_after_it_was_killed() {
-    let place = Place::new(33_000);
+    let place = Place::new(17_000);
     let mut child = place.run();
     let state = place.wait_for_state(&mut child);
     child.kill().unwrap();
@@ -154,7 +154,7 @@ fn starts_again_after_it_was_killed() {
 
 #[test]
 fn tells_which_part_does_not_start_and_why() {
-    let place = Place::new(34_000);
+    let place = Place::new(16_000);
     std::fs::write(place.path("control-plane"), "#!/bin/sh\necho no such thing as luck >&2\nexit 3\n").unwrap();
     std::fs::remove_file(place.path("echo-backend")).unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/part.py");
@@ -168,7 +168,7 @@ fn tells_which_part_does_not_start_and_why() {
 
 #[test]
 fn says_what_has_to_be_built() {
-    let place = Place::new(35_000);
+    let place = Place::new(15_000);
     std::fs::remove_file(place.path("control-plane")).unwrap();
     let error = Stack::start(place.options()).unwrap_err().to_string();
     assert!(error.contains("control-plane` is missing; build it first: `make build`"), "{error}");
