@@ -78,6 +78,8 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     exchange.trace.active = Some(Rc::clone(&active));
     exchange.trace.revocation = vm.revoked.number();
     exchange.trace.checks = audit::Checks::default();
+    // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
+    (exchange.trace.principal, exchange.trace.token) = (None, None);
     let gateway = exchange.settings.gateway;
     match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
         Ok(permit) => admit(exchange, vm, host, permit, now),

@@ -332,3 +332,20 @@ fn a_token_that_is_revoked_while_it_waits_for_a_lease_is_refused() {
     assert_eq!(gate.held(), 0);
     gate.finish(&stream);
 }
+
+#[test]
+fn a_request_that_is_judged_anew_does_not_keep_the_user_of_the_first_judgement() {
+    let mut gate = gate();
+    let stream = gate.begin(&create().with("x-approval-id", "a-1").body("ignored"));
+    let mut document = document();
+    let route = document.routes.iter_mut().find(|route| route.name == "agents.create").unwrap();
+    route.require = wire::policy::Requirement::Public;
+    (route.permission, route.cost_micros, route.approval) = (None, Some(0), wire::policy::Approval::None);
+    let image = super::gate::image(&document, super::gate::version(9));
+    gate.vm.borrow_mut().activate(&gate.host, &image).unwrap();
+    assert_eq!(gate.body(&stream, b"{}", true), Some(Step::Forward));
+    gate.respond(&stream, 200);
+    gate.finish(&stream);
+    let record = gate.last_record();
+    assert_eq!((&record["decision"], &record["user"]), (&json!("Permit"), &json!(null)));
+}
