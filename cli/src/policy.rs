@@ -1,17 +1,14 @@
 //! The issuers of a policy as the gateways know them: read by the same code, with the keys of a secrets directory or none.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use authn::Issuers;
+use authoring::directory::DirectoryError;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use wire::bundle::{Bundle, BundleError, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::{Issuer, IssuerKey, PolicyDocument};
 use wire::sources::SourceError;
-
-/// The folder of golden cases, which are no policy.
-const CASES: &str = "cases";
 
 /// No policy.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +22,9 @@ pub enum PolicyError {
         #[source]
         source: std::io::Error,
     },
+    /// The folder of policies cannot be read.
+    #[error("the policies cannot be read")]
+    Directory(#[source] DirectoryError),
     /// The sources are not valid.
     #[error("the policy is not valid")]
     Source(#[source] SourceError),
@@ -47,21 +47,7 @@ pub enum PolicyError {
 
 /// Every policy source below a folder.
 pub(crate) fn read(folder: &Path) -> Result<PolicyDocument, PolicyError> {
-    let mut files = BTreeMap::new();
-    let mut pending = vec![folder.to_owned()];
-    while let Some(path) = pending.pop() {
-        let failed = |source| PolicyError::Read { path: path.clone(), source };
-        for entry in std::fs::read_dir(&path).map_err(failed)? {
-            let entry = entry.map_err(failed)?.path();
-            let is_source = entry.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-            if entry.is_dir() && entry.file_name().is_none_or(|name| name != CASES) {
-                pending.push(entry);
-            } else if is_source && entry.is_file() {
-                let text = std::fs::read_to_string(&entry).map_err(|source| PolicyError::Read { path: entry.clone(), source })?;
-                files.insert(entry.strip_prefix(folder).unwrap_or(&entry).display().to_string(), text);
-            }
-        }
-    }
+    let files = authoring::directory::read(folder).map_err(PolicyError::Directory)?;
     wire::sources::read(&files).map_err(PolicyError::Source)
 }
 
@@ -76,7 +62,14 @@ pub(crate) fn issuers(policy: &PolicyDocument, secrets: Option<&Path>, iss: &str
         Some(_) | None => Ok(IssuerKeys { issuer: issuer.name.clone(), keys: Vec::new(), known: KeysKnown::NotYet }),
     };
     let keys = policy.issuers.iter().map(keys).collect::<Result<_, PolicyError>>()?;
-    let bundle = Bundle { version: BundleVersion::default(), policy: policy.clone(), keys, registration_key_hashes: Vec::new() };
+    let bundle = Bundle {
+        version: BundleVersion::default(),
+        policy: policy.clone(),
+        keys,
+        registration_key_hashes: Vec::new(),
+        rules: None,
+        shadow: None,
+    };
     Ok(bundle.load().map_err(PolicyError::Bundle)?.issuers)
 }
 

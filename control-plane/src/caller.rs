@@ -11,8 +11,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit, Target};
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit, RuleVerdict, Target};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::CompiledPolicy;
@@ -140,10 +140,15 @@ pub fn admit(
     let method = Method::parse(method.as_bytes()).ok_or(ApiError::MethodNotAllowed)?;
     let route = bundle.policy.route(Gateway::Admin, method, canonical.path());
     let authentication = Authentication::Verified(&principal);
-    let facts = RequestFacts { gateway: Gateway::Admin, method, route, authentication };
+    let facts = RequestFacts { gateway: Gateway::Admin, method, route, authentication, upgrade: Upgrade::None };
     match decision_core::decide(&bundle.policy, &facts, now) {
         Decision::Permit(permit) => require_plain(&bundle.policy, &permit)?,
         Decision::Deny(denial) => return Err(refusal(&bundle.policy, denial).into()),
+        // The compiler of policies refuses custom rules on this gateway.
+        Decision::Conditional(conditional) => {
+            let denied = conditional.ruled(RuleVerdict::Deny, &mut ()).map(|_permit| ());
+            return denied.map(|()| principal).map_err(|denial| refusal(&bundle.policy, denial).into());
+        }
     }
     Ok(principal)
 }
@@ -167,6 +172,13 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         DenyReason::CredentialRefused(fault) => ApiError::CredentialRefused(fault),
         // A path of ours that the policy does not list is closed to everybody: 403, since its existence is no secret.
         reason @ (DenyReason::NoRoute
+        | DenyReason::FeatureDisabled
+        | DenyReason::UpgradeRefused
+        | DenyReason::OwnerMissing
+        | DenyReason::BodyNotObject
+        | DenyReason::BodyKeyRepeated
+        | DenyReason::BodyTooLarge
+        | DenyReason::RuleRefused
         | DenyReason::AmbiguousPath(_)
         | DenyReason::AmbiguousHeader(_)
         | DenyReason::RegistrationKeyRefused

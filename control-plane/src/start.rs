@@ -202,7 +202,7 @@ async fn publish_directory(settings: &Settings, database: &PgPool, secrets: &Sec
 
 async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &SecretsDirectory) -> Result<(Files, Vec<String>), LoadError> {
     let path = settings.policies_dir.clone();
-    let files = tokio::task::spawn_blocking(move || directory::read(&path))
+    let files = tokio::task::spawn_blocking(move || authoring::directory::read(&path))
         .await
         .map_err(LoadError::Stopped)?
         .map_err(|error| LoadError::Fault(error.into()))?;

@@ -46,6 +46,8 @@ fn record(number: i64) -> AuditRecord<'static> {
         request_id: *Uuid::now_v7().as_bytes(),
         decision: if number % 3 == 0 { Decision::Deny } else { Decision::Permit },
         reason: "ok".into(),
+        rule: None,
+        shadow: None,
         checks: vec![
             CheckOutcome { check: Check::Authentication, outcome: Outcome::Permit },
             CheckOutcome { check: Check::Budget, outcome: Outcome::FailedOpen },

@@ -1,6 +1,7 @@
 //! Decisions: a permit that cannot be forged, or a denial that names its rule.
 
 use crate::budget::{BudgetId, Units};
+use crate::decide::Observer;
 use crate::path::AmbiguousPath;
 use crate::policy::{CHARGES_MAX, RouteId};
 use crate::principal::CredentialFault;
@@ -15,11 +16,29 @@ pub enum Check {
     Authentication,
     Permission,
     Trial,
+    Ownership,
     Approval,
+    Routing,
+    Rules,
     Budget,
 }
 
 impl Check {
+    /// All of them, in the order in which they are made.
+    pub const ALL: [Self; 11] = [
+        Self::Path,
+        Self::Route,
+        Self::ClientLimit,
+        Self::Authentication,
+        Self::Permission,
+        Self::Trial,
+        Self::Ownership,
+        Self::Approval,
+        Self::Routing,
+        Self::Rules,
+        Self::Budget,
+    ];
+
     /// Its name in problem details and records.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -30,7 +49,10 @@ impl Check {
             Self::Authentication => "authentication",
             Self::Permission => "permission",
             Self::Trial => "trial",
+            Self::Ownership => "ownership",
             Self::Approval => "approval",
+            Self::Routing => "routing",
+            Self::Rules => "rules",
             Self::Budget => "budget",
         }
     }
@@ -45,6 +67,10 @@ pub enum DenyReason {
     AmbiguousHeader(&'static str),
     /// No route of this gateway has this method and path.
     NoRoute,
+    /// The route's feature flag is off for this caller: as if there were no such route.
+    FeatureDisabled,
+    /// The request asks for an upgrade that its route does not list, or lacks the one that it lists.
+    UpgradeRefused,
     /// Too many requests came from the client's address.
     ClientLimited(BudgetId),
     /// No credential was presented.
@@ -59,12 +85,22 @@ pub enum DenyReason {
     TrialExpired,
     /// The route is closed to users on trial.
     TrialRestricted,
+    /// The caller has no customer id, and one has to be forced into the request.
+    OwnerMissing,
+    /// The body into which it has to be forced is no JSON object.
+    BodyNotObject,
+    /// That object repeats a key: which of them counts is anybody's guess.
+    BodyKeyRepeated,
+    /// That body is too large to be read.
+    BodyTooLarge,
     /// A governor has to approve.
     ApprovalRequired,
     /// The approval that was presented cannot be used.
     ApprovalRefused,
     /// The body of a request that needs an approval is too large to be bound to it.
     ApprovalBodyTooLarge,
+    /// A custom rule refused, or could not be evaluated. Which one is said beside the denial.
+    RuleRefused,
     /// A budget has no room for the charge.
     BudgetSpent(BudgetId),
     /// A budget's scope names something that the user does not have.
@@ -72,16 +108,46 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
+    /// Every coded reason.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        let plain = [
+            Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
+            Self::AmbiguousHeader(""),
+            Self::NoRoute,
+            Self::FeatureDisabled,
+            Self::UpgradeRefused,
+            Self::ClientLimited(BudgetId(0)),
+            Self::CredentialMissing,
+            Self::RegistrationKeyRefused,
+            Self::PermissionMissing,
+            Self::TrialExpired,
+            Self::TrialRestricted,
+            Self::OwnerMissing,
+            Self::BodyNotObject,
+            Self::BodyKeyRepeated,
+            Self::BodyTooLarge,
+            Self::RuleRefused,
+            Self::ApprovalRequired,
+            Self::ApprovalRefused,
+            Self::ApprovalBodyTooLarge,
+            Self::BudgetSpent(BudgetId(0)),
+            Self::BudgetUnscoped(BudgetId(0)),
+        ];
+        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused)).map(Self::code)
+    }
+
     /// The check that refused.
     #[must_use]
     pub const fn check(self) -> Check {
         match self {
             Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) => Check::Path,
-            Self::NoRoute => Check::Route,
+            Self::NoRoute | Self::FeatureDisabled | Self::UpgradeRefused => Check::Route,
             Self::ClientLimited(_) => Check::ClientLimit,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused => Check::Authentication,
             Self::PermissionMissing => Check::Permission,
             Self::TrialExpired | Self::TrialRestricted => Check::Trial,
+            Self::OwnerMissing | Self::BodyNotObject | Self::BodyKeyRepeated | Self::BodyTooLarge => Check::Ownership,
+            Self::RuleRefused => Check::Rules,
             Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
             Self::BudgetSpent(_) | Self::BudgetUnscoped(_) => Check::Budget,
         }
@@ -94,6 +160,8 @@ impl DenyReason {
             Self::AmbiguousPath(_) => "ambiguous_path",
             Self::AmbiguousHeader(_) => "ambiguous_header",
             Self::NoRoute => "no_route",
+            Self::FeatureDisabled => "feature_disabled",
+            Self::UpgradeRefused => "upgrade_refused",
             Self::ClientLimited(_) => "client_limited",
             Self::CredentialMissing => "credential_missing",
             Self::CredentialRefused(fault) => fault.code(),
@@ -101,11 +169,39 @@ impl DenyReason {
             Self::PermissionMissing => "permission_missing",
             Self::TrialExpired => "trial_expired",
             Self::TrialRestricted => "trial_restricted",
+            Self::OwnerMissing => "owner_missing",
+            Self::BodyNotObject => "body_not_object",
+            Self::BodyKeyRepeated => "body_key_repeated",
+            Self::BodyTooLarge => "body_too_large",
+            Self::RuleRefused => "rule_refused",
             Self::ApprovalRequired => "approval_required",
             Self::ApprovalRefused => "approval_refused",
             Self::ApprovalBodyTooLarge => "approval_body_too_large",
             Self::BudgetSpent(_) => "budget_spent",
             Self::BudgetUnscoped(_) => "budget_unscoped",
+        }
+    }
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Finding {
+    /// In favour.
+    Passed,
+    /// Against.
+    Refused(DenyReason),
+    /// It was not made: a feature flag switches it off for this caller.
+    SkippedByFlag,
+}
+
+impl Finding {
+    /// Its code: `ok`, `skipped_by_flag`, or the reason.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Passed => "ok",
+            Self::Refused(reason) => reason.code(),
+            Self::SkippedByFlag => "skipped_by_flag",
         }
     }
 }
@@ -199,6 +295,51 @@ impl Permit {
     }
 }
 
+/// What the tables permit and custom rules have yet to judge. It becomes a [`Permit`] through [`Self::ruled`] only.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "it is no permit before the rules have judged"]
+pub struct Conditional(pub(crate) Permit);
+
+impl Conditional {
+    /// The rule that permitted so far.
+    #[must_use]
+    pub const fn route(&self) -> RouteId {
+        self.0.route
+    }
+
+    /// Where the request would go.
+    #[must_use]
+    pub const fn target(&self) -> Target {
+        self.0.target
+    }
+
+    /// With the verdict of the custom rules.
+    pub fn ruled<O: Observer>(self, verdict: RuleVerdict, observer: &mut O) -> Result<Permit, Denial> {
+        match verdict {
+            RuleVerdict::Allow { target } => {
+                observer.checked(Check::Rules, Finding::Passed);
+                Ok(Permit { target: target.unwrap_or(self.0.target), ..self.0 })
+            }
+            RuleVerdict::Deny => {
+                observer.checked(Check::Rules, Finding::Refused(DenyReason::RuleRefused));
+                Err(Denial { reason: DenyReason::RuleRefused, route: Some(self.0.route) })
+            }
+        }
+    }
+}
+
+/// What the custom rules say of a request. Undefined, error, time-out and anything that is no decision deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleVerdict {
+    /// Yes.
+    Allow {
+        /// Where the request goes, if the rules say so.
+        target: Option<Target>,
+    },
+    /// No.
+    Deny,
+}
+
 /// A refusal: its reason and the rule that refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -214,6 +355,8 @@ pub struct Denial {
 pub enum Decision {
     /// Yes, and what it takes.
     Permit(Permit),
+    /// Yes, unless the custom rules refuse.
+    Conditional(Conditional),
     /// No, and why.
     Deny(Denial),
 }

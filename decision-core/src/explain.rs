@@ -2,7 +2,7 @@
 
 use crate::budget::Units;
 use crate::decide::{Observer, decide_observed};
-use crate::decision::{ApprovalNeed, Check, Decision, DenyReason, Target};
+use crate::decision::{ApprovalNeed, Check, Conditional, Decision, DenyReason, Finding, RuleVerdict, Target};
 use crate::facts::RequestFacts;
 use crate::policy::CompiledPolicy;
 use crate::time::Timestamp;
@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 /// A decision with the story behind it. It is made by the very code that enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Every check that was made, in order, with the reason where it refused.
-    pub checks: Vec<(Check, Option<DenyReason>)>,
+    /// Every check that was made or skipped, in order.
+    pub checks: Vec<(Check, Finding)>,
     /// The route's name.
     pub route: Option<String>,
     /// The route's permission, `resource.action`.
@@ -37,20 +37,33 @@ pub enum ExplainedOutcome {
 }
 
 #[derive(Default)]
-struct Recording(Vec<(Check, Option<DenyReason>)>);
+struct Recording(Vec<(Check, Finding)>);
 
 impl Observer for Recording {
-    fn checked(&mut self, check: Check, refused: Option<DenyReason>) {
-        self.0.push((check, refused));
+    fn checked(&mut self, check: Check, finding: Finding) {
+        self.0.push((check, finding));
     }
 }
 
-/// Decides, and tells why.
+/// Decides, and tells why. `rules` judges what the tables permit, where the policy has custom rules.
 #[must_use]
-pub fn explain(policy: &CompiledPolicy, facts: &RequestFacts<'_>, now: Timestamp) -> Explanation {
+pub fn explain(
+    policy: &CompiledPolicy,
+    facts: &RequestFacts<'_>,
+    now: Timestamp,
+    rules: impl FnOnce(&Conditional) -> RuleVerdict,
+) -> Explanation {
     let mut recording = Recording::default();
-    let outcome = match decide_observed(policy, facts, now, &mut recording) {
-        Decision::Permit(permit) => ExplainedOutcome::Permit {
+    let decided = match decide_observed(policy, facts, now, &mut recording) {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Conditional(conditional) => {
+            let verdict = rules(&conditional);
+            conditional.ruled(verdict, &mut recording)
+        }
+        Decision::Deny(denial) => Err(denial),
+    };
+    let outcome = match decided {
+        Ok(permit) => ExplainedOutcome::Permit {
             target: permit.target(),
             approval: permit.approval(),
             charges: permit
@@ -59,7 +72,7 @@ pub fn explain(policy: &CompiledPolicy, facts: &RequestFacts<'_>, now: Timestamp
                 .filter_map(|charge| Some((policy.budget(charge.budget)?.name.to_string(), charge.amount)))
                 .collect(),
         },
-        Decision::Deny(denial) => ExplainedOutcome::Deny(denial.reason),
+        Err(denial) => ExplainedOutcome::Deny(denial.reason),
     };
     Explanation {
         checks: recording.0,

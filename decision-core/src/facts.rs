@@ -117,6 +117,20 @@ pub struct RequestFacts<'r> {
     pub route: Option<&'r Route>,
     /// Who asks.
     pub authentication: Authentication<'r>,
+    /// Which protocol it asks to change to.
+    pub upgrade: Upgrade,
+}
+
+/// Which protocol a request asks to change to (RFC 9110 §7.8, RFC 8441).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Upgrade {
+    /// None.
+    #[default]
+    None,
+    /// WebSocket.
+    Websocket,
+    /// Another one: no route lists it.
+    Other,
 }
 
 #[cfg(test)]

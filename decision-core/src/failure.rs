@@ -27,6 +27,16 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::PolicyUnavailable,
+        Self::BudgetUnavailable,
+        Self::ApprovalUnavailable,
+        Self::TooManyWaiting,
+        Self::KeysUnavailable,
+        Self::RevocationUnknown,
+    ];
+
     /// The coded reason, for records and metrics.
     #[must_use]
     pub const fn code(self) -> &'static str {

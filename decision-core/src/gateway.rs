@@ -58,6 +58,8 @@ impl Gateway {
 pub struct GatewaySet(u8);
 
 impl GatewaySet {
+    /// No gateway.
+    pub const EMPTY: Self = Self(0);
     /// Every gateway.
     pub const ALL: Self = Self(15);
 

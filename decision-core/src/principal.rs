@@ -1,5 +1,6 @@
 //! Who is asking. An [`Identity`] is what a verified token says; a [`Principal`] is that identity under one policy.
 
+use crate::flag::{FlagSet, SwitchedOff};
 use crate::permission::PermissionSet;
 use crate::time::Timestamp;
 
@@ -60,6 +61,10 @@ pub struct Principal {
     pub governor: bool,
     /// The roles, joined by commas, as the backend gets them.
     pub roles_joined: Box<str>,
+    /// The feature flags that are on for the user.
+    pub flags: FlagSet,
+    /// The checks that are switched off for the user.
+    pub switched_off: SwitchedOff,
 }
 
 /// The service level that selects rate budgets.
@@ -190,6 +195,33 @@ pub enum CredentialFault {
 }
 
 impl CredentialFault {
+    /// All of them, with some name where one carries a claim's.
+    pub const ALL: [Self; 23] = [
+        Self::NotBearer,
+        Self::Malformed,
+        Self::AlgorithmRefused,
+        Self::HeaderRefused,
+        Self::UnknownKey,
+        Self::SignatureInvalid,
+        Self::IssuerMismatch,
+        Self::AudienceMismatch,
+        Self::TokenTypeRefused,
+        Self::ClaimMissing("sub"),
+        Self::Expired,
+        Self::NotYetValid,
+        Self::LifetimeTooLong,
+        Self::NoKnownRole,
+        Self::TrialClaimsInvalid,
+        Self::Revoked(RevocationKind::Token),
+        Self::Revoked(RevocationKind::Subject),
+        Self::Revoked(RevocationKind::Version),
+        Self::Revoked(RevocationKind::Key),
+        Self::Revoked(RevocationKind::Customer),
+        Self::Revoked(RevocationKind::Agent),
+        Self::TrialRefused,
+        Self::VerificationBudgetSpent,
+    ];
+
     /// The coded reason, for records and metrics.
     #[must_use]
     pub const fn code(self) -> &'static str {

@@ -9,7 +9,7 @@ mod fixture;
 use decision_core::budget::Units;
 use decision_core::decide;
 use decision_core::decision::{Decision, Permit};
-use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts};
+use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Binding, Grant, LeaseHolder, Report, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
@@ -68,10 +68,11 @@ fn permit(policy: &CompiledPolicy, principal: &Principal) -> Permit {
         method: Method::Post,
         route: policy.route(Gateway::Cp, Method::Post, "/agents"),
         authentication: Authentication::Verified(principal),
+        upgrade: Upgrade::None,
     };
     match decide(policy, &facts, NOW) {
         Decision::Permit(permit) => permit,
-        Decision::Deny(denial) => unreachable!("{denial:?}"),
+        other @ (Decision::Deny(_) | Decision::Conditional(_)) => unreachable!("{other:?}"),
     }
 }
 
@@ -98,7 +99,7 @@ fn deciding_allocates_nothing_whatever_the_decision() {
         for (method, path) in [(Method::Get, "/open"), (Method::Post, "/register"), (Method::Delete, "/agents/1"), (Method::Put, "/none")] {
             let decided = allocations(|| {
                 let route = policy.route(gateway, method, path);
-                decide(&policy, &RequestFacts { gateway, method, route, authentication }, NOW)
+                decide(&policy, &RequestFacts { gateway, method, route, authentication, upgrade: Upgrade::None }, NOW)
             });
             assert_eq!(decided.0, 0, "{gateway:?} {path}");
             permits += usize::from(matches!(decided.1, Decision::Permit(_)));

@@ -6,7 +6,7 @@ mod fixture;
 
 use decision_core::decide;
 use decision_core::decision::{ApprovalNeed, Decision, DenyReason, Target};
-use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts};
+use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Grant, LeaseHolder, Shortfall, WhenShort};
 use decision_core::path::{AmbiguousPath, CanonicalPath};
@@ -24,13 +24,13 @@ fn policy() -> CompiledPolicy {
 fn decide_as(policy: &CompiledPolicy, method: Method, path: &str, authentication: Authentication<'_>) -> Decision {
     let path = CanonicalPath::parse(path.as_bytes()).unwrap().path();
     let route = policy.route(Gateway::Plant, method, path);
-    decide(policy, &RequestFacts { gateway: Gateway::Plant, method, route, authentication }, NOW)
+    decide(policy, &RequestFacts { gateway: Gateway::Plant, method, route, authentication, upgrade: Upgrade::None }, NOW)
 }
 
 fn reason(decision: &Decision) -> Option<DenyReason> {
     match decision {
         Decision::Deny(denial) => Some(denial.reason),
-        Decision::Permit(_) => None,
+        Decision::Permit(_) | Decision::Conditional(_) => None,
     }
 }
 

@@ -34,7 +34,7 @@ pub fn without_budgets(home: &Path, file: &str) -> std::io::Result<PathBuf> {
     let head = if kept.is_empty() { head.replace("budgets:", "budgets: []") } else { head.to_owned() };
     let text: String = format!("{head}{kept}").lines().map(|line| roomy(line) + "\n").collect();
     std::fs::write(&budgets, text)?;
-    std::fs::write(target.join("zz-test.yaml"), file)?;
+    std::fs::write(target.join("routes/zz-test.yaml"), file)?;
     Ok(target)
 }
 

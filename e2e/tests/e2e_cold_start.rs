@@ -68,16 +68,15 @@ async fn before_anything_is_known_requests_wait_and_then_get_503() {
     stack.stop();
 }
 
-/// `when_unknown` is the policy's `revocation_when_unknown`.
+/// `when_unknown` is the policy's `failure_modes.revocation`.
 async fn with_embedded_bundle(name: &str, port_base: u16, when_unknown: &str) -> (Stack, tempfile::TempDir) {
     let home = tempfile::tempdir().unwrap();
     let mut options = options(name, port_base).unwrap();
     options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
     let settings = options.policies.join("settings.yaml");
     let text = std::fs::read_to_string(&settings).unwrap();
-    let without: String =
-        text.lines().filter(|line| !line.contains("revocation_when_unknown")).map(|line| line.to_owned() + "\n").collect();
-    std::fs::write(&settings, format!("{without}  revocation_when_unknown: {when_unknown}\n")).unwrap();
+    let changed = text.replace("revocation: closed", &format!("revocation: {when_unknown}"));
+    std::fs::write(&settings, changed).unwrap();
     let stack = start(options);
     let state = stack.state();
     let bundle = Admin::new(state).ask(Ask::get("/admin/v1/policies/active/bundle")).await.unwrap();
@@ -98,7 +97,7 @@ fn embed(state: &State, bundle: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_bundle_waits_for_revocations() {
-    let (stack, _home) = with_embedded_bundle("cold-embedded", ports::COLD + 100, "refuse").await;
+    let (stack, _home) = with_embedded_bundle("cold-embedded", ports::COLD + 100, "closed").await;
     let state = stack.state();
     let good = mint(&state.issuers["pp"], &TokenSpec::new("cold", &["viewer"])).unwrap();
     let answer = pp(state, &good).await;
@@ -119,7 +118,7 @@ async fn an_embedded_bundle_waits_for_revocations() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_bundle_serves_public_keys_where_the_policy_says_so() {
-    let (stack, _home) = with_embedded_bundle("cold-allowed", ports::COLD + 200, "allow").await;
+    let (stack, _home) = with_embedded_bundle("cold-allowed", ports::COLD + 200, "open").await;
     let state = stack.state();
     let good = mint(&state.issuers["pp"], &TokenSpec::new("cold", &["viewer"])).unwrap();
     assert_eq!(pp(state, &good).await.status, 200);

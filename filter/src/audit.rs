@@ -7,7 +7,7 @@ use crate::records::RecordQueue;
 use crate::vm::Vm;
 use decision_core::budget::Units;
 use decision_core::decide::Observer;
-use decision_core::decision::{Check as CoreCheck, DenyReason, Target};
+use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, Target};
 use decision_core::holder::{AccountRef, Reservations};
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Stage, User};
 pub(crate) use wire::audit::{Check, Outcome};
 
-const CHECKS_MAX: usize = 9;
+const CHECKS_MAX: usize = 12;
 
 /// The checks that were made, in order, without allocating.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,12 +74,13 @@ impl Checks {
 }
 
 impl Observer for Checks {
-    fn checked(&mut self, check: CoreCheck, refused: Option<DenyReason>) {
-        let outcome = match (refused, check, self.revocation) {
-            (None, CoreCheck::Route, _) => return self.route_matched(),
-            (Some(_), _, _) => Outcome::Deny,
-            (None, CoreCheck::Authentication, Lookup::NotPossible) => Outcome::FailedOpen,
-            (None, _, _) => Outcome::Permit,
+    fn checked(&mut self, check: CoreCheck, finding: Finding) {
+        let outcome = match (finding, check, self.revocation) {
+            (Finding::Passed, CoreCheck::Route, _) => return self.route_matched(),
+            (Finding::Refused(_), _, _) => Outcome::Deny,
+            (Finding::SkippedByFlag, _, _) => Outcome::SkippedByFlag,
+            (Finding::Passed, CoreCheck::Authentication, Lookup::NotPossible) => Outcome::FailedOpen,
+            (Finding::Passed, _, _) => Outcome::Permit,
         };
         self.add(check.into(), outcome);
     }
@@ -153,6 +154,8 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
             Verdicts::Indeterminate => Decision::Indeterminate,
         },
         reason: Cow::Borrowed(trace.verdict.reason),
+        rule: None,
+        shadow: None,
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
         revision: version.revision,

@@ -163,7 +163,7 @@ mod tests {
     use decision_core::budget::Unit;
     use decision_core::gateway::{Gateway, Method};
     use decision_core::policy::compile::compile;
-    use decision_core::policy::source::{BudgetSource, CredentialForwarding, PolicySource, RequirementSource, RouteSource};
+    use decision_core::policy::source::{BudgetSource, CredentialForwarding, ExchangeKind, PolicySource, RequirementSource, RouteSource};
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_768_478_430);
@@ -195,6 +195,10 @@ mod tests {
             governor_approval: false,
             closed_to_trials: false,
             credential: CredentialForwarding::Drop,
+            flag: None,
+            ownership: None,
+            rewrite: None,
+            exchange: ExchangeKind::Plain,
         };
         let (budgets, routes) = (rhythms.iter().map(budget).collect(), rhythms.iter().map(route).collect());
         compile(&PolicySource { budgets, routes, ..PolicySource::default() }).unwrap()

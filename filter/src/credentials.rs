@@ -155,7 +155,7 @@ fn check_knowledge(vm: &Vm, active: &Active, now: Timestamp) -> Result<Revocatio
     if vm.revoked.known().is_some() {
         return Ok(Revocation::Checked);
     }
-    match resolve(Fault::RevocationUnknown, settings.revocation_when_unknown) {
+    match resolve(Fault::RevocationUnknown, settings.failure_modes.revocation) {
         Resolution::FailedOpen => Ok(Revocation::Unknown),
         Resolution::FailedClosed => Err(Unjudged::Missing(Missing::Revocations)),
     }

@@ -48,7 +48,7 @@ struct Readiness<'h> {
 fn is_ready(vm: &Vm) -> bool {
     vm.active
         .as_ref()
-        .is_some_and(|active| vm.revoked.known().is_some() || active.policy.settings().revocation_when_unknown == FailureMode::Open)
+        .is_some_and(|active| vm.revoked.known().is_some() || active.policy.settings().failure_modes.revocation == FailureMode::Open)
 }
 
 /// Answers: 200, or 503 until a bundle is loaded and revocations are known.

@@ -13,8 +13,8 @@ use crate::host::Host;
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
-use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
-use decision_core::facts::RequestFacts;
+use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit, RuleVerdict};
+use decision_core::facts::{RequestFacts, Upgrade};
 use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Reservations, Shortfall, WhenShort};
@@ -129,7 +129,7 @@ fn decide_on(
     if let Presented::Token(_, Revocation::Unknown) = presented {
         trace.checks.authenticate_without_revocations();
     }
-    let facts = RequestFacts { gateway, method, route, authentication: presented.authentication() };
+    let facts = RequestFacts { gateway, method, route, authentication: presented.authentication(), upgrade: Upgrade::None };
     let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
     match presented {
         Presented::Token(token, _) => {
@@ -141,6 +141,7 @@ fn decide_on(
     }
     match decision {
         Decision::Permit(permit) => Ok(permit),
+        Decision::Conditional(conditional) => conditional.ruled(RuleVerdict::Deny, &mut trace.checks).map_err(NotPermitted::Denied),
         Decision::Deny(denial) => Err(NotPermitted::Denied(denial)),
     }
 }

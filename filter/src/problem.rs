@@ -84,7 +84,9 @@ fn row(reason: DenyReason) -> Row {
     match reason {
         DenyReason::AmbiguousPath(_) => Row(400, "validation-error", "Validation Error", "The path is ambiguous"),
         DenyReason::AmbiguousHeader(_) => Row(400, "validation-error", "Validation Error", "A header is repeated or malformed"),
-        DenyReason::NoRoute => Row(404, "not-found", "Not Found", "No route has this method and path"),
+        // One text for both: whether a feature exists is not told.
+        DenyReason::NoRoute | DenyReason::FeatureDisabled => Row(404, "not-found", "Not Found", "No route has this method and path"),
+        DenyReason::UpgradeRefused => Row(400, "upgrade-refused", "Upgrade Refused", "The route does not do this upgrade"),
         DenyReason::ClientLimited(_) => TOO_MANY_REQUESTS,
         DenyReason::CredentialMissing => {
             Row(401, "unauthorized", "Unauthorized", "Missing Authorization header. Please provide a valid Bearer token.")
@@ -94,6 +96,11 @@ fn row(reason: DenyReason) -> Row {
         DenyReason::PermissionMissing => Row(403, "permission-denied", "Permission Denied", "Insufficient permissions"),
         DenyReason::TrialExpired => Row(403, "trial-expired", "Trial Expired", "The trial period has expired"),
         DenyReason::TrialRestricted => Row(403, "trial-restricted", "Trial Restricted", "Not available during a trial"),
+        DenyReason::OwnerMissing => Row(401, "unauthorized", "Unauthorized", "Missing customer_id in auth context"),
+        DenyReason::BodyNotObject => Row(400, "validation-error", "Validation Error", "The body has to be a JSON object"),
+        DenyReason::BodyKeyRepeated => Row(400, "validation-error", "Validation Error", "The body's JSON object repeats a key"),
+        DenyReason::BodyTooLarge => Row(413, "validation-error", "Validation Error", "The body may have 256 KiB at most"),
+        DenyReason::RuleRefused => Row(403, "rule-refused", "Rule Refused", "A rule of the operator refuses this request"),
         DenyReason::ApprovalRequired => Row(403, "approval-required", "Approval Required", "A governor has to approve this request"),
         DenyReason::ApprovalRefused => Row(403, "approval-required", "Approval Required", "The approval cannot be used"),
         DenyReason::ApprovalBodyTooLarge => {
@@ -137,13 +144,19 @@ fn credential_row(fault: CredentialFault) -> Row {
 
 fn challenge(reason: DenyReason) -> Option<&'static str> {
     match reason {
-        DenyReason::CredentialMissing => Some(BEARER),
+        DenyReason::CredentialMissing | DenyReason::OwnerMissing => Some(BEARER),
         DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) => None,
         DenyReason::CredentialRefused(_) => Some(BEARER_INVALID),
         DenyReason::PermissionMissing => Some(BEARER_INSUFFICIENT),
         DenyReason::AmbiguousPath(_)
         | DenyReason::AmbiguousHeader(_)
         | DenyReason::NoRoute
+        | DenyReason::FeatureDisabled
+        | DenyReason::UpgradeRefused
+        | DenyReason::BodyNotObject
+        | DenyReason::BodyKeyRepeated
+        | DenyReason::BodyTooLarge
+        | DenyReason::RuleRefused
         | DenyReason::ClientLimited(_)
         | DenyReason::RegistrationKeyRefused
         | DenyReason::TrialExpired
@@ -166,6 +179,9 @@ const fn details(reason: DenyReason) -> &'static str {
         Check::Authentication => "gateway_denied:authentication",
         Check::Permission => "gateway_denied:permission",
         Check::Trial => "gateway_denied:trial",
+        Check::Ownership => "gateway_denied:ownership",
+        Check::Routing => "gateway_denied:routing",
+        Check::Rules => "gateway_denied:rules",
         Check::Approval => "gateway_denied:approval",
         Check::Budget => "gateway_denied:budget",
     }
@@ -178,6 +194,13 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         DenyReason::AmbiguousPath(_)
         | DenyReason::AmbiguousHeader(_)
         | DenyReason::NoRoute
+        | DenyReason::OwnerMissing
+        | DenyReason::FeatureDisabled
+        | DenyReason::UpgradeRefused
+        | DenyReason::BodyNotObject
+        | DenyReason::BodyKeyRepeated
+        | DenyReason::BodyTooLarge
+        | DenyReason::RuleRefused
         | DenyReason::ClientLimited(_)
         | DenyReason::CredentialMissing
         | DenyReason::CredentialRefused(_)
@@ -240,7 +263,7 @@ impl<'p> Problem<'p> {
         let mut detail = String::from(detail);
         let mut extras = Extras::default();
         match reason {
-            DenyReason::NoRoute => status = settings.map_or(status, |settings| settings.no_route_status),
+            DenyReason::NoRoute | DenyReason::FeatureDisabled => status = settings.map_or(status, |settings| settings.no_route_status),
             DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
             DenyReason::AmbiguousHeader(name) => detail = format!("{detail}: `{name}`"),
             DenyReason::PermissionMissing => extras.required_permission = action(exchange),
@@ -250,6 +273,12 @@ impl<'p> Problem<'p> {
             }
             DenyReason::TrialRestricted => extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url),
             DenyReason::ClientLimited(_)
+            | DenyReason::UpgradeRefused
+            | DenyReason::OwnerMissing
+            | DenyReason::BodyNotObject
+            | DenyReason::BodyKeyRepeated
+            | DenyReason::BodyTooLarge
+            | DenyReason::RuleRefused
             | DenyReason::CredentialMissing
             | DenyReason::CredentialRefused(_)
             | DenyReason::RegistrationKeyRefused

@@ -102,6 +102,7 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         approvals: vm.asks.clone(),
         undos: vm.undos.clone(),
         records: vm.records.next_batch(),
+        shadow: None,
     };
     vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());
     let authorization = authorization();

@@ -44,8 +44,14 @@ pub struct AuditRecord<'a> {
     /// The coded reason: `ok`, `permission_missing`, `expired`, …
     #[serde(borrow)]
     pub reason: Text<'a>,
+    /// The custom rule that refused, as it names itself.
+    #[serde(borrow)]
+    pub rule: Option<Text<'a>>,
     /// Every check that was made, in order.
     pub checks: Vec<CheckOutcome>,
+    /// How the revision in shadow would have decided, where that differs: a sample.
+    #[serde(borrow)]
+    pub shadow: Option<ShadowNote<'a>>,
     /// The activation that decided; 0 before the first bundle.
     pub activation: u64,
     /// The revision that decided.
@@ -71,6 +77,21 @@ pub struct AuditRecord<'a> {
     pub total_us: u64,
     /// From forwarding to the first response header, microseconds; absent when not forwarded.
     pub upstream_us: Option<u64>,
+}
+
+/// How the revision in shadow would have decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowNote<'a> {
+    /// The revision in shadow.
+    pub revision: u64,
+    /// `permit` or `deny`: a request that differs in where it goes or what it costs only may be permitted by both.
+    pub decision: Decision,
+    /// The coded reason: `ok`, or why it would be refused.
+    #[serde(borrow)]
+    pub reason: Text<'a>,
+    /// The route that it would match.
+    #[serde(borrow)]
+    pub route: Option<Text<'a>>,
 }
 
 /// Who answered.
@@ -121,7 +142,7 @@ pub enum Decision {
 }
 
 /// A check of the pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the pipeline's stages")]
 pub enum Check {
     Path,
@@ -132,6 +153,9 @@ pub enum Check {
     Approval,
     Budget,
     ClientLimit,
+    Ownership,
+    Routing,
+    Rules,
 }
 
 /// How a check ended.
@@ -145,6 +169,8 @@ pub enum Outcome {
     FailedOpen,
     /// Could not be made; refused.
     FailedClosed,
+    /// Switched off for this user by a feature flag.
+    SkippedByFlag,
 }
 
 /// A check and how it ended.

@@ -24,13 +24,16 @@ pub struct BundleVersion {
     pub revision: u64,
     /// Rises when a key changes.
     pub key_set: u64,
+    /// Rises when a shadow begins or ends; 0 before the first.
+    pub shadow: u64,
 }
 
 impl BundleVersion {
     /// Whether a filter that enforces `current` may switch to this one: never backwards within one database.
     #[must_use]
     pub fn supersedes(&self, current: &Self) -> bool {
-        self.database_id != current.database_id || (self.activation, self.key_set) > (current.activation, current.key_set)
+        self.database_id != current.database_id
+            || (self.activation, self.key_set, self.shadow) > (current.activation, current.key_set, current.shadow)
     }
 }
 
@@ -85,6 +88,54 @@ pub struct Bundle {
     pub keys: Vec<IssuerKeys>,
     /// SHA-256 of each registration key.
     pub registration_key_hashes: Vec<[u8; 32]>,
+    /// The custom rules, ready to be loaded.
+    pub rules: Option<RulesImage>,
+    /// The revision that is evaluated beside the active one.
+    pub shadow: Option<ShadowPolicy>,
+}
+
+/// Custom rules as they are served: they have passed the gate of publishing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesImage {
+    /// File names and texts of the modules, tests left out.
+    pub modules: Vec<(String, String)>,
+    /// What the rules see as `data`: a JSON object.
+    pub data: String,
+    /// What they may read of `input`.
+    pub inputs: Vec<String>,
+    /// Inputs with the decisions that the gate computed: whoever loads the rules compares before relying on them.
+    pub vectors: Vec<RuleVector>,
+}
+
+/// An input, and what the rules decide of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleVector {
+    /// The input: a JSON object.
+    pub input: String,
+    /// The decision: a JSON object.
+    pub decision: String,
+}
+
+/// A revision that is evaluated beside the active one, with the active one's keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowPolicy {
+    /// Which.
+    pub revision: u64,
+    /// Its policy.
+    pub policy: PolicyDocument,
+    /// Its custom rules.
+    pub rules: Option<RulesImage>,
+}
+
+/// A revision in shadow, in its hot form.
+#[derive(Debug)]
+pub struct LoadedShadow {
+    /// Which.
+    pub revision: u64,
+    /// Its rules.
+    pub policy: CompiledPolicy,
+    /// Its custom rules.
+    pub rules: Option<RulesImage>,
 }
 
 /// A bundle in its hot form.
@@ -98,6 +149,10 @@ pub struct LoadedBundle {
     pub issuers: Issuers,
     /// SHA-256 of each registration key.
     pub registration_key_hashes: Vec<[u8; 32]>,
+    /// The custom rules.
+    pub rules: Option<RulesImage>,
+    /// The revision in shadow.
+    pub shadow: Option<LoadedShadow>,
 }
 
 /// Why a bundle is refused.
@@ -207,7 +262,18 @@ impl Bundle {
         let policy = compile(&self.policy.to_source()).map_err(BundleError::Policy)?;
         let issuers = self.policy.issuers.iter().map(|issuer| self.issuer_rules(issuer)).collect::<Result<_, _>>()?;
         let issuers = Issuers::new(issuers).map_err(BundleError::Issuers)?;
-        Ok(LoadedBundle { version: self.version, policy, issuers, registration_key_hashes: self.registration_key_hashes.clone() })
+        let shadow = self.shadow.as_ref().map(|shadow| {
+            let policy = compile(&shadow.policy.to_source()).map_err(BundleError::Policy)?;
+            Ok(LoadedShadow { revision: shadow.revision, policy, rules: shadow.rules.clone() })
+        });
+        Ok(LoadedBundle {
+            version: self.version,
+            policy,
+            issuers,
+            registration_key_hashes: self.registration_key_hashes.clone(),
+            rules: self.rules.clone(),
+            shadow: shadow.transpose()?,
+        })
     }
 
     fn issuer_rules(&self, issuer: &Issuer) -> Result<IssuerRules, BundleError> {

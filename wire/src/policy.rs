@@ -9,8 +9,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDocument {
+    /// Other files that belong to the policy, relative to the policy's folder: `routes/agents.yaml`, or `routes/*.yaml` for
+    /// all of a folder. Resolved when sources are read; empty in a merged document.
+    pub include: Vec<String>,
     /// Settings that are not tied to one rule. At most one file has them.
     pub settings: Option<Settings>,
+    /// How governors approve. At most one file has it.
+    pub approvals: Option<Approvals>,
+    /// Where requests go. At most one file has it.
+    pub routing: Option<Routing>,
+    /// What happens when a check cannot be made. At most one file has it.
+    pub failure_modes: Option<FailureModes>,
+    /// Texts of refusals that are not the built-in ones.
+    pub responses: Vec<ResponseText>,
+    /// Feature flags.
+    pub flags: Vec<Flag>,
+    /// Custom rules in Rego. At most one file has them.
+    pub rules: Option<Rules>,
     /// Who may sign tokens.
     pub issuers: Vec<Issuer>,
     /// Names of secrets that hold registration keys; several at once for rotation.
@@ -37,32 +52,11 @@ pub struct Settings {
     pub no_route_status: u16,
     /// Micro-USD charged by a route that names no cost.
     pub cost_micros_default: i64,
-    /// Whether users on trial are routed to the sandbox.
-    pub trial_to_sandbox: bool,
-    /// How a request that needs an approval is answered.
-    pub approval_answer: ApprovalAnswerStyle,
-    /// The role that, with a `governor_agent_id`, makes a user a governor.
-    pub governor_role: String,
-    /// How long an approval may be used after it was granted, in seconds.
-    pub approval_lifetime_s: u32,
     /// How long a request waits for the first bundle, keys and revocations, in milliseconds; then it gets 503. At most 10,000.
     pub cold_start_hold_ms: u32,
     /// How long keys and revocations are relied on without contact to the control plane, in seconds, 60 to 86,400. Then
     /// tokens are answered with 503.
     pub stale_after_s: u32,
-    /// Whether tokens are accepted before the first contact tells which of them are revoked.
-    pub revocation_when_unknown: RevocationWhenUnknown,
-}
-
-/// Whether tokens are accepted while it is not known which of them are revoked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RevocationWhenUnknown {
-    /// They wait, and then get 503.
-    #[default]
-    Refuse,
-    /// They are.
-    Allow,
 }
 
 impl Default for Settings {
@@ -72,15 +66,171 @@ impl Default for Settings {
             upgrade_url: "https://waooaw.com/upgrade".into(),
             no_route_status: 404,
             cost_micros_default: 1_000,
-            trial_to_sandbox: true,
-            approval_answer: ApprovalAnswerStyle::Forbidden,
-            governor_role: "admin".into(),
-            approval_lifetime_s: 3_600,
             cold_start_hold_ms: 3_000,
             stale_after_s: 3_600,
-            revocation_when_unknown: RevocationWhenUnknown::Refuse,
         }
     }
+}
+
+/// How governors approve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approvals {
+    /// The role that, with a `governor_agent_id`, makes a user a governor.
+    pub governor_role: String,
+    /// How long a request may wait for a decision, and then how long its grant may be used, in seconds, 60 to 604,800.
+    pub lifetime_s: u32,
+    /// How a request that needs an approval is answered.
+    pub answer: ApprovalAnswerStyle,
+    /// How many governors have to approve, 1 or 2. One refusal is enough to refuse.
+    pub approvers: u8,
+    /// Who is told of new requests.
+    pub webhook: Option<Webhook>,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { governor_role: "admin".into(), lifetime_s: 3_600, answer: ApprovalAnswerStyle::Forbidden, approvers: 1, webhook: None }
+    }
+}
+
+/// Where the control plane delivers events. Each delivery is signed and retried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `https`, a host that the control plane's `WEBHOOK_HOSTS` allows, no user, no fragment.
+    pub url: String,
+    /// The name of the secret whose bytes sign deliveries (HMAC-SHA-256).
+    pub secret: String,
+}
+
+/// Where requests go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Routing {
+    /// Where users on trial are routed.
+    pub trials: Target,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { trials: Target::Sandbox }
+    }
+}
+
+/// Where a permitted request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The backend.
+    Production,
+    /// The sandbox, which never gets a live token.
+    Sandbox,
+}
+
+/// What happens when a check cannot be made, where no rule says otherwise. Authentication, RBAC and policy always fail
+/// closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FailureModes {
+    /// Tokens, before the first contact tells which of them are revoked.
+    pub revocation: FailureMode,
+    /// Budgets in micro-USD that do not say `on_unavailable`.
+    pub money: FailureMode,
+    /// Budgets in tasks that do not say it.
+    pub tasks: FailureMode,
+    /// Budgets in requests that do not say it.
+    pub requests: FailureMode,
+}
+
+impl Default for FailureModes {
+    fn default() -> Self {
+        Self { revocation: FailureMode::Closed, money: FailureMode::Closed, tasks: FailureMode::Closed, requests: FailureMode::Open }
+    }
+}
+
+/// The text of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResponseText {
+    /// The coded reason, as records have it: `permission_missing`, `trial_expired`, …
+    pub reason: String,
+    /// The `detail` of the problem, one line of at most 512 bytes.
+    pub detail: String,
+}
+
+/// A feature flag. It is on or off for a user: by an override of the user's customer, else by its share of a roll-out, else
+/// by default. Callers without a customer id are told apart by issuer and subject, callers without a token have the default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flag {
+    /// Its unique name.
+    pub name: String,
+    /// For whom no override and no roll-out says otherwise.
+    pub default: FlagState,
+    /// Customers for whom it is on or off whatever else is said.
+    #[serde(default)]
+    pub overrides: Vec<FlagOverride>,
+    /// The share of users, in percent, for whom it is on. The same users stay in as the share grows.
+    #[serde(default)]
+    pub rollout_percent: Option<u8>,
+    /// The checks that are skipped where it is off. Routes name their flag themselves.
+    #[serde(default)]
+    pub switches: Vec<Switch>,
+}
+
+/// Whether a flag is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum FlagState {
+    On,
+    Off,
+}
+
+/// A flag's state for certain customers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlagOverride {
+    /// Their `customer_id`s.
+    pub customers: Vec<String>,
+    /// The state.
+    pub state: FlagState,
+}
+
+/// A check that a flag may switch off. Never authentication or ownership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// Whether the roles carry the route's permission (RBAC).
+    Permission,
+    /// Whether the trial has expired, or the route is closed to trials.
+    Trial,
+    /// Whether a governor must approve.
+    Approval,
+    /// Whether users on trial go to the sandbox.
+    Routing,
+    /// The custom rules.
+    Rules,
+    /// Budgets, rates and task limits. Those per client address stay.
+    Budget,
+}
+
+/// Custom rules in Rego: evaluated after the tables have permitted a request with a user, before anything is reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// The modules' files (`rules/hours.rego`); tests (`*_test.rego`) among them run when the policy is published and stay
+    /// out of the filter. They define `data.gateway.decision`.
+    pub modules: Vec<String>,
+    /// What the rules may read of `input`, as `jwt.roles`, `permission`, `facts.trial_expired`: the filter builds the input from
+    /// these alone, and answers equal inputs from memory.
+    pub inputs: Vec<String>,
+    /// The gateways whose requests they judge.
+    pub gateways: Vec<Gateway>,
+    /// A YAML or JSON file that the rules see as `data`.
+    #[serde(default)]
+    pub data: Option<String>,
 }
 
 /// How a request that needs an approval is answered.
@@ -282,6 +432,55 @@ pub struct Route {
     /// What the backend gets as credential.
     #[serde(default)]
     pub credential: CredentialForwarding,
+    /// The feature flag without which there is no such route: 404.
+    #[serde(default)]
+    pub flag: Option<String>,
+    /// Where the caller's customer id is forced into the request.
+    #[serde(default)]
+    pub ownership: Option<Ownership>,
+    /// The path that the backend gets instead of the request's: a literal, `/api/v1/auth/google/verify`.
+    #[serde(default)]
+    pub rewrite: Option<String>,
+    /// What kind of exchange it is. An upgrade is refused on every route that does not list it.
+    #[serde(default)]
+    pub exchange: ExchangeKind,
+}
+
+/// Where the caller's customer id is forced into the request, whatever the client sent there. A caller without one gets 401.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ownership {
+    /// Which part of the request.
+    #[serde(rename = "in")]
+    pub place: OwnershipPlace,
+    /// The query parameter, the parameter of the path template, or the key of the JSON object.
+    #[serde(default = "default_owner_name")]
+    pub name: String,
+}
+
+/// A part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnershipPlace {
+    /// Every spelling of the query parameter is removed and the true one appended.
+    Query,
+    /// The path segment is replaced.
+    Path,
+    /// The key of the JSON object is set. A body that is no JSON object, or repeats a key, gets 400.
+    Body,
+}
+
+/// What kind of exchange a route is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExchangeKind {
+    /// A request and its response, within Envoy's time-out.
+    #[default]
+    Plain,
+    /// A response that goes on (server-sent events): Envoy's time-out for a whole response does not apply.
+    Stream,
+    /// `Upgrade: websocket`.
+    Websocket,
 }
 
 /// Whether a governor must approve.
@@ -386,6 +585,10 @@ pub enum FailureMode {
     Open,
     /// Refused.
     Closed,
+}
+
+fn default_owner_name() -> String {
+    "customer_id".into()
 }
 
 fn default_token_types() -> Vec<String> {

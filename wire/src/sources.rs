@@ -1,7 +1,11 @@
 //! Policy sources: YAML files into one document. An error names the file, the line and the field.
 
-use crate::policy::PolicyDocument;
-use std::collections::BTreeMap;
+use crate::policy::{PolicyDocument, Rules};
+use decision_core::nearest::nearest;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The file that a policy of several files begins with.
+pub const ROOT: &str = "policy.yaml";
 
 /// Why sources are refused.
 #[derive(Debug, thiserror::Error)]
@@ -18,46 +22,165 @@ pub enum SourceError {
         /// The field and what is wrong with it.
         problem: String,
     },
-    /// Two files have settings.
-    #[error("{file}: `settings` stand in `{other}` already")]
-    SettingsTwice {
+    /// A section that stands once stands in two files.
+    #[error("{file}: `{section}` stands in `{other}` already")]
+    Twice {
         /// The second file.
         file: String,
+        /// The section.
+        section: &'static str,
         /// The first.
         other: String,
     },
     /// There is no file.
     #[error("there is no policy source (*.yaml)")]
     Empty,
+    /// There are several files and none of them is the root.
+    #[error("there is no `{ROOT}`, which includes the other files")]
+    NoRoot,
+    /// A file names another that is not there.
+    #[error("{file}: include: `{name}` does not exist{}", nearest_hint(.nearest.as_deref()))]
+    NoSuchFile {
+        /// The file.
+        file: String,
+        /// What it names.
+        name: String,
+        /// The most similar name that exists.
+        nearest: Option<String>,
+    },
+    /// A file is included twice.
+    #[error("{file}: include: `{name}` is included already")]
+    IncludedTwice {
+        /// The file.
+        file: String,
+        /// What it names.
+        name: String,
+    },
+    /// Nothing names a file: it would be a silent no-op.
+    #[error("{file}: no file includes it")]
+    NotIncluded {
+        /// The file.
+        file: String,
+    },
 }
 
-/// Reads and merges the files, in the order of their names.
+fn nearest_hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; the nearest name is `{name}`"))
+}
+
+/// Reads the root and what it includes, and merges all of it.
 ///
 /// # Errors
-/// The first file that is not what the schema says.
+/// The first file that is not what the schema says, or that nothing or nobody includes.
 pub fn read(files: &BTreeMap<String, String>) -> Result<PolicyDocument, SourceError> {
-    if files.is_empty() {
-        return Err(SourceError::Empty);
+    let yaml: Vec<&str> = files.keys().map(String::as_str).filter(|name| is_yaml(name)).collect();
+    let root = match *yaml {
+        [] => return Err(SourceError::Empty),
+        [only] => only,
+        [..] => yaml.iter().copied().find(|name| *name == ROOT).ok_or(SourceError::NoRoot)?,
+    };
+    let mut merge = Merge { files, document: PolicyDocument::default(), read: BTreeSet::new(), sections: BTreeMap::new() };
+    merge.add(root)?;
+    let named = |name: &str| merge.document.rules.as_ref().is_some_and(|rules| rules_name(rules, name));
+    match files.keys().find(|name| !merge.read.contains(name.as_str()) && !named(name)) {
+        Some(file) => Err(SourceError::NotIncluded { file: file.clone() }),
+        None => Ok(merge.document),
     }
-    let mut merged = PolicyDocument::default();
-    let mut settings_file: Option<&str> = None;
-    for (file, text) in files {
-        let document = read_file(file, text)?;
-        if let Some(settings) = document.settings {
-            if let Some(other) = settings_file {
-                return Err(SourceError::SettingsTwice { file: file.clone(), other: other.into() });
-            }
-            settings_file = Some(file);
-            merged.settings = Some(settings);
+}
+
+fn rules_name(rules: &Rules, name: &str) -> bool {
+    rules.modules.iter().chain(&rules.data).any(|known| known == name)
+}
+
+fn is_yaml(name: &str) -> bool {
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
+struct Merge<'f> {
+    files: &'f BTreeMap<String, String>,
+    document: PolicyDocument,
+    read: BTreeSet<&'f str>,
+    sections: BTreeMap<&'static str, &'f str>,
+}
+
+impl<'f> Merge<'f> {
+    fn add(&mut self, name: &'f str) -> Result<(), SourceError> {
+        self.read.insert(name);
+        let text = self.files.get(name).map_or("", String::as_str);
+        let document = read_file(name, text)?;
+        let PolicyDocument {
+            include,
+            settings,
+            approvals,
+            routing,
+            failure_modes,
+            responses,
+            flags,
+            rules,
+            issuers,
+            registration_keys,
+            permissions,
+            roles,
+            routes,
+            budgets,
+        } = document;
+        once(&mut self.sections, name, "settings", settings, &mut self.document.settings)?;
+        once(&mut self.sections, name, "approvals", approvals, &mut self.document.approvals)?;
+        once(&mut self.sections, name, "routing", routing, &mut self.document.routing)?;
+        once(&mut self.sections, name, "failure_modes", failure_modes, &mut self.document.failure_modes)?;
+        once(&mut self.sections, name, "rules", rules, &mut self.document.rules)?;
+        self.document.responses.extend(responses);
+        self.document.flags.extend(flags);
+        self.document.issuers.extend(issuers);
+        self.document.registration_keys.extend(registration_keys);
+        self.document.permissions.extend(permissions);
+        self.document.roles.extend(roles);
+        self.document.routes.extend(routes);
+        self.document.budgets.extend(budgets);
+        include.iter().try_for_each(|pattern| self.include(name, pattern))
+    }
+
+    fn include(&mut self, by: &str, pattern: &str) -> Result<(), SourceError> {
+        let files = self.files;
+        let found: Vec<&'f str> = files.keys().map(String::as_str).filter(|name| is_yaml(name) && matches(pattern, name)).collect();
+        if found.is_empty() {
+            let known = files.keys().map(String::as_str).filter(|name| is_yaml(name));
+            let nearest = nearest(pattern, known).map(str::to_owned);
+            return Err(SourceError::NoSuchFile { file: by.into(), name: pattern.into(), nearest });
         }
-        merged.issuers.extend(document.issuers);
-        merged.registration_keys.extend(document.registration_keys);
-        merged.permissions.extend(document.permissions);
-        merged.roles.extend(document.roles);
-        merged.routes.extend(document.routes);
-        merged.budgets.extend(document.budgets);
+        for name in found {
+            if self.read.contains(name) {
+                return Err(SourceError::IncludedTwice { file: by.into(), name: name.into() });
+            }
+            self.add(name)?;
+        }
+        Ok(())
     }
-    Ok(merged)
+}
+
+/// `routes/*.yaml` is every file of that folder and none below it.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix("*.yaml") {
+        Some(folder) => name.strip_prefix(folder).is_some_and(|rest| rest.ends_with(".yaml") && !rest.contains('/')),
+        None => pattern == name,
+    }
+}
+
+fn once<'f, T>(
+    sections: &mut BTreeMap<&'static str, &'f str>,
+    file: &'f str,
+    section: &'static str,
+    value: Option<T>,
+    merged: &mut Option<T>,
+) -> Result<(), SourceError> {
+    if value.is_none() {
+        return Ok(());
+    }
+    if let Some(other) = sections.insert(section, file) {
+        return Err(SourceError::Twice { file: file.into(), section, other: other.into() });
+    }
+    *merged = value;
+    Ok(())
 }
 
 fn read_file(file: &str, text: &str) -> Result<PolicyDocument, SourceError> {
@@ -74,18 +197,59 @@ fn read_file(file: &str, text: &str) -> Result<PolicyDocument, SourceError> {
 mod tests {
     use super::*;
 
+    fn files(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+        files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
     #[test]
     fn an_unknown_field_names_file_line_and_field() {
         let text = "roles:\n  - name: a\n    permissions: []\n    permisions: []\n";
-        let error = read(&BTreeMap::from([("roles.yaml".into(), text.into())])).unwrap_err().to_string();
+        let error = read(&files(&[("roles.yaml", text)])).unwrap_err().to_string();
         assert!(error.starts_with("roles.yaml:4:"), "{error}");
         assert!(error.contains("permisions"), "{error}");
     }
 
     #[test]
-    fn settings_stand_once() {
-        let text = "settings: {no_route_status: 403}\n";
-        let files = BTreeMap::from([("a.yaml".to_string(), text.to_string()), ("b.yaml".into(), text.into())]);
-        assert_eq!(read(&files).unwrap_err().to_string(), "b.yaml: `settings` stand in `a.yaml` already");
+    fn a_section_that_stands_once_stands_once() {
+        let root = "include: [b.yaml]\nsettings: {no_route_status: 403}\n";
+        let error = read(&files(&[("policy.yaml", root), ("b.yaml", "settings: {no_route_status: 403}\n")])).unwrap_err();
+        assert_eq!(error.to_string(), "b.yaml: `settings` stands in `policy.yaml` already");
+    }
+
+    #[test]
+    fn what_is_included_is_merged() {
+        let root = "include: ['routes/*.yaml', more/roles.yaml]\npermissions: [a.read]\n";
+        let role = "roles: [{name: a, permissions: [a.read]}]\n";
+        let route = |name: &str| format!("routes: [{{name: {name}, gateways: [PP], methods: [GET], path: /{name}, require: public}}]\n");
+        let merged = read(&files(&[
+            ("policy.yaml", root),
+            ("routes/a.yaml", &route("a")),
+            ("routes/b.yaml", &route("b")),
+            ("more/roles.yaml", role),
+        ]))
+        .unwrap();
+        assert_eq!(merged.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((merged.roles.len(), merged.permissions.len(), merged.include.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_not_wanted_or_wanted_twice_is_refused() {
+        let one = "permissions: [a.read]\n";
+        for (sources, message) in [
+            (
+                files(&[("policy.yaml", "include: [role.yaml]\n"), ("roles.yaml", one)]),
+                "policy.yaml: include: `role.yaml` does not exist; the nearest name is `roles.yaml`",
+            ),
+            (
+                files(&[("policy.yaml", "include: [a.yaml]\n"), ("a.yaml", "include: [policy.yaml]\n")]),
+                "a.yaml: include: `policy.yaml` is included already",
+            ),
+            (files(&[("policy.yaml", one), ("a.yaml", "")]), "a.yaml: no file includes it"),
+            (files(&[("policy.yaml", one), ("a.rego", "")]), "a.rego: no file includes it"),
+            (files(&[("a.yaml", one), ("b.yaml", one)]), "there is no `policy.yaml`, which includes the other files"),
+            (files(&[]), "there is no policy source (*.yaml)"),
+        ] {
+            assert_eq!(read(&sources).unwrap_err().to_string(), message);
+        }
     }
 }

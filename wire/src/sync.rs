@@ -30,6 +30,37 @@ pub struct SyncRequest {
     pub undos: Vec<ApprovalUndo>,
     /// Audit records; sent again unchanged until acknowledged.
     pub records: Option<RecordBatch>,
+    /// What the revision in shadow came to, if there is one and it has judged anything.
+    pub shadow: Option<ShadowReport>,
+}
+
+/// How the revision in shadow compares, on the requests of one holder. Cumulative since the shadow began there, so that any
+/// report may be lost or repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowReport {
+    /// The shadow run, from [`BundleVersion::shadow`](crate::bundle::BundleVersion).
+    pub shadow: u64,
+    /// Requests that both revisions judged.
+    pub compared: u64,
+    /// Requests that only the active one could judge: the shadow wants a credential that was not verified.
+    pub unjudged: u64,
+    /// Requests that were judged differently. Those beyond the table's room are under an empty route.
+    pub differences: Vec<ShadowDifference>,
+}
+
+/// One way in which the two revisions differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ShadowDifference {
+    /// The check at which they part.
+    pub check: crate::audit::Check,
+    /// The rule of the revision in shadow: its route, else the active one's.
+    pub route: String,
+    /// What the active revision came to: `ok`, a coded reason, or `sandbox`, `production`, `approval`, `charges`.
+    pub active: String,
+    /// What the one in shadow came to, in the same words.
+    pub shadow: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// What the holder knows and wants of one account, in the budget's unit.

@@ -3,11 +3,13 @@
 use crate::audit;
 use crate::policy::{self as wire, PolicyDocument};
 use decision_core::budget::{Rhythm, Unit};
-use decision_core::decision::Check;
+use decision_core::decision::{Check, Target};
 use decision_core::failure::FailureMode;
+use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::source::{
-    BudgetSource, CredentialForwarding, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
+    BudgetSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, OwnershipPlace, OwnershipSource,
+    PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
 };
 use std::time::Duration;
 
@@ -16,27 +18,81 @@ impl PolicyDocument {
     #[must_use]
     pub fn to_source(&self) -> PolicySource {
         let settings = self.settings.clone().unwrap_or_default();
+        let approvals = self.approvals.clone().unwrap_or_default();
+        let failure_modes = self.failure_modes.unwrap_or_default();
         PolicySource {
             settings: SettingsSource {
                 problem_base: settings.problem_base,
                 upgrade_url: settings.upgrade_url,
                 no_route_status: settings.no_route_status,
                 cost_micros_default: settings.cost_micros_default,
-                trial_to_sandbox: settings.trial_to_sandbox,
-                approval_redirect: settings.approval_answer == wire::ApprovalAnswerStyle::Redirect,
-                governor_role: settings.governor_role,
+                trial_target: target(self.routing.unwrap_or_default().trials),
+                approval_redirect: approvals.answer == wire::ApprovalAnswerStyle::Redirect,
+                governor_role: approvals.governor_role,
+                approval_lifetime: Duration::from_secs(approvals.lifetime_s.into()),
+                approvers: approvals.approvers,
                 cold_start_hold: Duration::from_millis(settings.cold_start_hold_ms.into()),
                 stale_after: Duration::from_secs(settings.stale_after_s.into()),
-                revocation_when_unknown: match settings.revocation_when_unknown {
-                    wire::RevocationWhenUnknown::Refuse => FailureMode::Closed,
-                    wire::RevocationWhenUnknown::Allow => FailureMode::Open,
+                failure_modes: FailureModes {
+                    revocation: failure_mode(failure_modes.revocation),
+                    money: failure_mode(failure_modes.money),
+                    tasks: failure_mode(failure_modes.tasks),
+                    requests: failure_mode(failure_modes.requests),
                 },
             },
+            responses: self.responses.iter().map(|text| (text.reason.clone(), text.detail.clone())).collect(),
+            flags: self.flags.iter().map(flag_source).collect(),
+            rules: self.rules.as_ref().map(|rules| gateways(&rules.gateways)),
             issuers: self.issuers.iter().map(issuer_source).collect(),
             permissions: self.permissions.clone(),
             roles: self.roles.iter().map(role_source).collect(),
             routes: self.routes.iter().map(route_source).collect(),
             budgets: self.budgets.iter().map(budget_source).collect(),
+        }
+    }
+}
+
+fn target(target: wire::Target) -> Target {
+    match target {
+        wire::Target::Production => Target::Production,
+        wire::Target::Sandbox => Target::Sandbox,
+    }
+}
+
+fn failure_mode(mode: wire::FailureMode) -> FailureMode {
+    match mode {
+        wire::FailureMode::Open => FailureMode::Open,
+        wire::FailureMode::Closed => FailureMode::Closed,
+    }
+}
+
+fn flag_source(flag: &wire::Flag) -> FlagSource {
+    let state = |state| match state {
+        wire::FlagState::On => FlagState::On,
+        wire::FlagState::Off => FlagState::Off,
+    };
+    FlagSource {
+        name: flag.name.clone(),
+        default: state(flag.default),
+        overrides: flag
+            .overrides
+            .iter()
+            .flat_map(|known| known.customers.iter().map(move |customer| (customer.clone(), state(known.state))))
+            .collect(),
+        rollout_percent: flag.rollout_percent,
+        switches: flag.switches.iter().map(|switch| (*switch).into()).collect(),
+    }
+}
+
+impl From<wire::Switch> for Switch {
+    fn from(switch: wire::Switch) -> Self {
+        match switch {
+            wire::Switch::Permission => Self::Permission,
+            wire::Switch::Trial => Self::Trial,
+            wire::Switch::Approval => Self::Approval,
+            wire::Switch::Routing => Self::Routing,
+            wire::Switch::Rules => Self::Rules,
+            wire::Switch::Budget => Self::Budget,
         }
     }
 }
@@ -72,6 +128,21 @@ fn route_source(route: &wire::Route) -> RouteSource {
             wire::CredentialForwarding::OriginalHeader => CredentialForwarding::OriginalHeader,
             wire::CredentialForwarding::Forward => CredentialForwarding::Forward,
         },
+        flag: route.flag.clone(),
+        ownership: route.ownership.as_ref().map(|ownership| OwnershipSource {
+            place: match ownership.place {
+                wire::OwnershipPlace::Query => OwnershipPlace::Query,
+                wire::OwnershipPlace::Path => OwnershipPlace::Path,
+                wire::OwnershipPlace::Body => OwnershipPlace::Body,
+            },
+            name: ownership.name.clone(),
+        }),
+        rewrite: route.rewrite.clone(),
+        exchange: match route.exchange {
+            wire::ExchangeKind::Plain => ExchangeKind::Plain,
+            wire::ExchangeKind::Stream => ExchangeKind::Stream,
+            wire::ExchangeKind::Websocket => ExchangeKind::Websocket,
+        },
     }
 }
 
@@ -96,10 +167,7 @@ fn budget_source(budget: &wire::Budget) -> BudgetSource {
         gateways: gateways(&budget.gateways),
         problem: budget.problem.clone(),
         status: budget.status,
-        failure_mode: budget.on_unavailable.map(|mode| match mode {
-            wire::FailureMode::Open => FailureMode::Open,
-            wire::FailureMode::Closed => FailureMode::Closed,
-        }),
+        failure_mode: budget.on_unavailable.map(failure_mode),
     }
 }
 
@@ -152,7 +220,10 @@ impl From<Check> for audit::Check {
             Check::Authentication => Self::Authentication,
             Check::Permission => Self::Permission,
             Check::Trial => Self::Trial,
+            Check::Ownership => Self::Ownership,
             Check::Approval => Self::Approval,
+            Check::Routing => Self::Routing,
+            Check::Rules => Self::Rules,
             Check::Budget => Self::Budget,
         }
     }

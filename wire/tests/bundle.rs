@@ -21,7 +21,7 @@ fn bundle(change: impl FnOnce(&mut Issuer, &mut IssuerKeys)) -> Bundle {
     let mut keys = IssuerKeys { issuer: "pp".into(), keys: vec![es256(Some("k"))], known: KeysKnown::Always };
     change(&mut policy.issuers[0], &mut keys);
     assert_eq!(policy.issuers[0].gateways, [Gateway::Pp]);
-    Bundle { version: BundleVersion::default(), policy, keys: vec![keys], registration_key_hashes: vec![] }
+    Bundle { version: BundleVersion::default(), policy, keys: vec![keys], registration_key_hashes: vec![], rules: None, shadow: None }
 }
 
 fn error(change: impl FnOnce(&mut Issuer, &mut IssuerKeys)) -> String {
@@ -92,7 +92,7 @@ fn slow_algorithms_need_a_word_and_published_keys_a_list() {
 
 #[test]
 fn only_a_later_activation_or_key_set_supersedes_within_one_database() {
-    let version = |activation, key_set| BundleVersion { database_id: [1; 16], activation, revision: 0, key_set };
+    let version = |activation, key_set| BundleVersion { database_id: [1; 16], activation, revision: 0, key_set, shadow: 0 };
     assert!(version(2, 0).supersedes(&version(1, 9)) && version(1, 2).supersedes(&version(1, 1)));
     for older in [version(1, 1), version(1, 0), version(0, 9)] {
         assert!(!older.supersedes(&version(1, 1)));

@@ -105,7 +105,7 @@ async fn decide(
     }
     admin_events::check_reason(&request.reason)?;
     let policy = state.policy();
-    let lifetime_s = policy.document.settings.clone().unwrap_or_default().approval_lifetime_s;
+    let lifetime_s = policy.document.approvals.clone().unwrap_or_default().lifetime_s;
     let terms = Terms { lifetime: Duration::from_secs(u64::from(lifetime_s)), public_url: &state.settings.public_url };
     let decided = store::decide(&state.database, id, request.decision, Actor::from(&caller), &request.reason, terms).await;
     let outcome = decided.as_ref().map_or("not_decided", |approval| if approval.status == "approved" { "approved" } else { "rejected" });

@@ -215,6 +215,9 @@ const fn check_name(check: Check) -> &'static str {
         Check::Approval => "approval",
         Check::Budget => "budget",
         Check::ClientLimit => "client_limit",
+        Check::Ownership => "ownership",
+        Check::Routing => "routing",
+        Check::Rules => "rules",
     }
 }
 
@@ -224,6 +227,7 @@ const fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Deny => "deny",
         Outcome::FailedOpen => "failed_open",
         Outcome::FailedClosed => "failed_closed",
+        Outcome::SkippedByFlag => "skipped_by_flag",
     }
 }
 

@@ -89,7 +89,14 @@ impl Resolved {
     pub fn compile(self, version: BundleVersion) -> Result<ActivePolicy, PolicyFault> {
         let keys_fingerprint = self.fingerprint(version.database_id);
         let Self { files, document, keys, jwk_changes } = self;
-        let bundle = Bundle { version, policy: document, keys: keys.issuers, registration_key_hashes: keys.registration_key_hashes };
+        let bundle = Bundle {
+            version,
+            policy: document,
+            keys: keys.issuers,
+            registration_key_hashes: keys.registration_key_hashes,
+            rules: None,
+            shadow: None,
+        };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;

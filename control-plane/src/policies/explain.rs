@@ -8,9 +8,9 @@ use crate::problem::{ApiError, Problem};
 use authn::{Algorithm, JwsHeader};
 use axum::Json;
 use axum::extract::State;
-use decision_core::decision::{ApprovalNeed, Check, DenyReason, Target};
+use decision_core::decision::{ApprovalNeed, Check, DenyReason, Finding, RuleVerdict, Target};
 use decision_core::explain::{ExplainedOutcome, Explanation};
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::Method;
 use decision_core::path::CanonicalPath;
 use decision_core::principal::{CredentialFault, Identity, Principal};
@@ -83,7 +83,7 @@ pub struct Answer {
 pub struct CheckMade {
     /// Its name.
     pub check: &'static str,
-    /// `ok`, or the coded reason.
+    /// `ok`, `skipped_by_flag`, or the coded reason.
     pub outcome: &'static str,
 }
 
@@ -138,8 +138,8 @@ pub fn answer(policy: &ActivePolicy, question: &Question) -> Result<Answer, ApiE
         Asker::Verified(principal) => Authentication::Verified(principal),
         Asker::Refused(fault) => Authentication::Refused(*fault),
     };
-    let facts = RequestFacts { gateway, method: method.unwrap_or(Method::Get), route, authentication };
-    Ok(told(policy, decision_core::explain(&policy.loaded.policy, &facts, now)))
+    let facts = RequestFacts { gateway, method: method.unwrap_or(Method::Get), route, authentication, upgrade: Upgrade::None };
+    Ok(told(policy, decision_core::explain(&policy.loaded.policy, &facts, now, |_conditional| RuleVerdict::Deny)))
 }
 
 fn moment(at: OffsetDateTime) -> Timestamp {
@@ -181,15 +181,17 @@ fn identify(bundle: &LoadedBundle, claims: &Map<String, Value>, now: Timestamp) 
 }
 
 fn refused_path(reason: DenyReason) -> Explanation {
-    Explanation { checks: vec![(Check::Path, Some(reason))], route: None, action: None, outcome: ExplainedOutcome::Deny(reason) }
+    Explanation {
+        checks: vec![(Check::Path, Finding::Refused(reason))],
+        route: None,
+        action: None,
+        outcome: ExplainedOutcome::Deny(reason),
+    }
 }
 
 fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
-    let checks = explanation
-        .checks
-        .into_iter()
-        .map(|(check, refused)| CheckMade { check: check.name(), outcome: refused.map_or("ok", DenyReason::code) })
-        .collect();
+    let checks =
+        explanation.checks.into_iter().map(|(check, finding)| CheckMade { check: check.name(), outcome: finding.code() }).collect();
     let answer = Answer {
         decision: "deny",
         reason: "ok",

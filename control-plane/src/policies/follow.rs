@@ -91,7 +91,8 @@ pub async fn load_active(
         Some(current) if current.keys_fingerprint == fingerprint => current.version.key_set,
         Some(_) | None => number(store::key_set_register(database, fingerprint).await?.0),
     };
-    let version = BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set };
+    let version =
+        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set, shadow: 0 };
     if current.is_some_and(|current| current.version == version && current.jwk_changes == jwk_changes) {
         return Ok(None);
     }
@@ -143,7 +144,7 @@ fn switch_to(state: &AppState, loaded: ActivePolicy) {
         newer
     });
     if switched {
-        let BundleVersion { database_id: _, activation, revision, key_set } = version;
+        let BundleVersion { database_id: _, activation, revision, key_set, shadow: _ } = version;
         tracing::info!(activation, revision, key_set, "switched policy");
         state.metrics.policy_in_force(&version);
     }

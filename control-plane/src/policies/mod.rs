@@ -10,23 +10,18 @@ pub mod compile;
 pub mod directory;
 pub mod embedded;
 pub mod explain;
-pub mod fault;
 pub mod follow;
 pub mod http;
 pub mod store;
 
-pub use fault::PolicyFault;
+pub use authoring::{Files, PolicyFault};
 
 use axum::body::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use utoipa::ToSchema;
 use wire::bundle::{BundleVersion, LoadedBundle};
 use wire::policy::PolicyDocument;
-
-/// The files of a revision: name to YAML text.
-pub type Files = BTreeMap<String, String>;
 
 /// A policy in force, in every form that somebody needs.
 #[derive(Debug)]
@@ -49,9 +44,9 @@ impl ActivePolicy {
     /// The version as filters name it in `If-None-Match`.
     #[must_use]
     pub fn tag(&self) -> String {
-        let BundleVersion { database_id, activation, revision: _, key_set } = self.version;
+        let BundleVersion { database_id, activation, revision: _, key_set, shadow } = self.version;
         let [a, b, c, d, ..] = database_id;
-        format!("{activation}.{key_set}.{a:02x}{b:02x}{c:02x}{d:02x}")
+        format!("{activation}.{key_set}.{shadow}.{a:02x}{b:02x}{c:02x}{d:02x}")
     }
 }
 

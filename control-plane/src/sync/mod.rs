@@ -69,7 +69,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
     if call < 1 {
         return Err(SyncError::Invalid("the first call is number 1"));
     }
-    let settings = active.document.settings.clone().unwrap_or_default();
+    let governing = active.document.approvals.clone().unwrap_or_default();
     let job = Job {
         holder: HolderId(Uuid::from_bytes(request.holder)),
         envoy_id: &envoy.envoy_id,
@@ -80,10 +80,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
         asks: &request.approvals,
         undos: &request.undos,
-        terms: approvals::Terms {
-            lifetime: Duration::from_secs(u64::from(settings.approval_lifetime_s)),
-            public_url: &state.settings.public_url,
-        },
+        terms: approvals::Terms { lifetime: Duration::from_secs(u64::from(governing.lifetime_s)), public_url: &state.settings.public_url },
         batch: checked_batch(request.records.as_ref())?,
     };
     let committed = match store::commit(&state.database, &job).await {

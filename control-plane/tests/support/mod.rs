@@ -143,7 +143,7 @@ impl World {
 
     /// The policy files, as they would be published.
     pub(crate) fn files(&self) -> Value {
-        json!(control_plane::policies::directory::read(&self.directory.path().join("policies")).unwrap())
+        json!(authoring::directory::read(&self.directory.path().join("policies")).unwrap())
     }
 
     /// Replaces text in a policy file of the directory.
@@ -203,7 +203,7 @@ fn ops_key() -> &'static ES256KeyPair {
 /// A file for every secret that the shipped policies name.
 fn write_secrets(directory: &Path) {
     std::fs::create_dir(directory).unwrap();
-    let files = control_plane::policies::directory::read(Path::new(POLICIES)).unwrap();
+    let files = authoring::directory::read(Path::new(POLICIES)).unwrap();
     let document = wire::sources::read(&files).unwrap();
     for key in document.issuers.iter().flat_map(|issuer| &issuer.keys) {
         let text = match key.algorithm.as_str() {
@@ -227,7 +227,7 @@ fn rsa_public_pem() -> &'static str {
 }
 
 fn copy_policies(from: &Path, to: &Path) {
-    for (name, text) in control_plane::policies::directory::read(from).unwrap() {
+    for (name, text) in authoring::directory::read(from).unwrap() {
         let path = to.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();

@@ -1,17 +1,17 @@
 //! The compiled policy: what [`crate::decide()`] reads. Built by [`compile`](compile::compile), never changed.
 
 pub mod compile;
-mod limits;
 pub mod route;
 pub mod source;
 
 use crate::budget::{Budget, BudgetId};
 use crate::decision::Charge;
+use crate::flag::{Flag, FlagId, FlagSet, FlagState, SwitchedOff};
 use crate::gateway::{Gateway, GatewaySet, Method};
 use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
 use crate::principal::{Identity, Principal, Tier};
 use hashbrown::HashMap;
-pub use source::CredentialForwarding;
+pub use source::{CredentialForwarding, ExchangeKind};
 
 /// The most budgets that one request may be charged to.
 pub const CHARGES_MAX: usize = 8;
@@ -55,10 +55,29 @@ pub struct Route {
     pub closed_to_trials: bool,
     /// What the backend gets as credential.
     pub credential: CredentialForwarding,
+    /// The flag without which there is no such route.
+    pub flag: Option<FlagId>,
+    /// Where the caller's customer id is forced into the request.
+    pub ownership: Option<Ownership>,
+    /// The path that the backend gets instead.
+    pub rewrite: Option<Box<str>>,
+    /// What kind of exchange it is.
+    pub exchange: ExchangeKind,
     /// The budget that counts its requests per client address.
     pub limit: Option<BudgetId>,
     /// What it may charge: a budget that is for one tier or gateway only counts there.
     pub charges: Box<[Charge]>,
+}
+
+/// Where the caller's customer id is forced into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Every spelling of this query parameter is removed and the true one appended.
+    Query(Box<str>),
+    /// The segment of the path with this number, from 0, is replaced.
+    Path(usize),
+    /// This key of the JSON object in the body is set.
+    Body(Box<str>),
 }
 
 /// Settings that decisions depend on.
@@ -88,6 +107,10 @@ pub struct CompiledPolicy {
     routes: Vec<Route>,
     budgets: Vec<Budget>,
     indexes: [route::RouteIndex; 4],
+    flags: Vec<Flag>,
+    /// Sorted by coded reason.
+    responses: Box<[(Box<str>, Box<str>)]>,
+    ruled: GatewaySet,
 }
 
 impl CompiledPolicy {
@@ -126,6 +149,39 @@ impl CompiledPolicy {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// All flags.
+    #[must_use]
+    pub fn flags(&self) -> &[Flag] {
+        &self.flags
+    }
+
+    /// The flags that are on for a user; for callers without a token, those that are on by default.
+    #[must_use]
+    pub fn flags_of(&self, identity: Option<&Identity>) -> (FlagSet, SwitchedOff) {
+        let mut on = FlagSet::default();
+        let mut off = SwitchedOff::default();
+        for flag in &self.flags {
+            match flag.state(identity) {
+                FlagState::On => on.insert(flag.id),
+                FlagState::Off => off.extend(flag.switches),
+            }
+        }
+        (on, off)
+    }
+
+    /// The operator's text for a coded reason.
+    #[must_use]
+    pub fn response(&self, reason: &str) -> Option<&str> {
+        let found = self.responses.binary_search_by(|(known, _)| (**known).cmp(reason)).ok()?;
+        self.responses.get(found).map(|(_, detail)| &**detail)
+    }
+
+    /// The gateways whose requests custom rules judge.
+    #[must_use]
+    pub const fn ruled(&self) -> GatewaySet {
+        self.ruled
     }
 
     /// All budgets, in the order in which they are charged and named.
@@ -176,7 +232,8 @@ impl CompiledPolicy {
         let assigned: Vec<&str> = identity.roles.iter().map(|role| &**role).filter(|role| may_assign(role)).collect();
         let governor = identity.governor_agent_id.is_some() && assigned.contains(&&*self.settings.governor_role);
         let roles_joined = assigned.join(",").into();
-        Some(Principal { permissions, tier: Tier::of(&identity), governor, roles_joined, identity })
+        let (flags, switched_off) = self.flags_of(Some(&identity));
+        Some(Principal { permissions, tier: Tier::of(&identity), governor, roles_joined, flags, switched_off, identity })
     }
 }
 

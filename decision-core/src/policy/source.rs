@@ -1,7 +1,10 @@
 //! The policy before it is compiled: plain values with names, as a document says them.
 
 use crate::budget::{Rhythm, Unit};
+use crate::decision::Target;
+use crate::facts::Upgrade;
 use crate::failure::FailureMode;
+use crate::flag::{FlagState, Switch};
 use crate::gateway::{Gateway, Method};
 use core::time::Duration;
 
@@ -15,6 +18,11 @@ pub struct PolicySource {
     pub roles: Vec<RoleSource>,
     pub routes: Vec<RouteSource>,
     pub budgets: Vec<BudgetSource>,
+    pub flags: Vec<FlagSource>,
+    /// Coded reasons and the `detail` of their problems.
+    pub responses: Vec<(String, String)>,
+    /// The gateways whose requests custom rules judge; none when there are no rules.
+    pub rules: Option<Vec<Gateway>>,
 }
 
 /// Settings that decisions depend on.
@@ -25,12 +33,30 @@ pub struct SettingsSource {
     pub upgrade_url: String,
     pub no_route_status: u16,
     pub cost_micros_default: i64,
-    pub trial_to_sandbox: bool,
+    pub trial_target: Target,
     pub approval_redirect: bool,
     pub governor_role: String,
+    pub approval_lifetime: Duration,
+    pub approvers: u8,
     pub cold_start_hold: Duration,
     pub stale_after: Duration,
-    pub revocation_when_unknown: FailureMode,
+    pub failure_modes: FailureModes,
+}
+
+/// What happens when a check cannot be made, where no rule says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct FailureModes {
+    pub revocation: FailureMode,
+    pub money: FailureMode,
+    pub tasks: FailureMode,
+    pub requests: FailureMode,
+}
+
+impl Default for FailureModes {
+    fn default() -> Self {
+        Self { revocation: FailureMode::Closed, money: FailureMode::Closed, tasks: FailureMode::Closed, requests: FailureMode::Open }
+    }
 }
 
 impl Default for SettingsSource {
@@ -40,12 +66,14 @@ impl Default for SettingsSource {
             upgrade_url: String::new(),
             no_route_status: 404,
             cost_micros_default: 0,
-            trial_to_sandbox: false,
+            trial_target: Target::Production,
             approval_redirect: false,
             governor_role: String::new(),
+            approval_lifetime: Duration::from_secs(3_600),
+            approvers: 1,
             cold_start_hold: Duration::from_secs(3),
             stale_after: Duration::from_secs(3_600),
-            revocation_when_unknown: FailureMode::Closed,
+            failure_modes: FailureModes::default(),
         }
     }
 }
@@ -108,6 +136,63 @@ pub struct RouteSource {
     pub governor_approval: bool,
     pub closed_to_trials: bool,
     pub credential: CredentialForwarding,
+    pub flag: Option<String>,
+    pub ownership: Option<OwnershipSource>,
+    pub rewrite: Option<String>,
+    pub exchange: ExchangeKind,
+}
+
+/// Where the caller's customer id is forced into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct OwnershipSource {
+    pub place: OwnershipPlace,
+    pub name: String,
+}
+
+/// A part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnershipPlace {
+    /// A query parameter, in every spelling.
+    Query,
+    /// A segment of the path.
+    Path,
+    /// A key of the JSON object in the body.
+    Body,
+}
+
+/// What kind of exchange a route is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExchangeKind {
+    /// A request and its response.
+    #[default]
+    Plain,
+    /// A response that goes on.
+    Stream,
+    /// `Upgrade: websocket`.
+    Websocket,
+}
+
+impl ExchangeKind {
+    /// The upgrade that a request of such a route asks for.
+    #[must_use]
+    pub const fn upgrade(self) -> Upgrade {
+        match self {
+            Self::Plain | Self::Stream => Upgrade::None,
+            Self::Websocket => Upgrade::Websocket,
+        }
+    }
+}
+
+/// A feature flag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct FlagSource {
+    pub name: String,
+    pub default: FlagState,
+    pub overrides: Vec<(String, FlagState)>,
+    pub rollout_percent: Option<u8>,
+    pub switches: Vec<Switch>,
 }
 
 /// A budget.

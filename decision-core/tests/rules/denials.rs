@@ -3,9 +3,9 @@
 use crate::fixture::{NOW, identity, source};
 use decision_core::budget::BudgetId;
 use decision_core::decide;
-use decision_core::decision::{ApprovalNeed, Check, Decision, Denial, DenyReason, Permit, Target};
+use decision_core::decision::{ApprovalNeed, Check, Decision, Denial, DenyReason, Finding, Permit, Target};
 use decision_core::explain::{ExplainedOutcome, explain};
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::failure::{FailureMode, Fault, Resolution, resolve};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::AmbiguousPath;
@@ -23,17 +23,17 @@ fn policy() -> CompiledPolicy {
 }
 
 fn decide_as(policy: &CompiledPolicy, gateway: Gateway, (method, path): (Method, &str), authentication: Authentication<'_>) -> Decision {
-    let facts = RequestFacts { gateway, method, route: policy.route(gateway, method, path), authentication };
+    let facts = RequestFacts { gateway, method, route: policy.route(gateway, method, path), authentication, upgrade: Upgrade::None };
     let decision = decide(policy, &facts, NOW);
-    let told = explain(policy, &facts, NOW);
+    let told = explain(policy, &facts, NOW, |_conditional| unreachable!("no rules"));
     match (&decision, told.outcome) {
         (Decision::Deny(denial), ExplainedOutcome::Deny(reason)) => {
-            assert_eq!(told.checks.last(), Some(&(reason.check(), Some(reason))));
+            assert_eq!(told.checks.last(), Some(&(reason.check(), Finding::Refused(reason))));
             assert_eq!(denial.reason, reason);
         }
         (Decision::Permit(permit), ExplainedOutcome::Permit { target, approval, charges }) => {
             assert_eq!((permit.target(), permit.approval(), permit.charges().iter().count()), (target, approval, charges.len()));
-            assert!(told.checks.iter().all(|(_, refused)| refused.is_none()));
+            assert!(told.checks.iter().all(|(_, finding)| *finding == Finding::Passed));
         }
         (decision, told) => unreachable!("{decision:?} is told as {told:?}"),
     }
@@ -49,14 +49,14 @@ fn user(policy: &CompiledPolicy, change: impl FnOnce(&mut Identity)) -> Principa
 fn reason(decision: Decision) -> DenyReason {
     match decision {
         Decision::Deny(denial) => denial.reason,
-        Decision::Permit(permit) => unreachable!("{permit:?}"),
+        other @ (Decision::Permit(_) | Decision::Conditional(_)) => unreachable!("{other:?}"),
     }
 }
 
 fn permit(decision: Decision) -> Permit {
     match decision {
         Decision::Permit(permit) => permit,
-        Decision::Deny(denial) => unreachable!("{denial:?}"),
+        other @ (Decision::Deny(_) | Decision::Conditional(_)) => unreachable!("{other:?}"),
     }
 }
 
@@ -171,7 +171,7 @@ fn a_trial_stays_out_of_what_is_closed_to_trials_and_goes_to_the_sandbox() {
     let trial = on_trial(&sandboxed);
     assert_eq!(reason(decide_as(&sandboxed, Gateway::Cp, DELETE, Authentication::Verified(&trial))), DenyReason::TrialRestricted);
     assert_eq!(permit(decide_as(&sandboxed, Gateway::Cp, READ, Authentication::Verified(&trial))).target(), Target::Sandbox);
-    source.settings.trial_to_sandbox = false;
+    source.settings.trial_target = Target::Production;
     let live = compile(&source).unwrap();
     let trial = on_trial(&live);
     assert_eq!(permit(decide_as(&live, Gateway::Cp, READ, Authentication::Verified(&trial))).target(), Target::Production);

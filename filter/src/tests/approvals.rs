@@ -67,7 +67,7 @@ fn a_request_without_an_approval_asks_for_one_and_is_refused_with_its_id() {
 #[test]
 fn by_setting_the_client_is_redirected_to_the_approval() {
     let mut gate = Gate::with("PP", |document| {
-        document.settings.as_mut().unwrap().approval_answer = wire::policy::ApprovalAnswerStyle::Redirect;
+        document.approvals.get_or_insert_default().answer = wire::policy::ApprovalAnswerStyle::Redirect;
     });
     let stream = gate.send(&create());
     gate.sync(|_, _| {});

@@ -61,8 +61,7 @@ fn public_routes_are_served_at_once_and_tokens_when_it_is_known_what_is_revoked(
 fn without_a_control_plane_an_embedded_bundle_is_relied_on_no_longer_than_any_other() {
     let mut gate = Gate::cold("PLANT", SharedData::default());
     let allow = |bundle: &mut Bundle| {
-        let settings = bundle.policy.settings.get_or_insert_default();
-        settings.revocation_when_unknown = wire::policy::RevocationWhenUnknown::Allow;
+        bundle.policy.failure_modes.get_or_insert_default().revocation = wire::policy::FailureMode::Open;
     };
     configured(&gate, &embedded(4, allow)).unwrap();
     // The tests' tokens are of an algorithm that this bundle does not know: judged, and refused.

@@ -44,7 +44,7 @@ pub(crate) fn document() -> PolicyDocument {
 }
 
 pub(crate) fn version(activation: u64) -> BundleVersion {
-    BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1 }
+    BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1, shadow: 0 }
 }
 
 /// A bundle of that document.
@@ -59,7 +59,7 @@ pub(crate) fn image(document: &PolicyDocument, version: BundleVersion) -> Vec<u8
         known: KeysKnown::Always,
     });
     let registration_key_hashes = vec![tokens::registration_key_hash()];
-    Bundle { version, policy: document.clone(), keys: keys.collect(), registration_key_hashes }.encode().unwrap()
+    Bundle { version, policy: document.clone(), keys: keys.collect(), registration_key_hashes, rules: None, shadow: None }.encode().unwrap()
 }
 
 /// A page of revocations that follows `after`.

@@ -24,6 +24,8 @@ fn record(reason: &str) -> AuditRecord<'_> {
         request_id: [0; 16],
         decision: Decision::Deny,
         reason: Cow::Borrowed(reason),
+        rule: None,
+        shadow: None,
         checks: vec![],
         activation: 0,
         revision: 0,

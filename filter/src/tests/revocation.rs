@@ -279,7 +279,7 @@ fn a_token_gets_503_when_it_stays_unknown_what_is_revoked() {
 fn a_policy_may_let_tokens_pass_before_the_first_contact_and_that_is_recorded() {
     let [mut gate] = envoy::<1>();
     let mut lenient = document();
-    lenient.settings.get_or_insert_default().revocation_when_unknown = wire::policy::RevocationWhenUnknown::Allow;
+    lenient.failure_modes.get_or_insert_default().revocation = wire::policy::FailureMode::Open;
     gate.vm.borrow_mut().activate(&gate.host, &image(&lenient, version(2))).unwrap();
     let stream = gate.begin(&read(&tokens::admin()));
     gate.sync(|_, _| {});

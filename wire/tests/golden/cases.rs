@@ -3,9 +3,9 @@
 use crate::case::{Approval, Case, CaseFile, Claims, RegistrationKey, Target, Token, TrialEnd, Verdict};
 use crate::policies::{compiled, yaml_files};
 use decision_core::budget::Units;
-use decision_core::decision::{self, ApprovalNeed, Charge, Decision, DenyReason};
+use decision_core::decision::{self, ApprovalNeed, Charge, Decision, DenyReason, Finding, RuleVerdict};
 use decision_core::explain::ExplainedOutcome;
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::{CompiledPolicy, Requirement, Route};
@@ -104,7 +104,7 @@ fn answers(policy: &CompiledPolicy, case: &Case) -> (Answer, Answer) {
     let gateway: Gateway = case.gateway.into();
     let route = policy.route(gateway, method, path.path());
     let caller = caller(policy, case);
-    let facts = RequestFacts { gateway, method, route, authentication: authentication(route, case, &caller) };
+    let facts = RequestFacts { gateway, method, route, authentication: authentication(route, case, &caller), upgrade: Upgrade::None };
     (decided(policy, &facts), explained(policy, &facts))
 }
 
@@ -119,6 +119,7 @@ fn decided(policy: &CompiledPolicy, facts: &RequestFacts<'_>) -> Answer {
             let route = policy.route_by_id(permit.route()).unwrap();
             permission(&route.name, permit.target(), permit.approval(), permit.charges().iter().map(name).collect())
         }
+        Decision::Conditional(_) => unreachable!("the default policy has no custom rules"),
         Decision::Deny(denied) => {
             let route = denied.route.map(|id| policy.route_by_id(id).unwrap().name.to_string());
             denial(policy, denied.reason, route)
@@ -127,16 +128,16 @@ fn decided(policy: &CompiledPolicy, facts: &RequestFacts<'_>) -> Answer {
 }
 
 fn explained(policy: &CompiledPolicy, facts: &RequestFacts<'_>) -> Answer {
-    let explanation = explain(policy, facts, NOW);
+    let explanation = explain(policy, facts, NOW, |_conditional| RuleVerdict::Deny);
     let last = explanation.checks.last().expect("an explanation without a check");
     match explanation.outcome {
         ExplainedOutcome::Permit { target, approval, charges } => {
-            assert!(last.1.is_none(), "permitted after a check that refused: {last:?}");
+            assert!(!matches!(last.1, Finding::Refused(_)), "permitted after a check that refused: {last:?}");
             let charges = charges.into_iter().map(|(name, amount): (String, Units)| (name, amount.get())).collect();
             permission(explanation.route.as_deref().unwrap(), target, approval, charges)
         }
         ExplainedOutcome::Deny(reason) => {
-            assert_eq!(*last, (reason.check(), Some(reason)), "the last check is not the one that refused");
+            assert_eq!(*last, (reason.check(), Finding::Refused(reason)), "the last check is not the one that refused");
             denial(policy, reason, explanation.route)
         }
     }
@@ -158,12 +159,14 @@ fn permission(route: &str, target: decision::Target, approval: ApprovalNeed, cha
 fn denial(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>) -> Answer {
     let status = match reason {
         DenyReason::AmbiguousPath(_) | DenyReason::AmbiguousHeader(_) => 400,
-        DenyReason::NoRoute => policy.settings().no_route_status,
+        DenyReason::UpgradeRefused | DenyReason::BodyNotObject | DenyReason::BodyKeyRepeated => 400,
+        DenyReason::NoRoute | DenyReason::FeatureDisabled => policy.settings().no_route_status,
         DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) | DenyReason::ClientLimited(_) => 429,
         DenyReason::CredentialMissing | DenyReason::CredentialRefused(_) | DenyReason::RegistrationKeyRefused => 401,
-        DenyReason::PermissionMissing | DenyReason::TrialExpired | DenyReason::TrialRestricted => 403,
+        DenyReason::OwnerMissing => 401,
+        DenyReason::RuleRefused | DenyReason::PermissionMissing | DenyReason::TrialExpired | DenyReason::TrialRestricted => 403,
         DenyReason::ApprovalRequired | DenyReason::ApprovalRefused => 403,
-        DenyReason::ApprovalBodyTooLarge => 413,
+        DenyReason::ApprovalBodyTooLarge | DenyReason::BodyTooLarge => 413,
         DenyReason::BudgetSpent(budget) | DenyReason::BudgetUnscoped(budget) => policy.budget(budget).unwrap().status,
     };
     Answer {

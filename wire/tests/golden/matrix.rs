@@ -5,7 +5,7 @@ use crate::cases::NOW;
 use crate::policies::{compiled, document, folder};
 use decision_core::decide;
 use decision_core::decision::{ApprovalNeed, Decision, Target};
-use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{Identity, Principal, Trial};
@@ -124,7 +124,7 @@ fn cells(policy: &CompiledPolicy, gateway: Gateway, route: &Route, callers: &[Ca
                     Who::KeyHolder => Authentication::Registered,
                     Who::User(principal) => Authentication::Verified(principal),
                 };
-                cell(policy, &RequestFacts { gateway, method, route: matched, authentication })
+                cell(policy, &RequestFacts { gateway, method, route: matched, authentication, upgrade: Upgrade::None })
             });
             cells.collect::<Vec<_>>().join(" ")
         })
@@ -136,6 +136,7 @@ fn cells(policy: &CompiledPolicy, gateway: Gateway, route: &Route, callers: &[Ca
 
 fn cell(policy: &CompiledPolicy, facts: &RequestFacts<'_>) -> &'static str {
     match decide(policy, facts, NOW) {
+        Decision::Conditional(_) => unreachable!("the default policy has no custom rules"),
         Decision::Deny(_) => ".",
         Decision::Permit(permit) => match (permit.approval(), permit.target()) {
             (ApprovalNeed::Governor, Target::Production | Target::Sandbox) => "A",

@@ -143,7 +143,14 @@ fn a_required_claim_that_is_none_is_refused_by_name() {
     document.issuers[0].keys.clear();
     let keys =
         vec![wire::bundle::IssuerKeys { issuer: document.issuers[0].name.clone(), keys: vec![], known: wire::bundle::KeysKnown::Always }];
-    let bundle = wire::bundle::Bundle { version: Default::default(), policy: document, keys, registration_key_hashes: vec![] };
+    let bundle = wire::bundle::Bundle {
+        version: Default::default(),
+        policy: document,
+        keys,
+        registration_key_hashes: vec![],
+        rules: None,
+        shadow: None,
+    };
     let error = bundle.load().unwrap_err().to_string();
     assert!(error.starts_with("issuers[cp].required_claims: `costumer_id` is not one of customer_id"), "{error}");
 }

@@ -1,9 +1,9 @@
 //! Limits per client address: which budgets are such, and which routes name them.
 
-use super::compile::{CompileError, range, unknown};
-use super::source::BudgetSource;
-use super::{CLIENT_BUDGETS_MAX, Route};
+use super::error::{CompileError, range, unknown};
 use crate::budget::{Budget, BudgetId, Counted, Unit};
+use crate::policy::source::BudgetSource;
+use crate::policy::{CLIENT_BUDGETS_MAX, Route};
 
 /// The scope of a budget that counts per client address.
 const CLIENT_ADDRESS: &str = "client_address";

@@ -1,8 +1,7 @@
 //! Where a policy is wrong: file, line, field, and what is wrong with it.
 
-use crate::policies::Files;
-use crate::problem::chain;
-use crate::secrets::SecretError;
+use crate::Files;
+use std::error::Error;
 use std::fmt;
 use wire::bundle::BundleError;
 use wire::sources::SourceError;
@@ -20,7 +19,7 @@ pub struct PolicyFault {
     pub message: String,
 }
 
-impl std::error::Error for PolicyFault {}
+impl Error for PolicyFault {}
 
 impl fmt::Display for PolicyFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,13 +45,20 @@ impl PolicyFault {
                 field: named_field(problem).map(str::to_owned),
                 message: problem.clone(),
             },
-            SourceError::SettingsTwice { file, .. } => Self {
+            SourceError::Twice { file, section, .. } => Self {
                 file: Some(file.clone()),
-                line: files.get(file).and_then(|text| line_of(text, "settings:")),
-                field: Some("settings".to_owned()),
+                line: files.get(file).and_then(|text| line_of(text, &format!("{section}:"))),
+                field: Some((*section).to_owned()),
                 message: error.to_string(),
             },
-            SourceError::Empty => Self { message: error.to_string(), ..Self::default() },
+            SourceError::NoSuchFile { file, .. } | SourceError::IncludedTwice { file, .. } => Self {
+                file: Some(file.clone()),
+                line: files.get(file).and_then(|text| line_of(text, "include:")),
+                field: Some("include".to_owned()),
+                message: error.to_string(),
+            },
+            SourceError::NotIncluded { file } => Self { file: Some(file.clone()), message: error.to_string(), ..Self::default() },
+            SourceError::Empty | SourceError::NoRoot => Self { message: error.to_string(), ..Self::default() },
         }
     }
 
@@ -76,7 +82,7 @@ impl PolicyFault {
 
     /// What is wrong with the secret of a key, or of a registration key.
     #[must_use]
-    pub fn of_secret(field: &str, error: &SecretError, files: &Files) -> Self {
+    pub fn of_secret(field: &str, error: &dyn Error, files: &Files) -> Self {
         Self::located(format!("{field}: {}", chain(error)), files)
     }
 
@@ -88,6 +94,22 @@ impl PolicyFault {
         let (file, line) = place.map_or((None, None), |(file, line)| (Some(file), Some(line)));
         Self { file, line, field: field.map(str::to_owned), message }
     }
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// The field in a message of the YAML reader: what it quotes after `field`, else the path before the first colon.

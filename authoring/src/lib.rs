@@ -1,0 +1,12 @@
+//! What operators do with a policy before it is in force: read, validate, test, compare, import. Shared by the control plane
+//! and the command line, so that both say the same of the same files. Files come as text; nothing here is stored or served.
+
+pub mod directory;
+pub mod fault;
+
+pub use fault::PolicyFault;
+
+use std::collections::BTreeMap;
+
+/// The files of a policy: names relative to its folder, to texts.
+pub type Files = BTreeMap<String, String>;

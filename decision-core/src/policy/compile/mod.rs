@@ -1,0 +1,181 @@
+//! From a policy source to its hot form. Allocates freely; every name that refers to nothing is an error.
+//!
+//! A large policy is compiled in pieces, so that a worker can go on serving in between: [`Compiler::begin`], one
+//! [`Compiler::route`] for each, [`Compiler::finish`].
+
+mod budgets;
+mod error;
+mod flags;
+mod limits;
+mod routes;
+
+pub use error::CompileError;
+
+use super::route::RouteIndex;
+use super::source::{PolicySource, RouteSource, SettingsSource};
+use super::{CompiledPolicy, IssuerPowers, Route};
+use crate::budget::Budget;
+use crate::flag::Flag;
+use crate::gateway::{Gateway, GatewaySet};
+use crate::permission::{PermissionCatalogue, PermissionSet};
+use core::ops::RangeInclusive;
+use core::time::Duration;
+use error::{range, unknown};
+use hashbrown::{HashMap, HashSet};
+
+const COLD_START_HOLD_MAX: Duration = Duration::from_secs(10);
+const STALE_AFTER_MIN: Duration = Duration::from_secs(60);
+const STALE_AFTER_MAX: Duration = Duration::from_secs(86_400);
+const APPROVAL_LIFETIME: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(604_800);
+
+/// Compiles a whole policy at once.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
+    let mut compiler = Compiler::begin(source)?;
+    source.routes.iter().try_for_each(|route| compiler.route(route))?;
+    compiler.finish()
+}
+
+/// A policy that is being compiled.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: SettingsSource,
+    catalogue: PermissionCatalogue,
+    roles: HashMap<Box<str>, PermissionSet>,
+    issuers: HashMap<Box<str>, IssuerPowers>,
+    budgets: Vec<Budget>,
+    flags: Vec<Flag>,
+    responses: Box<[(Box<str>, Box<str>)]>,
+    ruled: GatewaySet,
+    routes: Vec<Route>,
+    names: HashSet<Box<str>>,
+    indexes: [RouteIndex; 4],
+}
+
+impl Compiler {
+    /// Everything but the routes of `source`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn begin(source: &PolicySource) -> Result<Self, CompileError> {
+        let settings = source.settings.clone();
+        check_settings(&settings)?;
+        let catalogue = PermissionCatalogue::new(source.permissions.iter().map(String::as_str)).map_err(CompileError::Catalogue)?;
+        let roles = compile_roles(source, &catalogue)?;
+        let issuers = compile_issuers(source, &roles)?;
+        let ruled: GatewaySet = source.rules.iter().flatten().copied().collect();
+        if ruled.contains(Gateway::Admin) {
+            let rule = "custom rules judge CP, PP and PLANT: the control plane's own API is decided by tables alone";
+            return Err(CompileError::Inconsistent { at: "rules.gateways".into(), rule });
+        }
+        if source.rules.is_some() && ruled.is_empty() {
+            return Err(CompileError::Inconsistent { at: "rules.gateways".into(), rule: "custom rules need at least one gateway" });
+        }
+        Ok(Self {
+            budgets: budgets::compile_budgets(source)?,
+            flags: flags::compile_flags(&source.flags)?,
+            responses: flags::compile_responses(&source.responses)?,
+            settings,
+            catalogue,
+            roles,
+            issuers,
+            ruled,
+            routes: Vec::new(),
+            names: HashSet::new(),
+            indexes: Default::default(),
+        })
+    }
+
+    /// One route more.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn route(&mut self, source: &RouteSource) -> Result<(), CompileError> {
+        routes::compile_route(self, source)
+    }
+
+    /// The policy, when all routes are in.
+    ///
+    /// # Errors
+    /// What is wrong with the whole.
+    pub fn finish(self) -> Result<CompiledPolicy, CompileError> {
+        limits::check_named(&self.budgets, &self.routes)?;
+        flags::check_used(&self.flags, &self.routes)?;
+        let governed = self.routes.iter().any(|route| route.governor_approval);
+        if governed && !self.roles.contains_key(self.settings.governor_role.as_str()) {
+            return Err(unknown("approvals.governor_role", &self.settings.governor_role, self.roles.keys().map(|role| &**role)));
+        }
+        let Self { settings, catalogue, roles, issuers, budgets, flags, responses, ruled, routes, names: _, indexes } = self;
+        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, indexes, flags, responses, ruled })
+    }
+}
+
+fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
+    if !matches!(settings.no_route_status, 403 | 404) {
+        return Err(range("settings.no_route_status", &settings.no_route_status.to_string(), "403 or 404"));
+    }
+    if settings.cost_micros_default < 0 {
+        return Err(range("settings.cost_micros_default", &settings.cost_micros_default.to_string(), "0 or more"));
+    }
+    if settings.cold_start_hold > COLD_START_HOLD_MAX {
+        return Err(range("settings.cold_start_hold_ms", &settings.cold_start_hold.as_millis().to_string(), "10000 or less"));
+    }
+    if !(STALE_AFTER_MIN..=STALE_AFTER_MAX).contains(&settings.stale_after) {
+        return Err(range("settings.stale_after_s", &settings.stale_after.as_secs().to_string(), "from 60 to 86400"));
+    }
+    if !APPROVAL_LIFETIME.contains(&settings.approval_lifetime) {
+        return Err(range("approvals.lifetime_s", &settings.approval_lifetime.as_secs().to_string(), "from 60 to 604800"));
+    }
+    if !matches!(settings.approvers, 1 | 2) {
+        return Err(range("approvals.approvers", &settings.approvers.to_string(), "1 or 2"));
+    }
+    Ok(())
+}
+
+fn compile_roles(source: &PolicySource, catalogue: &PermissionCatalogue) -> Result<HashMap<Box<str>, PermissionSet>, CompileError> {
+    let mut roles: HashMap<Box<str>, PermissionSet> = HashMap::new();
+    for role in &source.roles {
+        let at = format!("roles[{}]", role.name);
+        let mut set = PermissionSet::EMPTY;
+        for name in &role.permissions {
+            if name == "*" {
+                set = catalogue.all();
+            } else {
+                set.insert(catalogue.find(name).ok_or_else(|| unknown(&format!("{at}.permissions"), name, catalogue.names()))?);
+            }
+        }
+        for name in core::iter::once(&role.name).chain(&role.aliases) {
+            if name.is_empty() || name.contains(',') {
+                return Err(range(&format!("{at}.name"), name, "a name without commas"));
+            }
+            if roles.insert(name.as_str().into(), set).is_some() {
+                return Err(CompileError::Repeated { at, name: name.clone() });
+            }
+        }
+    }
+    Ok(roles)
+}
+
+fn compile_issuers(
+    source: &PolicySource,
+    roles: &HashMap<Box<str>, PermissionSet>,
+) -> Result<HashMap<Box<str>, IssuerPowers>, CompileError> {
+    let mut issuers: HashMap<Box<str>, IssuerPowers> = HashMap::new();
+    for issuer in &source.issuers {
+        let at = format!("issuers[{}]", issuer.name);
+        let gateways: GatewaySet = issuer.gateways.iter().copied().collect();
+        if gateways.is_empty() {
+            return Err(CompileError::Inconsistent { at: format!("{at}.gateways"), rule: "an issuer needs at least one gateway" });
+        }
+        if let Some(unheard) = issuer.roles.iter().find(|role| !roles.contains_key(role.as_str())) {
+            return Err(unknown(&format!("{at}.roles"), unheard, roles.keys().map(|role| &**role)));
+        }
+        let powers = IssuerPowers { gateways, roles: issuer.roles.iter().map(|role| role.as_str().into()).collect() };
+        if issuers.insert(issuer.name.as_str().into(), powers).is_some() {
+            return Err(CompileError::Repeated { at, name: issuer.name.clone() });
+        }
+    }
+    Ok(issuers)
+}
