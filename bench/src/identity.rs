@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::error::BenchError;
 
 const SUBJECT: &str = "ann.petersen@customer.example";
-const CUSTOMER: &str = "0b5c1f2e-6a55-4d27-9f0e-1d6f4f1c7a10";
+pub(crate) const CUSTOMER: &str = "0b5c1f2e-6a55-4d27-9f0e-1d6f4f1c7a10";
 /// Under this name the audit log finds our records, and nobody else's.
 pub(crate) const USER_ID: &str = "bench-2d0f9a34-55f1-4a3e-9c7b-7d1a0e6b9f21";
 /// Longer than any run.
@@ -51,6 +51,13 @@ pub(crate) fn uncharged_tokens(state: &State) -> Result<Vec<String>, BenchError>
         tokens.extend(second);
         Ok(tokens)
     })
+}
+
+/// A token of a user who is charged nothing, and for whom custom rules are switched on or off.
+pub(crate) fn uncharged_token(state: &State, customer: &str) -> Result<String, BenchError> {
+    let mut spec = TokenSpec::new(SUBJECT, &["customer_admin"]).customer(customer).lasting(LIFETIME_SECONDS);
+    spec.user_id = Some(USER_ID.to_owned());
+    Ok(mint(issuer(state)?, &spec.claim("tier", json!("enterprise")))?)
 }
 
 fn issuer(state: &State) -> Result<&IssuerState, BenchError> {

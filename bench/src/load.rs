@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -20,11 +20,16 @@ pub(crate) const PATH: &str = "/api/v1/agents";
 /// A route of the benchmark's policy that only asks who it is.
 pub(crate) const AUTHENTICATED_PATH: &str = "/api/v1/bench";
 
-/// What is sent: the requests of one path, in turn. Turns go on from one measurement to the next, so that a token comes
+/// The same behind a permission, where nothing is charged.
+pub(crate) const DECIDED_PATH: &str = "/api/v1/bench/decided";
+/// More paths than the filter remembers verdicts of custom rules for.
+const DIFFERENT_PATHS: usize = 20_000;
+
+/// What is sent: requests in turn. Turns go on from one measurement to the next, so that a token comes
 /// back only after all the others.
 #[derive(Debug)]
 pub(crate) struct Traffic {
-    path: &'static str,
+    paths: Vec<Uri>,
     requests: Vec<HeaderMap>,
     next: AtomicUsize,
 }
@@ -32,13 +37,26 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// One request for each token.
     pub(crate) fn new(path: &'static str, tokens: &[String]) -> Self {
-        Self { path, requests: tokens.iter().map(|token| headers(token)).collect(), next: AtomicUsize::new(0) }
+        Self {
+            paths: vec![Uri::from_static(path)],
+            requests: tokens.iter().map(|token| headers(token)).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// One token, and another path every time.
+    pub(crate) fn different_paths(tokens: &[String]) -> Result<Self, LoadError> {
+        let path = |number| Uri::try_from(format!("{DECIDED_PATH}/{number}")).map_err(hyper::http::Error::from);
+        let paths = (0..DIFFERENT_PATHS).map(path).collect::<Result<_, _>>()?;
+        Ok(Self { paths, requests: tokens.iter().map(|token| headers(token)).collect(), next: AtomicUsize::new(0) })
     }
 
     fn request(&self) -> Result<Request<Empty<Bytes>>, LoadError> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.requests.len()).unwrap_or(0);
-        let mut request = Request::builder().method(Method::GET).uri(self.path).body(Empty::new())?;
-        if let Some(headers) = self.requests.get(turn) {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let of = |length: usize| turn.checked_rem(length).unwrap_or(0);
+        let path = self.paths.get(of(self.paths.len())).cloned().unwrap_or_default();
+        let mut request = Request::builder().method(Method::GET).uri(path).body(Empty::new())?;
+        if let Some(headers) = self.requests.get(of(self.requests.len())) {
             request.headers_mut().clone_from(headers);
         }
         Ok(request)

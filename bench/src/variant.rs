@@ -16,6 +16,10 @@ pub(crate) enum Variant {
     OursCp,
     OursCached,
     OursFirstSeen,
+    OursDecided,
+    OursRulesHit,
+    OursRulesMiss,
+    OursShadow,
     JwtCached,
     JwtUncached,
     JwtAuthz,
@@ -23,7 +27,7 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Bare,
         Self::WasmEmpty,
         Self::Ours,
@@ -31,6 +35,10 @@ impl Variant {
         Self::OursCp,
         Self::OursCached,
         Self::OursFirstSeen,
+        Self::OursDecided,
+        Self::OursRulesHit,
+        Self::OursRulesMiss,
+        Self::OursShadow,
         Self::JwtCached,
         Self::JwtUncached,
         Self::JwtAuthz,
@@ -47,6 +55,10 @@ impl Variant {
             Self::OursCp => "ours_cp",
             Self::OursCached => "ours_authentication_cached",
             Self::OursFirstSeen => "ours_authentication_first_seen",
+            Self::OursDecided => "ours_decided",
+            Self::OursRulesHit => "ours_rules_remembered",
+            Self::OursRulesMiss => "ours_rules_evaluated",
+            Self::OursShadow => "ours_with_shadow",
             Self::JwtCached => "jwt_authn_cached",
             Self::JwtUncached => "jwt_authn_uncached",
             Self::JwtAuthz => "jwt_authn_ext_authz",
@@ -64,6 +76,10 @@ impl Variant {
             Self::OursCp => "ours as on CP (no RBAC)",
             Self::OursCached => "ours, authentication and audit alone, RS256, cached",
             Self::OursFirstSeen => "ours, authentication and audit alone, RS256, first seen",
+            Self::OursDecided => "the same (cached) behind a permission: RBAC and policy by tables",
+            Self::OursRulesHit => "the same with custom rules in Rego, verdict remembered",
+            Self::OursRulesMiss => "the same with custom rules in Rego, evaluated",
+            Self::OursShadow => "behind a permission, with another revision in shadow",
             Self::JwtCached => "native jwt_authn, RS256, cached",
             Self::JwtUncached => "native jwt_authn, RS256, first seen",
             Self::JwtAuthz => "native jwt_authn (cached) + ext_authz call-out",
@@ -74,7 +90,15 @@ impl Variant {
     /// Whether our filter is on the listener, and so an audit record is due for every request.
     pub(crate) const fn is_ours(self) -> bool {
         match self {
-            Self::Ours | Self::OursFull | Self::OursCp | Self::OursCached | Self::OursFirstSeen => true,
+            Self::Ours
+            | Self::OursFull
+            | Self::OursCp
+            | Self::OursCached
+            | Self::OursFirstSeen
+            | Self::OursDecided
+            | Self::OursRulesHit
+            | Self::OursRulesMiss
+            | Self::OursShadow => true,
             Self::Bare | Self::WasmEmpty | Self::JwtCached | Self::JwtUncached | Self::JwtAuthz | Self::JwtAuthzRate => false,
         }
     }
@@ -86,6 +110,9 @@ impl Variant {
         match self {
             Self::OursCached => Kind::Authenticated,
             Self::OursFirstSeen => Kind::FirstSeen,
+            Self::OursDecided | Self::OursShadow => Kind::Decided,
+            Self::OursRulesHit => Kind::Ruled,
+            Self::OursRulesMiss => Kind::RuledAnew,
             Self::JwtUncached => Kind::FirstSeenElsewhere,
             Self::Bare
             | Self::WasmEmpty
@@ -106,7 +133,13 @@ pub(crate) enum Kind {
     Charged,
     /// One token again and again, for a route that only asks who it is.
     Authenticated,
-    /// The same route, and more tokens than any cache keeps.
+    /// One token again and again, for a route behind a permission where nothing is charged.
+    Decided,
+    /// The same, with custom rules.
+    Ruled,
+    /// The same with another path every time, so that the rules are evaluated.
+    RuledAnew,
+    /// The route that only asks who it is, and more tokens than any cache keeps.
     FirstSeen,
     /// The same tokens, in turns of their own: ours must not skip any.
     FirstSeenElsewhere,
@@ -134,7 +167,13 @@ impl BenchPorts {
     /// The port of a listener. Those of our filter are the gateways of the stack, which waits until they are ready.
     pub(crate) const fn of(&self, variant: Variant) -> u16 {
         match variant {
-            Variant::Ours | Variant::OursCached | Variant::OursFirstSeen => self.stack.plant,
+            Variant::Ours
+            | Variant::OursCached
+            | Variant::OursFirstSeen
+            | Variant::OursDecided
+            | Variant::OursRulesHit
+            | Variant::OursRulesMiss
+            | Variant::OursShadow => self.stack.plant,
             Variant::OursFull => self.stack.pp,
             Variant::OursCp => self.stack.cp,
             Variant::Bare => self.base + OFFSET,
@@ -166,7 +205,14 @@ mod tests {
     #[test]
     fn no_two_listeners_share_a_port() {
         let ports = BenchPorts::above(24_000).unwrap();
-        let shared = [Variant::OursCached, Variant::OursFirstSeen];
+        let shared = [
+            Variant::OursCached,
+            Variant::OursFirstSeen,
+            Variant::OursDecided,
+            Variant::OursRulesHit,
+            Variant::OursRulesMiss,
+            Variant::OursShadow,
+        ];
         let listeners = Variant::ALL.into_iter().filter(|variant| !shared.contains(variant));
         let mut all: Vec<u16> = listeners.map(|variant| ports.of(variant)).collect();
         all.extend([ports.service(), ports.envoy_admin(), ports.control_plane_admin()]);
