@@ -36,6 +36,10 @@ pub(crate) enum BenchError {
         #[source]
         source: LoadError,
     },
+    #[error("the requests cannot be made")]
+    Traffic(#[source] LoadError),
+    #[error("the control plane refuses")]
+    Admin(#[from] cli::demo::admin::AdminError),
     #[error("{what} cannot be asked")]
     Ask {
         what: &'static str,

@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod measure;
 mod report;
+mod shadow;
 mod sources;
 mod variant;
 

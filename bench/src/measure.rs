@@ -12,6 +12,8 @@ use crate::error::BenchError;
 use crate::identity::{self, Jwks, USER_ID};
 use crate::load::{self, Answered, Traffic};
 use crate::machine::{Machine, cpu_time};
+use crate::shadow::Shadow;
+use crate::sources::RULED_CUSTOMER;
 use crate::variant::{BenchPorts, Kind, Variant};
 
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -103,6 +105,10 @@ pub(crate) struct Bench<'s> {
     authenticated: Arc<Traffic>,
     first_seen: Arc<Traffic>,
     first_seen_elsewhere: Arc<Traffic>,
+    decided: Arc<Traffic>,
+    ruled: Arc<Traffic>,
+    ruled_anew: Arc<Traffic>,
+    shadow: Shadow,
     header_count: usize,
     token_bytes: usize,
     envoy: u32,
@@ -128,6 +134,8 @@ impl<'s> Bench<'s> {
         let envoy = stack.pids().envoy.ok_or(BenchError::StackLacks { what: "Envoy of its own" })?;
         eprintln!("signing tokens");
         let uncharged = identity::uncharged_tokens(stack.state())?;
+        let shadow = runtime.block_on(Shadow::publish(stack.state()))?;
+        let ruled_token = identity::uncharged_token(stack.state(), RULED_CUSTOMER)?;
         let (header_count, token_bytes) = (load::headers(&token).len(), token.len());
         Ok(Self {
             stack,
@@ -138,6 +146,10 @@ impl<'s> Bench<'s> {
             authenticated: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, uncharged.get(..1).unwrap_or_default())),
             first_seen: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
             first_seen_elsewhere: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
+            decided: Arc::new(Traffic::new(load::DECIDED_PATH, &[identity::uncharged_token(stack.state(), identity::CUSTOMER)?])),
+            ruled: Arc::new(Traffic::new(load::DECIDED_PATH, &[ruled_token.clone()])),
+            ruled_anew: Arc::new(Traffic::different_paths(&[ruled_token]).map_err(BenchError::Traffic)?),
+            shadow,
             header_count,
             token_bytes,
             envoy,
@@ -203,6 +215,16 @@ impl<'s> Bench<'s> {
     }
 
     fn sample(&mut self, variant: Variant) -> Result<Sample, BenchError> {
+        if variant != Variant::OursShadow {
+            return self.sample_as_is(variant);
+        }
+        self.runtime.block_on(self.shadow.begin(self.stack.state()))?;
+        let sample = self.sample_as_is(variant);
+        self.runtime.block_on(self.shadow.end(self.stack.state()))?;
+        sample
+    }
+
+    fn sample_as_is(&mut self, variant: Variant) -> Result<Sample, BenchError> {
         self.run_up(variant)?;
         let counters = self.counters()?;
         let before = cpu_time(self.envoy)?;
@@ -249,6 +271,9 @@ impl<'s> Bench<'s> {
             Kind::Authenticated => &self.authenticated,
             Kind::FirstSeen => &self.first_seen,
             Kind::FirstSeenElsewhere => &self.first_seen_elsewhere,
+            Kind::Decided => &self.decided,
+            Kind::Ruled => &self.ruled,
+            Kind::RuledAnew => &self.ruled_anew,
         };
         let sending = load::send(self.ports.of(variant), traffic, self.plan.connections, duration);
         let answered = self.runtime.block_on(sending).map_err(|source| BenchError::Load { variant, source })?;

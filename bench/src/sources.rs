@@ -18,13 +18,58 @@ pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchErro
     let text = at(&budgets, fs::read_to_string(&budgets))?;
     at(&budgets, fs::write(&budgets, raise_caps(&without_enterprise(&text))))?;
     let route = copy.join("routes/bench.yaml");
-    at(&route, fs::write(&route, ROUTE))?;
+    at(&route, fs::write(&route, ROUTES))?;
+    let module = copy.join(MODULE_FILE);
+    at(&module, fs::create_dir_all(module.parent().unwrap_or(&copy)))?;
+    at(&module, fs::write(&module, MODULE))?;
     Ok(copy)
 }
 
-/// A route that only asks who it is, and costs nothing.
-const ROUTE: &str =
-    "routes:\n  - { name: bench, gateways: [PLANT], methods: [GET], path: /api/v1/bench, require: authenticated, cost_micros: 0 }\n";
+/// The customer for whom custom rules are switched on.
+pub(crate) const RULED_CUSTOMER: &str = "customer-with-rules";
+
+const MODULE_FILE: &str = "rules/bench.rego";
+
+/// A route that only asks who it is, and the same behind a permission; none costs anything. Custom rules judge one customer only.
+const ROUTES: &str = "
+routes:
+  - { name: bench, gateways: [PLANT], methods: [GET], path: /api/v1/bench, require: authenticated, cost_micros: 0 }
+  - { name: bench.decided, gateways: [PLANT], methods: [GET], path: /api/v1/bench/decided, require: permission, permission: agent.view, cost_micros: 0 }
+  - { name: bench.decided.item, gateways: [PLANT], methods: [GET], path: '/api/v1/bench/decided/{item}', require: permission, permission: agent.view, cost_micros: 0 }
+flags:
+  - { name: bench-rules, default: off, overrides: [{ customers: [customer-with-rules], state: on }], switches: [rules] }
+rules:
+  modules: [rules/bench.rego]
+  inputs: [jwt.roles, jwt.trial_mode, facts.trial_expired, permission, path]
+  gateways: [PLANT]
+";
+
+/// Trial, roles and path, as the original's policies judge them.
+const MODULE: &str = r#"package gateway
+
+import rego.v1
+
+default decision := {"allow": false, "rule": "bench.default", "reason": "nothing allows it"}
+
+decision := {"allow": true, "rule": "bench.roles", "reason": "the role may"} if {
+    not trial_is_over
+    some role in input.jwt.roles
+    input.permission in granted[role]
+    not startswith(input.path, "/api/v1/closed/")
+}
+
+trial_is_over if {
+    input.jwt.trial_mode
+    input.facts.trial_expired
+}
+
+granted := {
+    "admin": {"agent.view", "agent.create", "agent.delete"},
+    "customer_admin": {"agent.view", "agent.create"},
+    "customer_user": {"agent.view"},
+    "viewer": {"agent.view"},
+}
+"#;
 
 /// The rates of one tier are left out, so that there are users who are charged nothing.
 fn without_enterprise(text: &str) -> String {

@@ -58,7 +58,15 @@ fn people(state: &State, rng: &mut Rng) -> Vec<Who> {
         ("cp", &["customer_admin", "customer_user", "user"]),
         (
             "pp",
-            &["admin", "subscription_manager", "agent_orchestrator", "infrastructure_engineer", "helpdesk_agent", "industry_manager", "viewer"],
+            &[
+                "admin",
+                "subscription_manager",
+                "agent_orchestrator",
+                "infrastructure_engineer",
+                "helpdesk_agent",
+                "industry_manager",
+                "viewer",
+            ],
         ),
         ("edge", &["admin", "customer_user", "viewer", "nobody-knows-it"]),
     ];
@@ -113,9 +121,8 @@ fn templates(document: &PolicyDocument) -> Vec<(Vec<&'static str>, String, Vec<&
     let routes = document.routes.iter();
     // What is in a body is not explained: a request that lacks the object it needs is refused after the decision.
     let routes = routes.filter(|route| route.ownership.as_ref().is_none_or(|ownership| ownership.place != OwnershipPlace::Body));
-    let known = routes.map(|route| {
-        (route.gateways.iter().filter_map(name).collect(), route.path.clone(), route.methods.iter().map(method).collect())
-    });
+    let known = routes
+        .map(|route| (route.gateways.iter().filter_map(name).collect(), route.path.clone(), route.methods.iter().map(method).collect()));
     known.filter(|(gateways, _, _): &(Vec<&str>, String, Vec<&str>)| !gateways.is_empty()).collect()
 }
 
