@@ -31,6 +31,8 @@ pub mod ports {
     pub const FORGED: u16 = 21_200;
     pub const SWITCHING: u16 = 22_200;
     pub const EXPLAINED: u16 = 22_400;
+    pub const SHADOW: u16 = 22_600;
+    pub const OWNERSHIP: u16 = 22_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

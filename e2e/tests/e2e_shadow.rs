@@ -1,0 +1,77 @@
+//! A revision in shadow, through Envoy: what would change is counted by rule and sampled into the audit log, and nothing changes. And what
+//! the control plane knows of what is enforced.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use cli::stack::Stack;
+use cli::token::{TokenSpec, mint};
+use e2e::admin::Admin;
+use e2e::http::{Ask, Client};
+use e2e::policies::without_budgets;
+use e2e::stacks::{eventually, options, ports, told};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shadow_tells_what_would_change_and_changes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut options = options("shadow", ports::SHADOW).unwrap();
+    options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
+    let folder = options.policies.clone();
+    let stack =
+        tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
+    let state = stack.state();
+    let mut admin = Admin::new(state);
+    let mut files = authoring::directory::read(&folder).unwrap();
+    let roles = files.get_mut("roles.yaml").unwrap();
+    // Viewers may no longer see agents.
+    let (head, viewer) = roles.split_once("- name: viewer").unwrap();
+    *roles = format!("{head}- name: viewer{}", viewer.replacen("      - agent.view\n", "", 1));
+    let draft = json!({"files": files, "reason": "viewers see less"});
+    let revision = admin.json(Ask::post("/admin/v1/policies").json(&draft)).await.unwrap()["revision"].as_i64().unwrap();
+    let begin = json!({"revision": revision, "reason": "is anybody a viewer?"});
+    admin.json(Ask::post("/admin/v1/policies/shadow").json(&begin)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let token = |role: &str| mint(&state.issuers["pp"], &TokenSpec::new(role, &[role])).unwrap();
+    let (viewer, operator) = (token("viewer"), token("admin"));
+    let mut client = Client::new(&state.gateways["PP"]);
+    for request in 0..400 {
+        let token = if request % 133 == 0 { &viewer } else { &operator };
+        let ask = Ask::get("/api/v1/agents").bearer(token).header("x-correlation-id", format!("shadow-{request}"));
+        assert_eq!(client.send(&ask).await.unwrap().status, 200, "a shadow decides nothing");
+    }
+    let report = eventually(PATIENCE, async || {
+        let report = admin.json(Ask::get("/admin/v1/policies/shadow")).await.unwrap();
+        (report["compared"].as_u64() >= Some(400)).then_some(report)
+    });
+    let report = report.await.unwrap_or_else(|| panic!("nothing was compared"));
+    println!("{}", report["summary"]);
+    let differences = report["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 1, "{report}");
+    let difference = &differences[0];
+    assert_eq!((&difference["check"], &difference["route"]), (&json!("permission"), &json!("agents.list")), "{report}");
+    assert_eq!((&difference["active"], &difference["shadow"]), (&json!("ok"), &json!("permission_missing")), "{report}");
+    assert_eq!(difference["count"].as_u64(), Some(4), "{report}");
+    let record = admin.audit_record("shadow-133", PATIENCE).await.unwrap().unwrap();
+    assert_eq!((&record["decision"], &record["shadow"]["reason"]), (&json!("permit"), &json!("permission_missing")), "{record}");
+    let unchanged = admin.audit_record("shadow-1", PATIENCE).await.unwrap().unwrap();
+    assert_eq!(unchanged["shadow"], Value::Null, "{unchanged}");
+
+    let path = format!("/admin/v1/policies/{revision}/activation");
+    admin.json(Ask::post(&path).json(&json!({"reason": "nobody is hurt"}))).await.unwrap();
+    let enforced = eventually(PATIENCE, async || {
+        let enforcement = admin.json(Ask::get("/admin/v1/policies/enforcement")).await.unwrap();
+        let workers = &enforcement["workers"];
+        (enforcement["revision"].as_i64() == Some(revision) && workers["total"] == workers["enforcing"]).then_some(enforcement)
+    });
+    let enforcement = enforced.await.unwrap_or_else(|| panic!("the revision is not enforced"));
+    println!("{}", enforcement["summary"]);
+    assert_eq!(client.send(&Ask::get("/api/v1/agents").bearer(&viewer)).await.unwrap().status, 403);
+    let rules = admin.json(Ask::get("/admin/v1/policies/rules?unmatched_for_days=30")).await.unwrap();
+    assert!(!rules.to_string().contains("\"agents.list\""), "a rule that matched 400 times is not unmatched: {rules}");
+    assert!(rules.to_string().contains("\"tickets."), "a rule that never matched is: {rules}");
+    stack.stop();
+}
