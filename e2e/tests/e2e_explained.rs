@@ -68,7 +68,7 @@ fn people(state: &State, rng: &mut Rng) -> Vec<Who> {
                 "viewer",
             ],
         ),
-        ("edge", &["admin", "customer_user", "viewer", "nobody-knows-it"]),
+        ("legacy", &["admin", "customer_user", "viewer", "nobody-knows-it"]),
     ];
     for number in 0..240 {
         let (issuer, roles) = issuers[rng.usize(..issuers.len())];
