@@ -54,12 +54,7 @@ pub(crate) fn prepare(exchange: &Exchange, host: &impl Host, permit: &Permit) ->
 }
 
 /// What becomes of a request to `route` by the customer `id`. `body` reads the client's body.
-fn rewrite(
-    route: &Route,
-    target: CanonicalPath<'_>,
-    id: Option<&str>,
-    body: impl FnOnce() -> Vec<u8>,
-) -> Result<Rewritten, DenyReason> {
+fn rewrite(route: &Route, target: CanonicalPath<'_>, id: Option<&str>, body: impl FnOnce() -> Vec<u8>) -> Result<Rewritten, DenyReason> {
     let path = route.rewrite.as_deref();
     let Some(ownership) = route.ownership.as_ref() else {
         return Ok(Rewritten { target: path.map(|path| join(path, target.query())), body: None });

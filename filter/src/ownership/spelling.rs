@@ -7,20 +7,8 @@
 /// NUL, an escaped `=`), and in what they take for `_` (PHP: `.`, space and `[`).
 pub(super) fn is_parameter(raw: &[u8], owner: &str) -> bool {
     let decoded = decode_fully(raw);
-    let Ok(text) = std::str::from_utf8(trimmed(&decoded)) else {
-        // Bytes that are no text may still follow the end of a name.
-        return text_before_fault(&decoded).is_some_and(|text| begins_with_owner(text, owner));
-    };
-    begins_with_owner(text, owner)
-}
-
-/// Whether `key`, a decoded key of a JSON object, may be read as `owner`.
-pub(super) fn is_key(key: &str, owner: &str) -> bool {
-    let key = key.trim_matches(|character| character != '+' && is_blank(character));
-    key.chars().map(folded).eq(owner.chars().map(folded))
-}
-
-fn begins_with_owner(text: &str, owner: &str) -> bool {
+    // Bytes that are no text may follow the end of a name, but are no part of ours.
+    let text = String::from_utf8_lossy(trimmed(&decoded));
     let mut rest = text.chars();
     for expected in owner.chars() {
         if !rest.next().is_some_and(|given| mangled(given) == mangled(expected)) {
@@ -31,9 +19,10 @@ fn begins_with_owner(text: &str, owner: &str) -> bool {
     rest.starts_with(['\0', '[', '.', '=']) || rest.chars().all(is_blank)
 }
 
-fn text_before_fault(bytes: &[u8]) -> Option<&str> {
-    let first = trimmed(bytes).utf8_chunks().next()?;
-    Some(first.valid())
+/// Whether `key`, a decoded key of a JSON object, may be read as `owner`.
+pub(super) fn is_key(key: &str, owner: &str) -> bool {
+    let key = key.trim_matches(|character| character != '+' && is_blank(character));
+    key.chars().map(folded).eq(owner.chars().map(folded))
 }
 
 fn trimmed(bytes: &[u8]) -> &[u8] {
