@@ -202,6 +202,20 @@ impl Gate {
         step.map(|step| self.follow(Stream { step, ..stream.clone() }).step)
     }
 
+    /// Trailers end the request: Envoy hands over nothing more of the body.
+    pub(crate) fn trailers(&mut self, stream: &Stream) -> Option<Step> {
+        self.host.selected.set(stream.context);
+        let step = pipeline::body(&mut stream.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &self.host, 0, true);
+        self.host.selected.set(ROOT);
+        step.map(|step| self.follow(Stream { step, ..stream.clone() }).step)
+    }
+
+    /// The body as the backend gets it, and how often it was replaced.
+    pub(crate) fn forwarded_body(&self, stream: &Stream) -> (String, usize) {
+        let seen = self.host.stream(stream.context);
+        (String::from_utf8_lossy(&seen.body).into_owned(), seen.body_writes)
+    }
+
     /// Headers and body in one go.
     pub(crate) fn send(&mut self, request: &Request) -> Stream {
         let mut stream = self.begin(request);

@@ -11,6 +11,7 @@ mod host;
 mod host_calls;
 mod keys;
 mod limits;
+mod ownership;
 mod properties;
 mod records;
 mod revocation;
