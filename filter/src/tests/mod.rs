@@ -4,6 +4,7 @@ mod answers;
 mod approvals;
 mod calls;
 mod cold_start;
+mod defects;
 mod exchanges;
 mod feed;
 mod flags;
