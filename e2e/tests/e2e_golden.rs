@@ -82,6 +82,9 @@ fn ask(state: &State, case: &Case, index: usize) -> Ask {
     if let Some(authorization) = authorization(state, case) {
         ask = ask.header("authorization", authorization);
     }
+    if ["POST", "PUT", "PATCH"].contains(&case.method.as_str()) {
+        ask = ask.json(&serde_json::json!({}));
+    }
     match case.registration_key {
         Some(RegistrationKey::Valid) => ask.header("x-cp-registration-key", &state.registration_key),
         Some(RegistrationKey::Invalid) => ask.header("x-cp-registration-key", "not-the-key"),
@@ -126,6 +129,7 @@ fn check(reason: &str) -> &str {
         "no_route" => "route",
         "permission_missing" => "permission",
         "trial_expired" | "trial_restricted" => "trial",
+        "owner_missing" => "ownership",
         "approval_required" | "approval_refused" => "approval",
         _ => "authentication",
     }

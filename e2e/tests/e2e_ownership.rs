@@ -1,12 +1,28 @@
-//! The caller's customer id is what the backend gets, however the client spells another one: in the query, in the path, in the body.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+//! Ownership through a real Envoy: the customer id of the token reaches the backend in query, path and body, over HTTP/1.1 and HTTP/2,
+//! with and without a length, with trailers, and whether or not the request had to wait for a lease.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on has failed"
+)]
+
+use std::time::Duration;
 
 use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
+use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
+use e2e::load::backend_count;
 use e2e::raw;
 use e2e::stacks::{InUse, Shared, options, ports, told};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const DRAFT: &str = "/api/v1/hired-agents/draft";
 
 static STACK: Shared = Shared::new(|| Stack::start(options("ownership", ports::OWNERSHIP).unwrap()));
 
@@ -14,19 +30,46 @@ fn stack() -> InUse {
     STACK.get().unwrap_or_else(|error| panic!("{}", told(&error)))
 }
 
-fn token(state: &State) -> String {
-    mint(&state.issuers["cp"], &TokenSpec::new("owner", &["customer_admin"]).customer("c 1/é")).unwrap()
+/// A customer who was not heard of before waits for a lease first.
+fn token(state: &State, customer: &str) -> String {
+    mint(&state.issuers["cp"], &TokenSpec::new(customer, &["customer_user"]).customer(customer)).unwrap()
 }
 
-async fn cp(state: &State, ask: Ask) -> Answer {
-    Client::new(&state.gateways["CP"]).send(&ask.bearer(&token(state))).await.unwrap()
+async fn cp(state: &State, ask: &Ask) -> Answer {
+    Client::new(&state.gateways["CP"]).send(ask).await.unwrap()
 }
 
-const MINE: &str = "customer_id=c%201%2F%C3%A9";
+fn body_of(picture: &Value) -> Value {
+    serde_json::from_str(picture["body"].as_str().unwrap_or_else(|| panic!("no body: {picture}"))).unwrap()
+}
+
+#[tokio::test]
+async fn query_and_path_name_the_token_s_customer() {
+    let stack = stack();
+    let state = stack.state();
+    let bearer = token(state, "asks for another");
+    for (target, path, query) in [
+        ("/api/v1/invoices?customer_id=evil&a=1", "/api/v1/invoices", "a=1&customer_id=asks%20for%20another"),
+        ("/api/v1/receipts?%2563ustomer_id=evil;a=1;Customer_ID[]=evil", "/api/v1/receipts", "a=1&customer_id=asks%20for%20another"),
+        ("/api/v1/payments/subscriptions/by-customer/evil?a=1", "/api/v1/payments/subscriptions/by-customer/asks%20for%20another", "a=1"),
+    ] {
+        let answer = cp(state, &Ask::get(target).bearer(&bearer)).await;
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+        assert_eq!((answer.json()["path"].as_str(), answer.json()["query"].as_str()), (Some(path), Some(query)), "{target}");
+    }
+    let older = cp(state, &Ask::post("/auth/google/verify?a=1").json(&json!({}))).await;
+    assert_eq!((older.status, older.json()["path"].as_str()), (200, Some("/api/v1/auth/google/verify")), "{}", older.text());
+    let correlation = older.header("x-correlation-id").unwrap().to_owned();
+    let record = Admin::new(state).audit_record(&correlation, Duration::from_secs(10)).await.unwrap().expect("the request is recorded");
+    assert_eq!(record["path"].as_str(), Some("/auth/google/verify"), "{record}");
+}
 
 #[tokio::test]
 async fn every_spelling_in_the_query_gives_way() {
     let stack = stack();
+    let state = stack.state();
+    let bearer = token(state, "c 1/é");
+    let mine = "customer_id=c%201%2F%C3%A9";
     for (sent, kept) in [
         ("", ""),
         ("customer_id=evil", ""),
@@ -53,113 +96,147 @@ async fn every_spelling_in_the_query_gives_way() {
         ("a=%zz&b=%", "a=%zz&b=%&"),
     ] {
         let path = if sent.is_empty() { "/api/v1/invoices".to_owned() } else { format!("/api/v1/invoices?{sent}") };
-        let answer = cp(stack.state(), Ask::get(&path)).await;
+        let answer = cp(state, &Ask::get(&path).bearer(&bearer)).await;
         assert_eq!(answer.status, 200, "{sent}: {}", answer.text());
-        assert_eq!(answer.json()["query"], format!("{kept}{MINE}"), "{sent}");
+        assert_eq!(answer.json()["query"], format!("{kept}{mine}"), "{sent}");
     }
 }
 
 #[tokio::test]
-async fn the_segment_of_the_path_gives_way() {
-    let stack = stack();
-    let answer = cp(stack.state(), Ask::get("/api/v1/payments/subscriptions/by-customer/evil?page=2")).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let picture = answer.json();
-    assert_eq!(picture["path"], "/api/v1/payments/subscriptions/by-customer/c%201%2F%C3%A9");
-    assert_eq!(picture["query"], "page=2");
-}
-
-fn body_of(answer: &Answer) -> Value {
-    serde_json::from_str(answer.json()["body"].as_str().unwrap_or_else(|| panic!("{}", answer.text()))).unwrap()
-}
-
-#[tokio::test]
-async fn the_key_in_the_body_gives_way_and_the_rest_stays() {
-    let stack = stack();
-    for sent in [
-        r#"{"amount":12345678901234567890.10,"customer_id":"evil","nested":{"customer_id":"kept"}}"#,
-        r#"{"amount":12345678901234567890.10,"nested":{"customer_id":"kept"}}"#,
-        r#"{"amount":12345678901234567890.10,"cust\u006fmer_id":"evil","nested":{"customer_id":"kept"}}"#,
-        r#"{"amount":12345678901234567890.10,"Customer_ID":"evil","nested":{"customer_id":"kept"}}"#,
-    ] {
-        let ask = Ask::post("/api/v1/payments/razorpay/order").header("content-type", "text/plain").body(sent);
-        let answer = cp(stack.state(), ask).await;
-        assert_eq!(answer.status, 200, "{sent}: {}", answer.text());
-        let picture = answer.json();
-        let text = picture["body"].as_str().unwrap();
-        assert!(text.contains("12345678901234567890.10"), "{text}");
-        assert_eq!(text.to_ascii_lowercase().matches("customer_id\"").count(), 2, "{text}");
-        let body = body_of(&answer);
-        assert_eq!((&body["customer_id"], &body["nested"]["customer_id"]), (&json!("c 1/é"), &json!("kept")), "{text}");
-        let header = |name: &str| {
-            let headers = picture["headers"].as_array().unwrap().iter();
-            headers.filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(header("content-type"), ["application/json"]);
-        let length = header("content-length");
-        assert!(length.is_empty() || length == [text.len().to_string()], "{length:?} for {} bytes", text.len());
-    }
-}
-
-#[tokio::test]
-async fn a_body_that_has_no_one_meaning_is_refused() {
-    let stack = stack();
-    let large = format!(r#"{{"customer_id":"evil","text":"{}"}}"#, "a".repeat(300 * 1024));
-    for (sent, status) in [
-        (r#"["customer_id"]"#, 400),
-        (r#""customer_id""#, 400),
-        ("customer_id=evil", 400),
-        ("", 400),
-        (r#"{"customer_id":"evil","customer_id":"worse"}"#, 400),
-        (r#"{"customer_id":"evil","customer\u005fid":"worse"}"#, 400),
-        (r#"{"customer_id":"evil","Customer_Id":"worse"}"#, 400),
-        (r#"{"a":1,"a":2}"#, 400),
-        (r#"{"customer_id":"evil"} {"#, 400),
-        ("\u{feff}{}", 400),
-        (&large, 413),
-    ] {
-        let ask = Ask::post("/api/v1/payments/razorpay/order").header("content-type", "application/json").body(sent.to_owned());
-        let answer = cp(stack.state(), ask).await;
-        assert_eq!(answer.status, status, "{}: {}", &sent[..sent.len().min(80)], answer.text());
-        assert_eq!(answer.json()["check"], "ownership", "{}", answer.text());
-    }
-    let compressed = Ask::post("/api/v1/payments/razorpay/order").header("content-encoding", "gzip").body(r#"{"a":1}"#);
-    assert_eq!(cp(stack.state(), compressed).await.status, 400);
-}
-
-/// In pieces, with an announced length and without.
-#[tokio::test]
-async fn a_body_in_pieces_is_rewritten_once() {
+async fn a_body_names_the_token_s_customer_whether_or_not_it_waited() {
     let stack = stack();
     let state = stack.state();
-    let head = |framing: &str| {
-        format!(
-            "POST /api/v1/payments/razorpay/order HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n{framing}\r\nconnection: close\r\n\r\n",
-            token(state)
-        )
-    };
-    let body = r#"{"customer_id":"evil","amount":1}"#;
-    let chunked: String = body.chars().map(|byte| format!("1\r\n{byte}\r\n")).collect::<String>() + "0\r\n\r\n";
-    for request in [
-        head("transfer-encoding: chunked") + &chunked,
-        head(&format!("content-length: {}", body.len())) + body,
-        head("transfer-encoding: chunked\r\ntrailer: x-checksum") + chunked.trim_end() + "\r\nx-checksum: 1\r\n\r\n",
-    ] {
+    for size in [0, 1_000, 200_000] {
+        let customer = format!("body-{size}");
+        let bearer = token(state, &customer);
+        let padding = "x".repeat(size);
+        let given = format!(r#"{{"customer_id":"evil","n":1.50,"padding":"{padding}"}}"#);
+        let expected = format!(r#"{{"customer_id":"{customer}","n":1.50,"padding":"{padding}"}}"#);
+        // The first waits for a lease, the second has it.
+        for _ in 0..2 {
+            let ask = Ask::new("PUT", DRAFT).bearer(&bearer).header("content-type", "text/plain").body(given.clone());
+            let answer = cp(state, &ask).await;
+            assert_eq!((answer.status, answer.header("x-echo-listener")), (200, Some("production")), "{}", answer.text());
+            assert!(answer.json()["body"].as_str() == Some(&expected), "{size}: {}", answer.text());
+            assert_eq!(answer.echoed("content-length"), [expected.len().to_string()]);
+            assert_eq!(answer.echoed("content-type"), ["application/json"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_with_trailers_names_the_token_s_customer() {
+    let stack = stack();
+    let state = stack.state();
+    for round in 0..2 {
+        let bearer = token(state, "chunked");
+        let head = format!(
+            "PUT {DRAFT} HTTP/1.1\r\nhost: cp\r\nauthorization: Bearer {bearer}\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\nconnection: close\r\n\r\n"
+        );
+        let request = [&head, "5\r\n{\"a\":\r\n", "2\r\n1}\r\n", "0\r\nx-t: 1\r\n\r\n"].concat();
         let answer = raw::send(&state.gateways["CP"], request.as_bytes()).await.unwrap();
-        assert_eq!(answer.status, Some(200), "{}", answer.text);
-        assert!(answer.text.contains(r#"\"customer_id\":\"c 1/é\""#) && !answer.text.contains("evil"), "{}", answer.text);
+        assert_eq!(answer.status, Some(200), "{round}: {}", answer.text);
+        assert!(answer.text.contains(r#"{\"customer_id\":\"chunked\",\"a\":1}"#), "{round}: {}", answer.text);
     }
 }
 
 #[tokio::test]
-async fn a_user_without_a_customer_owns_nothing() {
+async fn over_http_2_a_body_names_the_token_s_customer_with_and_without_trailers() {
     let stack = stack();
     let state = stack.state();
-    let nobody = mint(&state.issuers["cp"], &TokenSpec::new("no-customer", &["customer_admin"])).unwrap();
-    for ask in [Ask::get("/api/v1/invoices"), Ask::get("/api/v1/payments/subscriptions/by-customer/evil")] {
-        let answer = Client::new(&state.gateways["CP"]).send(&ask.bearer(&nobody)).await.unwrap();
-        assert_eq!(answer.status, 401, "{}", answer.text());
-        assert_eq!(answer.json()["detail"], "Missing customer_id in auth context");
-        assert!(answer.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")));
+    for (round, trailers) in [(0, false), (1, false), (2, true), (3, true)] {
+        let customer = if trailers { "h2 with trailers" } else { "h2" };
+        let bearer = token(state, customer);
+        let picture = http_2(&state.gateways["CP"], &bearer, &[r#"{"a":1,"#, r#""CUSTOMER_ID":"evil"}"#], trailers).await;
+        assert_eq!(body_of(&picture), json!({ "a": 1, "customer_id": customer }), "round {round}");
     }
+    let refused = http_2(&state.gateways["CP"], &token(state, "h2"), &["[1,", "2]"], false).await;
+    assert_eq!((refused["status"].as_u64(), refused["check"].as_str()), (Some(400), Some("ownership")), "{refused}");
+}
+
+#[tokio::test]
+async fn d34_a_body_that_cannot_carry_the_id_reaches_nobody() {
+    let stack = stack();
+    let state = stack.state();
+    let bearer = token(state, "d34");
+    let before = backend_count(&state.backend).await.unwrap();
+    let large = format!("{{\"a\":\"{}\"}}", "x".repeat(300_000));
+    for (body, status) in
+        [("[]", 400), ("customer_id=evil", 400), ("", 400), (r#"{"customer_id":1,"Customer_Id":2}"#, 400), (large.as_str(), 413)]
+    {
+        let answer = cp(state, &Ask::new("PUT", DRAFT).bearer(&bearer).body(body.to_owned())).await;
+        assert_eq!((answer.status, answer.json()["check"].as_str()), (status, Some("ownership")), "{}", answer.text());
+    }
+    let chunked = format!(
+        "PUT {DRAFT} HTTP/1.1\r\nhost: cp\r\nauthorization: Bearer {bearer}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n",
+        large.len()
+    );
+    let answer = raw::send(&state.gateways["CP"], chunked.as_bytes()).await.unwrap();
+    assert_eq!(answer.status, Some(413), "{}", answer.text);
+    assert_eq!(backend_count(&state.backend).await.unwrap(), before, "nothing of this reached the backend");
+}
+
+/// One PUT over HTTP/2 with prior knowledge (RFC 9113), its body in pieces; what the answer's body says.
+async fn http_2(base_url: &str, bearer: &str, pieces: &[&str], trailers: bool) -> Value {
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let mut headers = Vec::new();
+    let authorization = format!("Bearer {bearer}");
+    for (name, value) in
+        [(":method", "PUT"), (":scheme", "http"), (":path", DRAFT), (":authority", "cp"), ("authorization", &authorization)]
+    {
+        headers.extend(literal(name, value));
+    }
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    request.extend(frame(4, 0, 0, &[]));
+    request.extend(frame(1, END_HEADERS, 1, &headers));
+    for (index, piece) in pieces.iter().enumerate() {
+        let last = !trailers && index + 1 == pieces.len();
+        request.extend(frame(0, if last { END_STREAM } else { 0 }, 1, piece.as_bytes()));
+    }
+    if trailers {
+        request.extend(frame(1, END_HEADERS | END_STREAM, 1, &literal("x-t", "1")));
+    }
+    let mut stream = TcpStream::connect(base_url.strip_prefix("http://").unwrap_or(base_url)).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    let mut body = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head)).await.unwrap().unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head[3] == 0 {
+            body.extend(payload);
+            if head[4] & END_STREAM != 0 {
+                return serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&body)));
+            }
+        }
+        assert!(head[3] != 3 && head[3] != 7, "the stream was reset or the connection is going away: {}", String::from_utf8_lossy(&body));
+    }
+}
+
+/// A header field that is never indexed (RFC 7541 §6.2.3).
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let mut field = vec![0x10];
+    for text in [name, value] {
+        let mut length = text.len();
+        if length < 127 {
+            field.push(length as u8);
+        } else {
+            field.push(127);
+            length -= 127;
+            while length >= 128 {
+                field.push((length % 128 + 128) as u8);
+                length /= 128;
+            }
+            field.push(length as u8);
+        }
+        field.extend(text.bytes());
+    }
+    field
 }

@@ -24,6 +24,7 @@ Who may do what under the default policy. Made by the golden tests from policies
   S  yes, in the sandbox
 
 A budget may still be spent. On CP permissions are not asked for, only a valid token: every role can do the same there.
+Customers have a customer id and the staff has none: routes that force it into the request are for the former only.
 ";
 
 /// A kind of caller: a column.
@@ -162,7 +163,7 @@ fn identity(issuer: &str, role: &str, governor: bool, trial: Trial) -> Identity 
         subject: "someone".into(),
         user_id: "someone".into(),
         email: "someone@example.com".into(),
-        customer_id: None,
+        customer_id: role.starts_with("customer_").then(|| "customer-1".into()),
         agent_id: None,
         governor_agent_id: governor.then(|| "governor".into()),
         roles: vec![role.into()],
