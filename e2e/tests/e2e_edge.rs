@@ -301,12 +301,11 @@ async fn what_envoy_refuses_by_itself_is_a_problem_too() {
     let state = stack.state();
     let long = "x".repeat(40_000);
     let upgrade: [(&str, &[u8]); 2] = [("connection", b"upgrade"), ("upgrade", b"chess")];
-    let cases: [(&[u8], u16, &str, Option<&str>); 7] = [
+    let cases: [(&[u8], u16, &str, Option<&str>); 6] = [
         (b"GET /edge/plain HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n", 400, "validation-error", None),
         (b"GET /edge/plain HTTP/1.1\r\nhost: a\r\nx_user_id: 1\r\n\r\n", 400, "validation-error", None),
         (b"GET /edge/plain HTTP/1.0\r\nhost: a\r\n\r\n", 426, "validation-error", None),
         (&raw::request("GET", b"/edge/plain", &[("x-long", long.as_bytes())]), 431, "validation-error", None),
-        (b"CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n", 404, "not-found", None),
         (&raw::request("GET", PLAIN.as_bytes(), &upgrade), 400, "upgrade-refused", Some(PLAIN)),
         (b"GET /edge/plain HTTP/1.1\r\nhost: a\r\nslow: ", 408, "gateway-timeout", None),
     ];
