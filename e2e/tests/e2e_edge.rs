@@ -508,6 +508,10 @@ async fn a_stream_outlives_the_time_out_where_its_route_says_that_it_is_one() {
     let (plain, streamed) = tokio::join!(events(state, &headers, PLAIN), events(state, &headers, "/edge/events"));
     assert!((4..=8).contains(&plain.len()), "cut after 3 s: {plain:?}");
     assert_eq!(streamed.len(), 12, "{streamed:?}");
+    // One that begins later than a try or an answer may take is waited for, and opened once.
+    let late = Ask::get("/edge/events").header("authorization", &bearer).header("x-echo-delay-ms", "4000");
+    let answer = cp(state, &late.header("x-echo-only-first", id("late"))).await;
+    assert_eq!((answer.status, answer.header("x-echo-try")), (200, Some("1")), "{}", answer.text());
 }
 
 #[tokio::test]
