@@ -1,28 +1,51 @@
 //! A backend that tells what it got. It answers any request with a JSON picture of it, shaped by `x-echo-*` request headers,
 //! and counts the requests that reached it. It must not hide anything: what is not printable is shown lossily, never dropped.
+//!
+//! * `x-echo-status`, `x-echo-body-base64`, `x-echo-set-NAME`: how the answer looks; `x-echo-header-bytes`: with a header so long
+//! * `x-echo-delay-ms`: how long it takes; `x-echo-hang-up`: the connection is closed instead
+//! * `x-echo-only-first: ID`: the last two hold for the first request with this id alone, and a repeat is answered at once;
+//!   `x-echo-try` of the answer is the number of requests with it so far
+//! * `x-echo-events: COUNT every MILLISECONDS`: server-sent events, each with the time at which it was sent
+//! * `x-echo-upgrade`: a request for an upgrade gets it, and its own bytes back
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use axum::http::{Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// The longest delay a request may ask for.
 pub const DELAY_MS_MAX: u64 = 60_000;
 
 /// The largest request body that is read.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The longest response header that may be asked for.
+const HEADER_BYTES_MAX: usize = 200_000;
+
+/// How many ids of first tries are remembered.
+const IDS_MAX: usize = 4_096;
 
 /// Response headers that would break the framing of the answer.
 const NEVER_SET: [&str; 5] = ["connection", "content-length", "te", "trailer", "transfer-encoding"];
@@ -69,7 +92,30 @@ impl Counter {
 struct Echo {
     role: Role,
     counter: Counter,
+    tried: Tried,
 }
+
+/// How often requests with an id came.
+#[derive(Clone, Debug, Default)]
+struct Tried(Arc<Mutex<HashMap<Vec<u8>, u32>>>);
+
+impl Tried {
+    /// Which try this is, from 1 on. All ids are forgotten in bulk: a test uses an id within seconds.
+    fn count(&self, id: &HeaderValue) -> u32 {
+        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tries.len() >= IDS_MAX {
+            tries.clear();
+        }
+        let count = tries.entry(id.as_bytes().to_vec()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+}
+
+/// The connection is closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hung up, as asked")]
+struct HungUp;
 
 /// The body of an answer. Exactly one of `body` and `body_base64` is a string.
 #[derive(Debug, Serialize)]
@@ -88,8 +134,18 @@ struct Picture {
 struct Shape {
     status: StatusCode,
     delay: Duration,
+    ending: Ending,
     body: Option<Vec<u8>>,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What comes at the end of the delay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Answer,
+    Events { count: u64, every: Duration },
+    Upgrade,
+    HangUp,
 }
 
 /// An `x-echo-*` header that cannot be obeyed.
@@ -103,28 +159,72 @@ enum InvalidShape {
     Repeated { name: String },
 }
 
-/// The backend as a router, for one listener.
+/// The backend as a router, for one listener. It cannot hang up.
 pub fn app(role: Role, counter: Counter) -> Router {
-    Router::new().route("/__echo/count", get(seen).delete(reset)).fallback(echo).with_state(Echo { role, counter })
+    let echo = Echo { role, counter, tried: Tried::default() };
+    Router::new().fallback(answer_or_tell).with_state(echo)
 }
 
-/// Serves both listeners until one of them fails or SIGTERM or SIGINT arrives.
+async fn answer_or_tell(State(echo): State<Echo>, request: Request) -> Response {
+    let answer = exchange(&echo, request).await;
+    answer.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("echo: {error}\n")).into_response())
+}
+
+/// Serves both listeners until SIGTERM or SIGINT arrives.
 ///
 /// # Errors
-/// When an address cannot be bound or a listener fails.
+/// When an address cannot be bound.
 pub async fn serve(listen: SocketAddr, sandbox_listen: Option<SocketAddr>) -> std::io::Result<()> {
-    let counter = Counter::default();
-    let production = serve_one(listen, Role::Production, counter.clone());
+    let (counter, tried) = (Counter::default(), Tried::default());
+    let production = serve_one(listen, Echo { role: Role::Production, counter: counter.clone(), tried: tried.clone() });
     match sandbox_listen {
         None => production.await,
-        Some(address) => tokio::try_join!(production, serve_one(address, Role::Sandbox, counter)).map(|_| ()),
+        Some(address) => tokio::try_join!(production, serve_one(address, Echo { role: Role::Sandbox, counter, tried })).map(|_| ()),
     }
 }
 
-async fn serve_one(address: SocketAddr, role: Role, counter: Counter) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    println!("{} backend listens on {}", role.name(), listener.local_addr()?);
-    axum::serve(listener, app(role, counter)).with_graceful_shutdown(stop_asked()).await
+async fn serve_one(address: SocketAddr, echo: Echo) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    println!("{} backend listens on {}", echo.role.name(), listener.local_addr()?);
+    let (stopping, stop) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut asked = pin!(stop_asked());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve_connection(stream, echo.clone(), stop.clone()));
+                }
+                // Such as too many open files: passes when connections end.
+                Err(error) => {
+                    eprintln!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            () = &mut asked => break,
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+    stopping.send_replace(true);
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// By hand, not by `axum::serve`: a service that fails makes the connection end without an answer.
+async fn serve_connection(stream: TcpStream, echo: Echo, mut stop: watch::Receiver<bool>) {
+    // Without it an event would wait for more to send.
+    let _events_are_later = stream.set_nodelay(true);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let echo = echo.clone();
+        async move { exchange(&echo, request.map(Body::new)).await }
+    });
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ended = &mut connection => return,
+        _stopping = stop.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ended = connection.await;
 }
 
 async fn stop_asked() {
@@ -143,36 +243,96 @@ async fn stop_asked() {
     }
 }
 
-async fn seen(State(echo): State<Echo>) -> String {
-    echo.counter.seen().to_string()
-}
-
-async fn reset(State(echo): State<Echo>) -> StatusCode {
-    echo.counter.reset();
-    StatusCode::NO_CONTENT
-}
-
-async fn echo(State(echo): State<Echo>, request: Request) -> Response {
+async fn exchange(echo: &Echo, mut request: Request) -> Result<Response, HungUp> {
+    if request.uri().path() == "/__echo/count" {
+        if request.method() == Method::DELETE {
+            echo.counter.reset();
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        return Ok(echo.counter.seen().to_string().into_response());
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     echo.counter.count();
-    let mut response = answer(head, body).await;
+    let mut response = answer(head, body, upgrade, &echo.tried).await?;
     response.headers_mut().insert("x-echo-listener", HeaderValue::from_static(echo.role.name()));
-    response
+    Ok(response)
 }
 
-async fn answer(head: request::Parts, body: Body) -> Response {
-    let shape = match parse_shape(&head.headers) {
+async fn answer(head: request::Parts, body: Body, upgrade: OnUpgrade, tried: &Tried) -> Result<Response, HungUp> {
+    let mut shape = match parse_shape(&head.headers) {
         Ok(shape) => shape,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("echo: {error}\n")).into_response(),
+        Err(error) => return Ok((StatusCode::BAD_REQUEST, format!("echo: {error}\n")).into_response()),
     };
+    if let Some(id) = head.headers.get("x-echo-only-first") {
+        let number = tried.count(id);
+        shape.headers.push((HeaderName::from_static("x-echo-try"), HeaderValue::from(number)));
+        if number > 1 {
+            shape = Shape { delay: Duration::ZERO, ending: Ending::Answer, ..shape };
+        }
+    }
+    if shape.ending == Ending::Upgrade {
+        return Ok(upgraded(&head.headers, upgrade));
+    }
     let body = match read_body(body).await {
         Ok(body) => body,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     if !shape.delay.is_zero() {
         tokio::time::sleep(shape.delay).await;
     }
-    respond(shape, &head, body)
+    match shape.ending {
+        Ending::HangUp => Err(HungUp),
+        Ending::Events { count, every } => Ok(events(count, every)),
+        Ending::Answer | Ending::Upgrade => Ok(respond(shape, &head, body)),
+    }
+}
+
+/// Agrees to whatever upgrade is asked for, and sends back what comes.
+fn upgraded(headers: &HeaderMap, upgrade: OnUpgrade) -> Response {
+    let Some(protocol) = headers.get(UPGRADE).cloned() else {
+        return (StatusCode::BAD_REQUEST, "echo: `x-echo-upgrade` needs a request for an upgrade\n").into_response();
+    };
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+            let _peer_left = tokio::io::copy(&mut reader, &mut writer).await;
+        }
+    });
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    response.headers_mut().insert(UPGRADE, protocol);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+}
+
+fn events(count: u64, every: Duration) -> Response {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ([(CONTENT_TYPE, "text/event-stream")], Body::new(Events { sent: 0, count, ticks })).into_response()
+}
+
+/// A stream of server-sent events, one per tick.
+#[derive(Debug)]
+struct Events {
+    sent: u64,
+    count: u64,
+    ticks: Interval,
+}
+
+impl hyper::body::Body for Events {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.sent == self.count {
+            return Poll::Ready(None);
+        }
+        ready!(self.ticks.poll_tick(context));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let event = format!("data: {{\"event\":{},\"sent_us\":{now}}}\n\n", self.sent);
+        self.sent = self.sent.saturating_add(1);
+        Poll::Ready(Some(Ok(Frame::data(event.into()))))
+    }
 }
 
 async fn read_body(body: Body) -> Result<Bytes, (StatusCode, String)> {
@@ -247,12 +407,34 @@ fn parse_shape(headers: &HeaderMap) -> Result<Shape, InvalidShape> {
         None => None,
         Some(value) => Some(STANDARD.decode(value.as_bytes()).map_err(|_| invalid("x-echo-body-base64", "standard base64 with padding"))?),
     };
-    let headers = headers
+    let ending = parse_ending(headers)?;
+    let mut set = headers
         .iter()
         .filter_map(|(name, value)| Some((name, name.as_str().strip_prefix("x-echo-set-")?, value)))
         .map(|(name, wanted, value)| parse_set(name, wanted, value))
-        .collect::<Result<_, _>>()?;
-    Ok(Shape { status, delay, body, headers })
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(value) = single(headers, "x-echo-header-bytes")? {
+        let bytes = text(value).and_then(|text| text.parse().ok()).filter(|bytes| *bytes <= HEADER_BYTES_MAX);
+        let bytes = bytes.ok_or_else(|| invalid("x-echo-header-bytes", "a number up to 200000"))?;
+        let filling = HeaderValue::from_str(&"x".repeat(bytes)).map_err(|_| invalid("x-echo-header-bytes", "a number up to 200000"))?;
+        set.push((HeaderName::from_static("x-echo-filling"), filling));
+    }
+    Ok(Shape { status, delay, ending, body, headers: set })
+}
+
+fn parse_ending(headers: &HeaderMap) -> Result<Ending, InvalidShape> {
+    if headers.contains_key("x-echo-hang-up") {
+        return Ok(Ending::HangUp);
+    }
+    if headers.contains_key("x-echo-upgrade") {
+        return Ok(Ending::Upgrade);
+    }
+    let Some(value) = single(headers, "x-echo-events")? else { return Ok(Ending::Answer) };
+    let parsed = text(value).and_then(|text| text.split_once(" every ")).and_then(|(count, every)| {
+        let every = every.parse().ok().filter(|every| (1..=DELAY_MS_MAX).contains(every))?;
+        Some(Ending::Events { count: count.parse().ok()?, every: Duration::from_millis(every) })
+    });
+    parsed.ok_or_else(|| invalid("x-echo-events", "`COUNT every MILLISECONDS`"))
 }
 
 fn parse_set(name: &HeaderName, wanted: &str, value: &HeaderValue) -> Result<(HeaderName, HeaderValue), InvalidShape> {

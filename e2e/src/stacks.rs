@@ -33,6 +33,7 @@ pub mod ports {
     pub const EXPLAINED: u16 = 22_400;
     pub const SHADOW: u16 = 22_600;
     pub const OWNERSHIP: u16 = 22_800;
+    pub const EDGE: u16 = 21_600;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

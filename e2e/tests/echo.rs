@@ -108,7 +108,7 @@ async fn caps_the_delay() {
 
 #[tokio::test]
 async fn refuses_what_it_cannot_do() {
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 14] = [
         ("x-echo-status", b"banana", "`x-echo-status` must be a number from 200 to 599"),
         ("x-echo-status", b"101", "`x-echo-status` must be a number from 200 to 599"),
         ("x-echo-status", b"600", "`x-echo-status` must be a number from 200 to 599"),
@@ -117,6 +117,11 @@ async fn refuses_what_it_cannot_do() {
         ("x-echo-delay-ms", b"", "`x-echo-delay-ms` must be a whole number of milliseconds"),
         ("x-echo-body-base64", b"%%%", "`x-echo-body-base64` must be standard base64 with padding"),
         ("x-echo-set-content-length", b"5", "`x-echo-set-content-length` cannot name a response header"),
+        ("x-echo-header-bytes", b"1000000", "`x-echo-header-bytes` must be a number up to 200000"),
+        ("x-echo-events", b"3", "`x-echo-events` must be `COUNT every MILLISECONDS`"),
+        ("x-echo-events", b"3 every 0", "`x-echo-events` must be `COUNT every MILLISECONDS`"),
+        ("x-echo-upgrade", b"1", "`x-echo-upgrade` needs a request for an upgrade"),
+        ("x-echo-set-transfer-encoding", b"x", "`x-echo-set-transfer-encoding` cannot name a response header"),
         ("x-echo-set-", b"5", "`x-echo-set-` cannot name a response header"),
     ];
     for (name, value, expected) in cases {
@@ -147,4 +152,44 @@ async fn counts_requests_but_not_questions_about_the_count() {
     assert_eq!(ask_with(&counter, count(Method::GET)).await.body, b"4");
     assert_eq!(ask_with(&counter, count(Method::DELETE)).await.status, StatusCode::NO_CONTENT);
     assert_eq!(ask_with(&counter, count(Method::GET)).await.body, b"0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sends_events_one_after_the_other() {
+    let start = tokio::time::Instant::now();
+    let answer = ask(&[("x-echo-events", b"3 every 500")]).await;
+    assert_eq!(answer.headers["content-type"], "text/event-stream");
+    let events: Vec<&str> = answer.text().split_terminator("\n\n").collect();
+    assert_eq!(events.len(), 3, "{}", answer.text());
+    assert!(events.iter().enumerate().all(|(number, event)| event.starts_with(&format!("data: {{\"event\":{number},\"sent_us\":"))));
+    assert_eq!(start.elapsed().as_millis(), 1_000);
+}
+
+#[tokio::test]
+async fn hangs_up_and_forgives_the_second_try() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it has one");
+    drop(listener);
+    let serving = tokio::spawn(e2e::echo::serve(address, None));
+    let url = format!("http://{address}");
+    let ask = |extra: &[(&str, &[u8])]| {
+        let request = e2e::raw::request("GET", b"/", &[&[("x-echo-hang-up", b"1".as_slice())], extra].concat());
+        let url = url.clone();
+        async move {
+            for _ in 0..100 {
+                if let Ok(answer) = e2e::raw::send(&url, &request).await {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            e2e::raw::RawAnswer::default()
+        }
+    };
+    assert_eq!(ask(&[]).await.status, None);
+    assert_eq!(ask(&[]).await.status, None);
+    assert_eq!(ask(&[("x-echo-only-first", b"a")]).await.status, None);
+    assert_eq!(ask(&[("x-echo-only-first", b"a")]).await.status, Some(200));
+    let counted = e2e::raw::send(&url, &e2e::raw::request("GET", b"/__echo/count", &[])).await.expect("it listens");
+    assert_eq!(counted.body(), "4");
+    serving.abort();
 }

@@ -98,8 +98,11 @@ pub(crate) enum Reached {
     No,
 }
 
-/// Backend never reached ⇔ no upstream connection was made and there was at most one attempt: the properties show the
-/// last attempt only. Good answers need no property, which keeps them off the hot path.
+/// Envoy's routes whose name ends so repeat only what was surely not sent, so the last attempt tells about all of them.
+const REPEATS_UNSENT: &[u8] = b"_unsent";
+
+/// Backend never reached ⇔ no upstream connection was made by the last attempt, which is the one that the properties show, and
+/// no earlier one can have reached it. Good answers need no property, which keeps them off the hot path.
 pub(crate) fn backend_reached(trace: &Trace, host: &impl Host) -> Reached {
     if trace.status.is_some_and(|status| status < 400) {
         return Reached::Yes;
@@ -109,7 +112,8 @@ pub(crate) fn backend_reached(trace: &Trace, host: &impl Host) -> Reached {
     }
     let attempts = host.property(&["upstream", "request_attempt_count"]);
     let attempts = attempts.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-    if attempts > 1 { Reached::Yes } else { Reached::No }
+    let route = || host.property(&["xds", "route_name"]);
+    if attempts > 1 && !route().is_some_and(|name| name.ends_with(REPEATS_UNSENT)) { Reached::Yes } else { Reached::No }
 }
 
 /// What was charged in the end.

@@ -322,12 +322,16 @@ fn what_was_reserved_is_charged_when_the_backend_was_reached_and_else_given_back
     let one_request = 1_000 + 1_000 + 1 + 1;
     let local_address = ("upstream.local_address", b"10.0.0.1:5".to_vec());
     let attempts = |count: u64| ("upstream.request_attempt_count", count.to_le_bytes().to_vec());
+    let route = |name: &str| ("xds.route_name", name.as_bytes().to_vec());
     // A status, properties, and whether the backend may have seen the request.
     let cases = [
         (Some(200), vec![], true),
         (Some(404), vec![local_address.clone(), attempts(1)], true),
         (Some(503), vec![local_address.clone(), attempts(1)], true),
         (Some(503), vec![attempts(2)], true),
+        (Some(503), vec![attempts(2), route("backend_safe")], true),
+        (Some(503), vec![attempts(2), route("backend_unsent")], false),
+        (Some(503), vec![local_address.clone(), attempts(2), route("backend_unsent")], true),
         (Some(503), vec![attempts(1)], false),
         (Some(503), vec![], false),
         (None, vec![local_address], true),
