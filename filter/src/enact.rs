@@ -11,6 +11,8 @@ use decision_core::failure::Fault;
 use decision_core::policy::CredentialForwarding;
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
+use rules::Ruling;
+use std::sync::Arc;
 use wire::sync::ApprovalRefusal;
 
 /// A refusal with what its text needs.
@@ -18,6 +20,8 @@ use wire::sync::ApprovalRefusal;
 pub(crate) enum Refusal {
     /// By a rule.
     Denied(Denial),
+    /// By a custom rule.
+    Rule { denial: Denial, ruling: Arc<Ruling> },
     /// A budget is spent.
     Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
     /// Too many requests from the client's address.
@@ -36,7 +40,7 @@ impl Refusal {
         match self {
             Self::Spent { window, now, .. } | Self::Limited { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
             Self::Failed(_) => Some(1),
-            Self::Denied(denial) => problem::retry_after(denial.reason),
+            Self::Denied(denial) | Self::Rule { denial, .. } => problem::retry_after(denial.reason),
             Self::ApprovalPending { .. } | Self::ApprovalRefused { .. } => None,
         }
     }
@@ -133,6 +137,7 @@ pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusa
     exchange.trace.verdict = match refusal {
         Refusal::Failed(fault) => Verdict { decision: Verdicts::Indeterminate, reason: fault.code() },
         Refusal::Denied(denial)
+        | Refusal::Rule { denial, .. }
         | Refusal::Spent { denial, .. }
         | Refusal::Limited { denial, .. }
         | Refusal::ApprovalPending { denial, .. }

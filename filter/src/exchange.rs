@@ -13,7 +13,9 @@ use decision_core::holder::{Reservations, Wait};
 use decision_core::policy::RouteId;
 use decision_core::principal::Principal;
 use decision_core::time::Timestamp;
+use rules::Ruling;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What is known about one request, from its arrival to its record.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Trace {
     pub(crate) checks: Checks,
     pub(crate) noted: Noted,
     pub(crate) verdict: Verdict,
+    /// What the custom rules said, where they were asked.
+    pub(crate) ruling: Option<Arc<Ruling>>,
     pub(crate) approval_id: Option<String>,
     pub(crate) target: Option<Target>,
     pub(crate) forwarded_at: Option<Timestamp>,

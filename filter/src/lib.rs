@@ -28,6 +28,7 @@ mod records;
 mod revocation_feed;
 mod revoked;
 mod root;
+mod rules;
 mod settings;
 mod signature;
 mod sync;

@@ -7,6 +7,7 @@ use decision_core::budget::{Budget, Unit};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
 use decision_core::principal::{CredentialFault, RevocationKind, Trial};
+use rules::Ruling;
 use serde::Serialize;
 use wire::sync::ApprovalRefusal;
 
@@ -40,6 +41,8 @@ struct Extras<'p> {
     approval_id: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_url: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_rule: Option<&'p str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -222,6 +225,7 @@ impl<'p> Problem<'p> {
         let problem = match refusal {
             Refusal::Failed(fault) => Self::failed(*fault),
             Refusal::Denied(denial) | Refusal::Limited { denial, .. } => Self::denied(exchange, denial.reason),
+            Refusal::Rule { denial, ruling } => Self::ruled(exchange, denial.reason, ruling),
             Refusal::Spent { denial, budget, .. } => {
                 let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
                 Self::spent(exchange, denial.reason, refusal, budget)
@@ -300,6 +304,16 @@ impl<'p> Problem<'p> {
             details: details(reason),
             extras,
         }
+    }
+
+    /// A rule's own words, where it has some.
+    fn ruled(exchange: &'p Exchange, reason: DenyReason, ruling: &'p Ruling) -> Self {
+        let mut problem = Self::denied(exchange, reason);
+        if !ruling.reason.is_empty() {
+            problem.detail = ruling.reason.to_string();
+        }
+        problem.extras.custom_rule = Some(&ruling.rule);
+        problem
     }
 
     fn spent(exchange: &'p Exchange, reason: DenyReason, refusal: &Refusal, budget: Option<&'p Budget>) -> Self {
