@@ -158,6 +158,17 @@ decision := {"allow": true, "rule": "slow"} if {
 }
 
 #[test]
+fn a_time_out_within_functions_is_one_too() {
+    let tree: String = (0..12).map(|level| format!("f{level}(x) := f{0}(x) + f{0}(x + 1) + f{0}(x + 2)\n", level + 1)).collect();
+    let module = format!("{tree}f12(x) := x\ndecision := {{\"allow\": f0(1) > 0, \"rule\": \"r\"}}");
+    let policy = policy();
+    let principal = policy.principal(identity(&["viewer"])).unwrap();
+    let mut rules = load(&module, "{}", &[]).unwrap();
+    let ruling = rules.judge(&judged(&policy, &principal, "/me"));
+    assert_eq!((ruling.fault, rules.remembered()), (Some(Fault::TimedOut), 0));
+}
+
+#[test]
 fn rules_see_what_is_declared_and_nothing_else() {
     let module = r#"decision := {"allow": true, "rule": "seen", "reason": json.marshal(input)}"#;
     let all: Vec<&str> = InputField::ALL.iter().map(|field| field.path()).collect();

@@ -42,7 +42,13 @@ impl Modules<'_> {
                     }
                 }
                 for reference in &rule.references {
-                    let Some(path) = outline.resolve(rule, &reference.path, is_own) else { continue };
+                    let Some(path) = outline.resolve(rule, &reference.path, is_own) else {
+                        if let Some(name) = reference.path.first().filter(|name| !rule.binds(name)) {
+                            let message = format!("`{name}` is nothing that is known here: no rule, import or variable");
+                            return Err(fault(outline, rule, reference.line, message));
+                        }
+                        continue;
+                    };
                     let message = match path.first().map(String::as_str) {
                         // Tests bring their own inputs.
                         Some("input") if *kind == Kind::Rules => self.input_fault(&path),

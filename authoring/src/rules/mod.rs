@@ -57,13 +57,27 @@ pub fn gather(document: &PolicyDocument, files: &Files) -> Result<Option<RuleFil
     let named = rules.modules.iter().map(|name| read("modules", name)).collect::<Result<Vec<_>, _>>()?;
     let (tests, modules): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| name.ends_with("_test.rego"));
     let data = rules.data.as_ref().map(|name| read("data", name)).transpose()?;
-    Inputs::parse(&rules.inputs).map_err(|error| PolicyFault::located(format!("rules.inputs: {error}"), files))?;
+    Inputs::parse(&rules.inputs).map_err(|error| at_rules(PolicyFault::located(format!("rules.inputs: {error}"), files), files))?;
     let gathered = RuleFiles { modules, tests, data, inputs: rules.inputs.clone() };
     gathered.check_texts().map_err(|fault| match fault.file {
         Some(_) => fault,
-        None => PolicyFault::located(fault.message, files),
+        None => at_rules(PolicyFault::located(fault.message, files), files),
     })?;
     Ok(Some(gathered))
+}
+
+/// With the line of `rules:` where the field's own was not found: it may stand in braces.
+fn at_rules(fault: PolicyFault, files: &Files) -> PolicyFault {
+    let found = || {
+        files.iter().find_map(|(file, text)| {
+            let line = text.lines().position(|line| line.starts_with("rules:"))?;
+            Some((file.clone(), line.saturating_add(1)))
+        })
+    };
+    match (&fault.file, found()) {
+        (None, Some((file, line))) => PolicyFault { file: Some(file), line: Some(line), ..fault },
+        (Some(_), _) | (None, None) => fault,
+    }
 }
 
 /// What a bundle carries of a policy that is to be published: its rules have gone through the gate.
@@ -99,6 +113,8 @@ impl RuleFiles {
         if self.modules.len() > text::MODULES_MAX {
             return Err(whole(format!("rules.modules: there are {}; at most {} are allowed", self.modules.len(), text::MODULES_MAX)));
         }
+        let all = self.modules.iter().map(|module| (module, Kind::Rules)).chain(self.tests.iter().map(|module| (module, Kind::Tests)));
+        all.into_iter().try_for_each(|((file, text), kind)| text::check(file, text, kind))?;
         let bytes = |modules: &[(String, String)]| modules.iter().map(|(_, text)| text.len()).fold(0_usize, usize::saturating_add);
         for (what, modules) in [("rules", &self.modules), ("tests", &self.tests)] {
             let bytes = bytes(modules);
@@ -110,8 +126,7 @@ impl RuleFiles {
             let message = format!("the data have {} bytes; at most {DATA_BYTES_MAX} are allowed", text.len());
             return Err(PolicyFault { file: Some(file.clone()), message, ..PolicyFault::default() });
         }
-        let all = self.modules.iter().map(|module| (module, Kind::Rules)).chain(self.tests.iter().map(|module| (module, Kind::Tests)));
-        all.into_iter().try_for_each(|((file, text), kind)| text::check(file, text, kind))
+        Ok(())
     }
 
     fn fields(&self) -> Result<Vec<InputField>, PolicyFault> {

@@ -38,6 +38,15 @@ pub(super) struct RuleOutline {
     /// The line of a `with`.
     pub(super) with: Option<usize>,
     locals: BTreeSet<String>,
+    /// Variables that get their value by being used: as an index, or on a side of `=`.
+    bound: BTreeSet<String>,
+}
+
+impl RuleOutline {
+    /// Whether a variable of this name has a value somewhere in the rule.
+    pub(super) fn binds(&self, name: &str) -> bool {
+        name.starts_with('_') || self.locals.contains(name) || self.bound.contains(name)
+    }
 }
 
 /// A path that is referred to.
@@ -297,7 +306,11 @@ impl Walk<'_> {
             Expr::AssignExpr { op, lhs, rhs, .. } => {
                 match op {
                     AssignOp::ColEq => self.locals_of(lhs),
-                    AssignOp::Eq => self.expr(lhs, below),
+                    AssignOp::Eq => {
+                        self.bind(lhs);
+                        self.bind(rhs);
+                        self.expr(lhs, below);
+                    }
                 }
                 self.expr(rhs, below);
             }
@@ -318,7 +331,21 @@ impl Walk<'_> {
         if !path.is_empty() {
             self.rule.references.push(Reference { path, line: line(expr.span()) });
         }
-        others.iter().for_each(|other| self.expr(other, below));
+        for other in others {
+            self.bind(other);
+            self.expr(other, below);
+        }
+    }
+
+    fn bind(&mut self, side: &Expr) {
+        match side {
+            Expr::Var { span, .. } => {
+                self.rule.bound.insert(span.text().to_owned());
+            }
+            Expr::Array { items, .. } => items.iter().for_each(|item| self.bind(item)),
+            Expr::Object { fields, .. } => fields.iter().for_each(|(_, _, value)| self.bind(value)),
+            _ => {}
+        }
     }
 }
 
