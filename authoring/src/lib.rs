@@ -3,6 +3,7 @@
 
 pub mod directory;
 pub mod fault;
+pub mod rules;
 
 pub use fault::PolicyFault;
 

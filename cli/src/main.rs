@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use authoring::rules::gate;
 use clap::Parser;
 use cli::commands::Command;
 
@@ -14,6 +15,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before arguments are read: it is no command for people.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == gate::SUBCOMMAND) {
+        return gate::serve();
+    }
     match Arguments::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! Reads the configuration, starts the log, runs.
 
+use authoring::rules::gate;
 use clap::Parser;
 use control_plane::problem::chain;
 use control_plane::settings::{LogFormat, Settings};
@@ -7,9 +8,16 @@ use control_plane::start;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+fn main() -> ExitCode {
+    // Before anything else, so that the gate's process has no threads, no log and no configuration.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == gate::SUBCOMMAND) {
+        return gate::serve();
+    }
+    serve(Settings::parse())
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
-    let settings = Settings::parse();
+async fn serve(settings: Settings) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info,sqlx=warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {

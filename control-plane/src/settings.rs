@@ -1,6 +1,7 @@
 //! How a process is configured: by environment or flags. Nothing else reads the environment.
 
 use crate::outbound::target::{AllowedHosts, AllowedNetworks};
+use authoring::rules::Gate;
 use clap::{Parser, ValueEnum};
 use std::convert::Infallible;
 use std::fmt;
@@ -45,6 +46,9 @@ pub struct Settings {
     /// A PEM file of certificate authorities that such hosts may use beside the system's.
     #[arg(long, env = "JWKS_CA_FILE")]
     pub jwks_ca_file: Option<PathBuf>,
+    /// The program that reads candidates of policies and examines their custom rules, in a process of its own; this one.
+    #[arg(long, env = "RULES_GATE_PROGRAM")]
+    pub rules_gate_program: Option<PathBuf>,
     /// Most connections to Postgres.
     #[arg(long, env = "DATABASE_CONNECTIONS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..))]
     pub database_connections_max: u32,
@@ -54,6 +58,16 @@ pub struct Settings {
     /// How log lines are written. `RUST_LOG` says which.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// The gate of publishing.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        // Where the system does not tell where this program is, starting it fails and says so.
+        let this = || std::env::current_exe().unwrap_or_else(|_unknown| PathBuf::from("control-plane"));
+        Gate::new(self.rules_gate_program.clone().unwrap_or_else(this))
+    }
 }
 
 /// How log lines are written.

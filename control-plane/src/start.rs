@@ -206,7 +206,7 @@ async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &Se
         .await
         .map_err(LoadError::Stopped)?
         .map_err(|error| LoadError::Fault(error.into()))?;
-    let compiled: ActivePolicy = compile_as(database, files.clone(), secrets.clone(), BundleVersion::default()).await?;
+    let compiled: ActivePolicy = compile_as(database, files.clone(), secrets.clone(), settings.gate(), BundleVersion::default()).await?;
     check::check(&compiled.document, &settings.jwks_hosts, &files).map_err(LoadError::Fault)?;
     let issuers = compiled.document.issuers.into_iter().map(|issuer| issuer.name).collect();
     Ok((files, issuers))

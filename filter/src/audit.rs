@@ -7,7 +7,7 @@ use crate::records::RecordQueue;
 use crate::vm::Vm;
 use decision_core::budget::Units;
 use decision_core::decide::Observer;
-use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, Target};
+use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, RuleVerdict, Target};
 use decision_core::holder::{AccountRef, Reservations};
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
@@ -163,7 +163,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
             Verdicts::Indeterminate => Decision::Indeterminate,
         },
         reason: Cow::Borrowed(trace.verdict.reason),
-        rule: trace.rule.as_deref().map(Cow::Borrowed),
+        rule: refusing_rule(trace),
         shadow: None,
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
@@ -185,6 +185,12 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
     if dropped > 0 {
         vm.counters.add(host, name::RECORDS_DROPPED, i64::from(dropped));
     }
+}
+
+/// The custom rule that refused. One that allowed is not told: every request would name it.
+fn refusing_rule(trace: &Trace) -> Option<Cow<'_, str>> {
+    let ruling = trace.ruling.as_ref().filter(|ruling| ruling.verdict == RuleVerdict::Deny)?;
+    Some(Cow::Borrowed(&*ruling.rule))
 }
 
 fn mention_charge<'h>(

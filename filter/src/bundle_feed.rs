@@ -129,7 +129,7 @@ fn activate(vm: &mut Vm, host: &impl Host, image: &[u8]) -> Change {
     match vm.activate(host, image) {
         Ok(()) => Change::Learned,
         Err(NotActivated::Older { .. }) => Change::None,
-        Err(error @ NotActivated::Refused(_)) => {
+        Err(error @ (NotActivated::Refused(_) | NotActivated::Rules(_))) => {
             host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(&error)));
             Change::None
         }

@@ -11,6 +11,8 @@ use decision_core::failure::Fault;
 use decision_core::policy::{CredentialForwarding, ExchangeKind, Ownership, Route};
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
+use rules::Ruling;
+use std::sync::Arc;
 use wire::sync::ApprovalRefusal;
 
 /// A refusal with what its text needs.
@@ -18,8 +20,8 @@ use wire::sync::ApprovalRefusal;
 pub(crate) enum Refusal {
     /// By a rule.
     Denied(Denial),
-    /// By a custom rule of that name, for that reason; both empty where none has named itself.
-    Rule { denial: Denial, rule: Box<str>, reason: Box<str> },
+    /// By a custom rule.
+    Rule { denial: Denial, ruling: Arc<Ruling> },
     /// A budget is spent.
     Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
     /// Too many requests from the client's address.
@@ -167,9 +169,6 @@ pub(crate) fn annotate_response(exchange: &Exchange, host: &impl Host) {
 
 /// Answers with problem details (RFC 9457). The stream stays paused: it is never forwarded, even if the host takes no reply.
 pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusal) {
-    if let Refusal::Rule { rule, .. } = refusal {
-        exchange.trace.rule = Some(rule.clone()).filter(|rule| !rule.is_empty());
-    }
     exchange.trace.verdict = match refusal {
         Refusal::Failed(fault) => Verdict { decision: Verdicts::Indeterminate, reason: fault.code() },
         Refusal::Denied(denial)

@@ -15,7 +15,9 @@ use decision_core::holder::{Reservations, Wait};
 use decision_core::policy::RouteId;
 use decision_core::principal::Principal;
 use decision_core::time::Timestamp;
+use rules::Ruling;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What is known about one request, from its arrival to its record.
 #[derive(Debug)]
@@ -41,11 +43,11 @@ pub(crate) struct Trace {
     pub(crate) token: Option<Rc<VerifiedToken>>,
     pub(crate) method: Option<Method>,
     pub(crate) route: Option<RouteId>,
-    /// The custom rule that judged.
-    pub(crate) rule: Option<Box<str>>,
     pub(crate) checks: Checks,
     pub(crate) noted: Noted,
     pub(crate) verdict: Verdict,
+    /// What the custom rules said, where they were asked.
+    pub(crate) ruling: Option<Arc<Ruling>>,
     pub(crate) approval_id: Option<String>,
     pub(crate) target: Option<Target>,
     pub(crate) forwarded_at: Option<Timestamp>,

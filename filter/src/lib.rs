@@ -31,6 +31,7 @@ mod request_body;
 mod revocation_feed;
 mod revoked;
 mod root;
+mod rules;
 mod settings;
 mod signature;
 mod sync;

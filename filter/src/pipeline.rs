@@ -13,10 +13,11 @@ use crate::health;
 use crate::host::Host;
 use crate::ownership;
 use crate::request_body::{self, Body};
+use crate::rules as custom_rules;
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
-use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit, RuleVerdict};
+use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
 use decision_core::facts::{RequestFacts, Upgrade};
 use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
@@ -24,7 +25,9 @@ use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
 use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
+use rules::Ruling;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use wire::sync::{ApprovalOutcome, ApprovalUndo};
 
@@ -77,16 +80,16 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     let Some(active) = vm.active.clone() else { return wait_for(exchange, vm, host, Missing::Policy, now) };
     exchange.trace.active = Some(Rc::clone(&active));
     exchange.trace.revocation = vm.revoked.number();
-    (exchange.trace.checks, exchange.trace.rule) = (audit::Checks::default(), None);
+    exchange.trace.checks = audit::Checks::default();
     // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
-    (exchange.trace.principal, exchange.trace.token) = (None, None);
+    (exchange.trace.principal, exchange.trace.token, exchange.trace.ruling) = (None, None, None);
     let gateway = exchange.settings.gateway;
     match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
         Ok(permit) => admit(exchange, vm, host, permit, now),
         Err(NotPermitted::Denied(denial)) => refuse(exchange, host, denial),
-        Err(NotPermitted::ByRule { denial, rule, reason }) => {
+        Err(NotPermitted::Ruled { denial, ruling }) => {
             exchange.state = State::Replied;
-            enact::refuse(exchange, host, &Refusal::Rule { denial, rule, reason });
+            enact::refuse(exchange, host, &Refusal::Rule { denial, ruling });
             Step::Answered
         }
         Err(NotPermitted::Limited { denial, window }) => {
@@ -103,7 +106,7 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
 /// Why a request is not permitted, or not yet.
 enum NotPermitted {
     Denied(Denial),
-    ByRule { denial: Denial, rule: Box<str>, reason: Box<str> },
+    Ruled { denial: Denial, ruling: Arc<Ruling> },
     Limited { denial: Denial, window: Window },
     Failed(Fault),
     Missing(Missing),
@@ -137,6 +140,15 @@ fn decide_on(
     }
     let facts = RequestFacts { gateway, method, route, authentication: presented.authentication(), upgrade: headers.upgrade() };
     let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
+    let decided = match decision {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Conditional(conditional) => {
+            let ruling = custom_rules::judge(active, &facts, path.path(), &conditional, now);
+            trace.ruling = Some(Arc::clone(&ruling));
+            conditional.ruled(ruling.verdict, &mut trace.checks).map_err(|denial| NotPermitted::Ruled { denial, ruling })
+        }
+        Decision::Deny(denial) => Err(NotPermitted::Denied(denial)),
+    };
     match presented {
         Presented::Token(token, _) => {
             trace.principal = Some(Rc::clone(&token.principal));
@@ -145,14 +157,7 @@ fn decide_on(
         Presented::Revoked(principal, _) => trace.principal = Some(principal),
         Presented::Nothing | Presented::Bad(_) | Presented::Registered => {}
     }
-    match decision {
-        Decision::Permit(permit) => Ok(permit),
-        Decision::Conditional(conditional) => {
-            let unnamed = |denial| NotPermitted::ByRule { denial, rule: Box::default(), reason: Box::default() };
-            conditional.ruled(RuleVerdict::Deny, &mut trace.checks).map_err(unnamed)
-        }
-        Decision::Deny(denial) => Err(NotPermitted::Denied(denial)),
-    }
+    decided
 }
 
 /// Before the credential is looked at, so that guessing counts. Once, however often the request is judged.

@@ -7,6 +7,7 @@ use decision_core::budget::{Budget, Unit};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
 use decision_core::principal::{CredentialFault, RevocationKind, Trial};
+use rules::Ruling;
 use serde::Serialize;
 use wire::sync::ApprovalRefusal;
 
@@ -40,7 +41,6 @@ struct Extras<'p> {
     approval_id: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_url: Option<&'p str>,
-    /// The custom rule that refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule_id: Option<&'p str>,
 }
@@ -224,8 +224,8 @@ impl<'p> Problem<'p> {
     pub(crate) fn of(exchange: &'p Exchange, refusal: &'p Refusal) -> Problem<'p> {
         let problem = match refusal {
             Refusal::Failed(fault) => Self::failed(exchange, *fault),
-            Refusal::Rule { denial, rule, reason } => Self::by_rule(exchange, denial.reason, rule, reason),
             Refusal::Denied(denial) | Refusal::Limited { denial, .. } => Self::denied(exchange, denial.reason),
+            Refusal::Rule { denial, ruling } => Self::ruled(exchange, denial.reason, ruling),
             Refusal::Spent { denial, budget, .. } => {
                 let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
                 Self::spent(exchange, denial.reason, refusal, budget)
@@ -266,15 +266,6 @@ impl<'p> Problem<'p> {
     }
 
     /// Of a custom rule: its name and its reason, where it has given them.
-    fn by_rule(exchange: &'p Exchange, denied: DenyReason, rule: &'p str, reason: &'p str) -> Self {
-        let mut problem = Self::denied(exchange, denied);
-        if !reason.is_empty() {
-            problem.detail = reason.into();
-        }
-        problem.extras.rule_id = Some(rule).filter(|rule| !rule.is_empty());
-        problem
-    }
-
     fn denied(exchange: &'p Exchange, reason: DenyReason) -> Self {
         // Whether a feature exists is not told: as if there were no such route, in every word.
         let reason = if reason == DenyReason::FeatureDisabled { DenyReason::NoRoute } else { reason };
@@ -323,6 +314,16 @@ impl<'p> Problem<'p> {
             details: details(reason),
             extras,
         }
+    }
+
+    /// A rule's own words, where it has some.
+    fn ruled(exchange: &'p Exchange, reason: DenyReason, ruling: &'p Ruling) -> Self {
+        let mut problem = Self::denied(exchange, reason);
+        if !ruling.reason.is_empty() {
+            problem.detail = ruling.reason.to_string();
+        }
+        problem.extras.rule_id = Some(&ruling.rule);
+        problem
     }
 
     fn spent(exchange: &'p Exchange, reason: DenyReason, refusal: &Refusal, budget: Option<&'p Budget>) -> Self {

@@ -4,6 +4,7 @@ use crate::bundle_feed::{self, Change};
 use crate::host::Host;
 use crate::pipeline::{self, Step, Wake};
 use crate::revocation_feed;
+use crate::rules::CustomRules;
 use crate::settings::{InvalidSettings, Settings};
 use crate::sync;
 use crate::vm::{Vm, Waiting};
@@ -59,7 +60,8 @@ const fn wake_after(change: Change) -> Wake {
 pub(crate) fn configure(vm: &mut Vm, host: &impl Host, configuration: &[u8]) -> Result<Settings, InvalidSettings> {
     let (settings, bundle) = Settings::parse(configuration)?;
     if let Some(bundle) = bundle {
-        vm.start_with(host, bundle);
+        let rules = bundle.rules.as_ref().map(CustomRules::load).transpose().map_err(InvalidSettings::Rules)?;
+        vm.start_with(host, bundle, rules);
     }
     Ok(settings)
 }

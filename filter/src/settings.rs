@@ -63,6 +63,9 @@ pub(crate) enum InvalidSettings {
     /// The embedded bundle is no bundle that this filter reads.
     #[error("`bundle` is not a usable bundle")]
     Bundle(#[source] BundleError),
+    /// Its custom rules do not load.
+    #[error("the embedded bundle's custom rules cannot be relied on")]
+    Rules(#[source] rules::LoadError),
     /// The embedded bundle holds what must not stand in a configuration.
     #[error("`bundle` holds a shared secret of issuer `{issuer}`, which Envoy's configuration dump would show: embed public keys only")]
     Secret {

@@ -12,6 +12,7 @@ use crate::key_asks::KeyAsks;
 use crate::records::RecordQueue;
 use crate::revocation_feed::RevocationFeed;
 use crate::revoked::{Revoked, VerifiedToken};
+use crate::rules::CustomRules;
 use crate::signature::{self, Failures, Implementation};
 use crate::sync::SyncState;
 use authn::{Issuers, TokenCache};
@@ -38,6 +39,8 @@ pub(crate) struct Active {
     pub(crate) issuers: Issuers,
     pub(crate) registration_key_hashes: Vec<[u8; 32]>,
     pub(crate) binding: Binding,
+    /// The custom rules, ready.
+    pub(crate) rules: Option<CustomRules>,
     pub(crate) origin: Origin,
 }
 
@@ -102,6 +105,8 @@ pub(crate) fn this_vm() -> Rc<RefCell<Vm>> {
 pub(crate) enum NotActivated {
     #[error("{0}")]
     Refused(#[source] BundleError),
+    #[error("{0}")]
+    Rules(#[source] rules::LoadError),
     #[error("activation {offered} does not supersede {current}")]
     Older { offered: u64, current: u64 },
 }
@@ -144,29 +149,32 @@ impl Vm {
 
     /// Switches to a bundle that was served: whole, and never backwards. On an error the bundle in force stays.
     pub(crate) fn activate(&mut self, host: &impl Host, image: &[u8]) -> Result<(), NotActivated> {
-        let loaded = Bundle::decode(image).and_then(|bundle| bundle.load()).map_err(|error| {
-            self.counters.add(host, name::BUNDLE_REFUSED, 1);
-            NotActivated::Refused(error)
-        })?;
+        let loaded = Bundle::decode(image).and_then(|bundle| bundle.load()).map_err(NotActivated::Refused);
+        // Rules that decide otherwise here than where they were published are refused with all that came with them.
+        let ready = loaded.and_then(|loaded| {
+            let rules = loaded.rules.as_ref().map(CustomRules::load).transpose().map_err(NotActivated::Rules)?;
+            Ok((loaded, rules))
+        });
+        let (loaded, rules) = ready.inspect_err(|_error| self.counters.add(host, name::BUNDLE_REFUSED, 1))?;
         if let Some(active) = self.active.as_ref().filter(|active| active.origin == Origin::Served)
             && !loaded.version.supersedes(&active.version)
         {
             return Err(NotActivated::Older { offered: loaded.version.activation, current: active.version.activation });
         }
-        self.switch(host, loaded, Origin::Served);
+        self.switch(host, loaded, rules, Origin::Served);
         Ok(())
     }
 
     /// Takes the bundle of a plugin configuration, unless a better one is in force.
-    pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle) {
+    pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle, rules: Option<CustomRules>) {
         let better = |active: &Rc<Active>| active.origin == Origin::Embedded && loaded.version.supersedes(&active.version);
         if self.active.as_ref().is_none_or(better) {
             self.contact.begin(host.now());
-            self.switch(host, loaded, Origin::Embedded);
+            self.switch(host, loaded, rules, Origin::Embedded);
         }
     }
 
-    fn switch(&mut self, host: &impl Host, loaded: LoadedBundle, origin: Origin) {
+    fn switch(&mut self, host: &impl Host, loaded: LoadedBundle, rules: Option<CustomRules>, origin: Origin) {
         let binding = self.leases.bind(&loaded.policy);
         self.client_limits.bind(&loaded.policy);
         self.tokens.clear();
@@ -184,6 +192,7 @@ impl Vm {
             issuers: loaded.issuers,
             registration_key_hashes: loaded.registration_key_hashes,
             binding,
+            rules,
             origin,
         }));
     }

@@ -183,7 +183,23 @@ fn once<'f, T>(
     Ok(())
 }
 
+/// The largest file of sources.
+pub const FILE_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// Whether a YAML text is of a size that policies have. How it is nested is not looked at: the reader takes quadratic time on
+/// deep flow collections, so whoever reads what others send does it where it can be stopped.
+///
+/// # Errors
+/// It is too large.
+pub fn bounded(file: &str, text: &str) -> Result<(), SourceError> {
+    if text.len() <= FILE_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are allowed", text.len());
+    Err(SourceError::Syntax { file: file.into(), line: 0, column: 1, problem })
+}
+
 fn read_file(file: &str, text: &str) -> Result<PolicyDocument, SourceError> {
+    bounded(file, text)?;
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(PolicyDocument::default());
     }

@@ -4,11 +4,14 @@ use crate::keys::merge;
 use crate::keys::store::StoredSet;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::secrets::SecretsDirectory;
+use authoring::rules::{self, Gate};
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ::rules::{Loader, RuleSource};
 use sha2::{Digest, Sha256};
-use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
+use std::sync::Mutex;
+use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown, RulesImage};
 use wire::policy::{IssuerKey, PolicyDocument};
 
 /// The keys that a policy names, resolved. Neither printed nor stored.
@@ -29,6 +32,15 @@ pub struct Published {
     pub changes: i64,
     /// The last good ones.
     pub sets: Vec<StoredSet>,
+}
+
+/// How far custom rules are to be trusted.
+#[derive(Clone, Copy, Debug)]
+pub enum CustomRules<'g> {
+    /// They are to be published, or put in force: they go through the gate.
+    Candidate(&'g Gate),
+    /// They went through it before.
+    Published,
 }
 
 /// Files that were read, with their keys.
@@ -86,22 +98,35 @@ impl Resolved {
     ///
     /// # Errors
     /// The first thing that does not compile, with its place.
-    pub fn compile(self, version: BundleVersion) -> Result<ActivePolicy, PolicyFault> {
+    pub fn compile(self, version: BundleVersion, custom_rules: CustomRules<'_>) -> Result<ActivePolicy, PolicyFault> {
         let keys_fingerprint = self.fingerprint(version.database_id);
+        let rules = match custom_rules {
+            CustomRules::Candidate(gate) => rules::publish(&self.document, &self.files, gate),
+            CustomRules::Published => rules::reload(&self.document, &self.files),
+        }?;
         let Self { files, document, keys, jwk_changes } = self;
         let bundle = Bundle {
             version,
             policy: document,
             keys: keys.issuers,
             registration_key_hashes: keys.registration_key_hashes,
-            rules: None,
+            rules,
             shadow: None,
         };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;
-        Ok(ActivePolicy { version, document: bundle.policy, loaded, image: Bytes::from(image), keys_fingerprint, jwk_changes })
+        let rules = loaded.rules.as_ref().map(load_rules).transpose()?.map(Mutex::new);
+        Ok(ActivePolicy { version, document: bundle.policy, loaded, rules, image: Bytes::from(image), keys_fingerprint, jwk_changes })
     }
+}
+
+/// As a filter does, self-check vectors included.
+fn load_rules(image: &RulesImage) -> Result<::rules::RuleSet, PolicyFault> {
+    let source = RuleSource { modules: &image.modules, data: &image.data, inputs: &image.inputs };
+    let vectors = image.vectors.iter().map(|vector| (vector.input.clone(), vector.decision.clone()));
+    let loaded = Loader::new(&source, vectors).and_then(Loader::finish);
+    loaded.map_err(|error| PolicyFault { field: Some("rules".into()), message: error.to_string(), ..PolicyFault::default() })
 }
 
 fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &Files) -> Result<ResolvedKeys, PolicyFault> {

@@ -8,15 +8,17 @@ use crate::problem::{ApiError, Problem};
 use authn::{Algorithm, JwsHeader};
 use axum::Json;
 use axum::extract::State;
-use decision_core::decision::{ApprovalNeed, Check, DenyReason, Finding, RuleVerdict, Target};
+use decision_core::decision::{ApprovalNeed, Check, Conditional, DenyReason, Finding, Target};
 use decision_core::explain::{ExplainedOutcome, Explanation};
 use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::Method;
 use decision_core::path::CanonicalPath;
 use decision_core::principal::{CredentialFault, Identity, Principal};
 use decision_core::time::Timestamp;
+use rules::{Fault, Judged, Ruling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use wire::bundle::LoadedBundle;
@@ -72,10 +74,22 @@ pub struct Answer {
     pub approval: Option<&'static str>,
     /// What would have to be reserved. Whether there is room is not asked.
     pub charges: Vec<ChargeDue>,
+    /// What the custom rules said, where they were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<RulingTold>,
     /// The version that answered.
     pub version: String,
     /// Its revision.
     pub revision: u64,
+}
+
+/// What the custom rules said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RulingTold {
+    /// The rule, as it names itself; `rules.…` where there was no decision.
+    pub rule: String,
+    /// Why. May be empty.
+    pub reason: String,
 }
 
 /// A check, and how it ended.
@@ -139,7 +153,26 @@ pub fn answer(policy: &ActivePolicy, question: &Question) -> Result<Answer, ApiE
         Asker::Refused(fault) => Authentication::Refused(*fault),
     };
     let facts = RequestFacts { gateway, method: method.unwrap_or(Method::Get), route, authentication, upgrade: Upgrade::None };
-    Ok(told(policy, decision_core::explain(&policy.loaded.policy, &facts, now, |_conditional| RuleVerdict::Deny)))
+    let mut ruling = None;
+    let explanation = decision_core::explain(&policy.loaded.policy, &facts, now, |conditional| {
+        let said = judge(policy, &facts, path.path(), conditional, now);
+        let verdict = said.verdict;
+        ruling = Some(RulingTold { rule: said.rule.to_string(), reason: said.reason.to_string() });
+        verdict
+    });
+    Ok(Answer { ruling, ..told(policy, explanation) })
+}
+
+/// The very rules that filters evaluate, by the same code. Where they cannot be asked they refuse, as there.
+fn judge(policy: &ActivePolicy, facts: &RequestFacts<'_>, path: &str, conditional: &Conditional, now: Timestamp) -> Arc<Ruling> {
+    let undefined = || Arc::new(Ruling::from(Fault::Undefined));
+    let (Some(rules), Some(route), Authentication::Verified(principal)) = (&policy.rules, facts.route, facts.authentication) else {
+        return undefined();
+    };
+    let judged =
+        Judged { gateway: facts.gateway, method: facts.method, path, route, principal, target: conditional.target(), now };
+    // A question that panicked has left rules that may be half-way through another input.
+    rules.lock().map_or_else(|_poisoned| undefined(), |mut rules| rules.judge(&judged))
 }
 
 fn moment(at: OffsetDateTime) -> Timestamp {
@@ -202,6 +235,7 @@ fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
         target: None,
         approval: None,
         charges: Vec::new(),
+        ruling: None,
         version: policy.tag(),
         revision: policy.version.revision,
     };

@@ -2,11 +2,12 @@
 
 use crate::app::AppState;
 use crate::keys;
-use crate::policies::compile::{Published, resolve};
+use crate::policies::compile::{CustomRules, Published, resolve};
 use crate::policies::store;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::{ApiError, chain};
 use crate::secrets::SecretsDirectory;
+use authoring::rules::Gate;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,8 @@ impl From<LoadError> for ApiError {
     }
 }
 
-/// Compiles files as version `version` would be served. The key set of the result is `version`'s.
+/// Compiles files as version `version` would be served. The key set of the result is `version`'s. They are read and their
+/// custom rules examined by the gate first: whoever sent them must not hold up this process.
 ///
 /// # Errors
 /// The first thing that is wrong with them.
@@ -55,10 +57,15 @@ pub async fn compile_as(
     database: &PgPool,
     files: Files,
     secrets: SecretsDirectory,
+    gate: Gate,
     version: BundleVersion,
 ) -> Result<ActivePolicy, LoadError> {
     let published = published(database).await?;
-    blocking(move || resolve(files, &secrets, &published)?.compile(version)).await
+    blocking(move || {
+        gate.read(&files)?;
+        resolve(files, &secrets, &published)?.compile(version, CustomRules::Candidate(&gate))
+    })
+    .await
 }
 
 /// The key sets that issuers published, as they are kept. Their number is read first: a set that changes in between is
@@ -96,7 +103,7 @@ pub async fn load_active(
     if current.is_some_and(|current| current.version == version && current.jwk_changes == jwk_changes) {
         return Ok(None);
     }
-    blocking(move || resolved.compile(version)).await.map(Some)
+    blocking(move || resolved.compile(version, CustomRules::Published)).await.map(Some)
 }
 
 /// Compiling takes milliseconds and secrets are files: neither belongs on an async thread.

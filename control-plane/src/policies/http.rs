@@ -250,7 +250,7 @@ async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiErro
 async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
     check_names(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
-    let compiled = follow::compile_as(&state.database, files.clone(), secrets, BundleVersion::default()).await?;
+    let compiled = follow::compile_as(&state.database, files.clone(), secrets, state.settings.gate(), BundleVersion::default()).await?;
     check::check(&compiled.document, &state.settings.jwks_hosts, &files).map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
     Ok(compiled)
 }

@@ -16,9 +16,11 @@ pub mod store;
 
 pub use authoring::{Files, PolicyFault};
 
+use ::rules::RuleSet;
 use axum::body::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Mutex;
 use utoipa::ToSchema;
 use wire::bundle::{BundleVersion, LoadedBundle};
 use wire::policy::PolicyDocument;
@@ -32,6 +34,8 @@ pub struct ActivePolicy {
     pub document: PolicyDocument,
     /// As it decides.
     pub loaded: LoadedBundle,
+    /// Its custom rules, as they judge. One question at a time: evaluation takes microseconds.
+    pub rules: Option<Mutex<RuleSet>>,
     /// As filters fetch it.
     pub image: Bytes,
     /// Tells its keys from others.

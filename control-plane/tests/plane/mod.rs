@@ -57,14 +57,19 @@ pub(crate) fn policy(cap: i64) -> ActivePolicy {
     }];
     let bundle = Bundle { version, policy: document.clone(), keys, registration_key_hashes: Vec::new(), rules: None, shadow: None };
     let image = bundle.encode().unwrap().into();
-    ActivePolicy { version, document, loaded: bundle.load().unwrap(), image, keys_fingerprint: [0; 32], jwk_changes: 0 }
+    ActivePolicy { version, document, loaded: bundle.load().unwrap(), rules: None, image, keys_fingerprint: [0; 32], jwk_changes: 0 }
 }
 
 pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
     let redis_url = required("REDIS_URL");
     let client = redis::Client::open(redis_url.as_str()).unwrap();
-    let arguments =
-        ["control-plane", "--database-url", "postgres://unused", "--redis-url", &redis_url, "--public-url", "https://admin.test/"];
+    let arguments = [
+        "control-plane",
+        "--database-url=postgres://unused",
+        &format!("--redis-url={redis_url}"),
+        "--public-url=https://admin.test/",
+        concat!("--rules-gate-program=", env!("CARGO_BIN_EXE_control-plane")),
+    ];
     AppState {
         database: database.clone(),
         valkey: redis::aio::ConnectionManager::new(client).await.unwrap(),

@@ -90,6 +90,7 @@ impl World {
             format!("--secrets-dir={}", path("secrets")),
             format!("--data-plane-tokens-file={}", path("tokens")),
             "--public-url=https://gateway.test".to_owned(),
+            concat!("--rules-gate-program=", env!("CARGO_BIN_EXE_control-plane")).to_owned(),
         ];
         let settings = Settings::parse_from(ours.iter().chain(&more));
         let state = assemble(settings, database, valkey().await).await?;

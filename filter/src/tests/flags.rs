@@ -141,27 +141,3 @@ fn what_custom_rules_have_to_judge_is_never_forwarded_without_their_verdict() {
     assert!(gate.forwarded(&stream).is_none());
     gate.finish(&stream);
 }
-
-#[test]
-fn a_refusal_by_a_rule_names_the_rule_and_its_reason() {
-    let told = |rule: &str, reason: &str| {
-        let mut gate = Gate::new("PLANT");
-        let request = Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin());
-        let stream = gate.begin(&request);
-        let denial = Denial { reason: DenyReason::RuleRefused, route: stream.exchange.borrow().trace.route };
-        gate.host.selected.set(stream.context);
-        let refusal = Refusal::Rule { denial, rule: rule.into(), reason: reason.into() };
-        enact::refuse(&mut stream.exchange.borrow_mut(), &gate.host, &refusal);
-        let reply = gate.reply(&stream).unwrap();
-        gate.finish(&stream);
-        (reply, gate.last_record())
-    };
-    let (reply, record) = told("office-hours", "Only between 9 and 5");
-    let problem = reply.problem();
-    assert_eq!((reply.status, &problem["check"], &problem["rule"]), (403, &json!("rules"), &json!("tasks.list")));
-    assert_eq!((&problem["rule_id"], &problem["detail"]), (&json!("office-hours"), &json!("Only between 9 and 5")));
-    assert_eq!(record["rule"], json!("office-hours"));
-    let (reply, record) = told("", "");
-    assert_eq!((reply.problem().get("rule_id"), &reply.problem()["detail"]), (None, &json!("A rule of the operator refuses this request")));
-    assert_eq!(record["rule"], json!(null));
-}

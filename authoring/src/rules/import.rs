@@ -1,0 +1,1 @@
+//! The original's policies: imported into tables, and asked as an oracle.

@@ -1,0 +1,200 @@
+//! Evaluation on behalf of the gate: tests with their coverage, and the self-check vectors. Runs in the gate's process.
+
+use super::outline::Outline;
+use super::text::Kind;
+use super::{RuleFiles, parse_fault};
+use crate::PolicyFault;
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value};
+use rules::{ENTRY_POINT, Fault, Loader, RuleSource};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+use wire::bundle::RuleVector;
+
+/// How long one test may take.
+const TEST_MAX: Duration = Duration::from_millis(500);
+/// How often an input that takes too long is tried: the machine may be busy.
+const TRIES: usize = 8;
+
+/// A test that was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestRun {
+    /// Its module.
+    pub file: String,
+    /// Its line.
+    pub line: usize,
+    /// Its name, with its package.
+    pub name: String,
+    /// How it ended.
+    pub outcome: TestOutcome,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+/// How a test ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TestOutcome {
+    /// It is true.
+    Passed,
+    /// It is not: what it is instead.
+    Failed(String),
+}
+
+/// A rule that no test reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// Its module.
+    pub file: String,
+    /// Its line.
+    pub line: usize,
+    /// Its name, with its package.
+    pub rule: String,
+}
+
+/// Runs every test, and says which rules none of them reached.
+pub(super) fn tests(files: &RuleFiles, data: &str, outlines: &[(Outline, Kind)]) -> Result<(Vec<TestRun>, Vec<Unreached>), PolicyFault> {
+    let mut engine = engine(files.modules.iter().chain(&files.tests), data)?;
+    engine.set_enable_coverage(true);
+    let limit = ExecutionTimerConfig { limit: TEST_MAX, check_interval: NonZeroU32::MIN };
+    engine.set_execution_timer_config(limit);
+    let pristine = engine.clone();
+    let mut runs = Vec::new();
+    let mut reached: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    for (outline, _) in outlines.iter().filter(|(_, kind)| *kind == Kind::Tests) {
+        let mut named = BTreeSet::new();
+        for rule in outline.rules.iter().filter(|rule| rule.name.starts_with("test_") && named.insert(&rule.name)) {
+            let name = path_of(outline, &rule.name);
+            super::progress(&format!("running the test {name}"), &outline.file);
+            let mut engine = pristine.clone();
+            let begun = Instant::now();
+            let outcome = match engine.eval_rule(format!("data.{name}")) {
+                Ok(Value::Bool(true)) => TestOutcome::Passed,
+                Ok(value) => TestOutcome::Failed(format!("it is {}", shown(&value))),
+                Err(error) => TestOutcome::Failed(parse_fault(&outline.file, &error.to_string()).message),
+            };
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            runs.push(TestRun { file: outline.file.clone(), line: rule.line, name, outcome, micros });
+            collect(&engine, &mut reached);
+        }
+    }
+    Ok((runs, unreached(outlines, &reached)))
+}
+
+fn collect(engine: &Engine, reached: &mut BTreeMap<String, BTreeSet<usize>>) {
+    let Ok(report) = engine.get_coverage_report() else { return };
+    for file in report.files {
+        reached.entry(file.path).or_default().extend(file.covered.iter().filter_map(|line| usize::try_from(*line).ok()));
+    }
+}
+
+fn unreached(outlines: &[(Outline, Kind)], reached: &BTreeMap<String, BTreeSet<usize>>) -> Vec<Unreached> {
+    let mut unreached = Vec::new();
+    for (outline, _) in outlines.iter().filter(|(_, kind)| *kind == Kind::Rules) {
+        let lines = reached.get(&outline.file);
+        for rule in &outline.rules {
+            let hit = lines.is_some_and(|lines| lines.range(rule.line..=rule.last_line.max(rule.line)).next().is_some());
+            // A default is what is left when nothing else applies: it has no condition to reach.
+            if !hit && !rule.is_default {
+                unreached.push(Unreached { file: outline.file.clone(), line: rule.line, rule: path_of(outline, &rule.name) });
+            }
+        }
+    }
+    unreached
+}
+
+fn path_of(outline: &Outline, name: &str) -> String {
+    outline.package.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+}
+
+fn shown(value: &Value) -> String {
+    if *value == Value::Undefined { "undefined".into() } else { value.to_json_str().unwrap_or_else(|_cause| "no JSON value".into()) }
+}
+
+/// What the rules decide of each input. None of them may be left without a decision.
+pub(super) fn vectors(files: &RuleFiles, data: &str, inputs: &[String]) -> Result<Vec<RuleVector>, PolicyFault> {
+    let source = RuleSource { modules: &files.modules, data, inputs: &files.inputs };
+    let loader = Loader::new(&source, []).map_err(|error| PolicyFault { message: error.to_string(), ..PolicyFault::default() })?;
+    let mut rules = loader.finish().map_err(|error| load_fault(&error))?;
+    let mut vectors = Vec::with_capacity(inputs.len());
+    let entry = |message: String| PolicyFault { field: Some(ENTRY_POINT.into()), message, ..PolicyFault::default() };
+    let file = files.modules.first().map_or("", |(file, _)| file.as_str());
+    for input in inputs {
+        super::progress(&format!("deciding the input {input}"), file);
+        let mut decided = rules.evaluate_json(input);
+        for _ in 0..TRIES {
+            if !decided.as_ref().is_some_and(|ruling| ruling.fault == Some(Fault::TimedOut)) {
+                break;
+            }
+            decided = rules.evaluate_json(input);
+        }
+        let ruling = decided.ok_or_else(|| entry(format!("the input {input} is no JSON object")))?;
+        if let Some(fault) = ruling.fault {
+            return Err(no_decision(files, data, input, fault));
+        }
+        vectors.push(RuleVector { input: input.clone(), decision: ruling.to_json() });
+    }
+    Ok(vectors)
+}
+
+fn no_decision(files: &RuleFiles, data: &str, input: &str, fault: Fault) -> PolicyFault {
+    let what = match fault {
+        Fault::Undefined => "there is no decision".to_owned(),
+        Fault::Failed => return failure(files, data, input),
+        Fault::TimedOut => format!("the evaluation takes longer than {} ms", rules::EVALUATION_MAX.as_millis()),
+        Fault::NotAnObject => "the decision is no object".to_owned(),
+        Fault::Malformed => {
+            "the decision is not {allow: boolean, rule: text, reason?: text, target?: text}, or has a text that is too long".to_owned()
+        }
+        Fault::UnknownTarget => "the decision's target is neither `production` nor `sandbox`".to_owned(),
+    };
+    PolicyFault {
+        file: files.modules.first().map(|(file, _)| file.clone()),
+        line: None,
+        field: Some(ENTRY_POINT.into()),
+        message: format!("{what}, for the input {input}"),
+    }
+}
+
+/// The interpreter's own words, with the place.
+fn failure(files: &RuleFiles, data: &str, input: &str) -> PolicyFault {
+    let evaluated = engine(files.modules.iter(), data).map(|mut engine| {
+        engine.set_execution_timer_config(ExecutionTimerConfig { limit: TEST_MAX, check_interval: NonZeroU32::MIN });
+        Value::from_json_str(input).and_then(|input| {
+            engine.set_input(input);
+            engine.eval_rule(ENTRY_POINT.into())
+        })
+    });
+    let file = files.modules.first().map_or("", |(file, _)| file.as_str());
+    match evaluated {
+        Err(fault) => fault,
+        Ok(Err(error)) => {
+            let fault = parse_fault(file, &error.to_string());
+            PolicyFault { field: Some(ENTRY_POINT.into()), message: format!("{}, for the input {input}", fault.message), ..fault }
+        }
+        Ok(Ok(_)) => PolicyFault { message: format!("the evaluation fails now and then, for the input {input}"), ..PolicyFault::default() },
+    }
+}
+
+fn engine<'m>(modules: impl Iterator<Item = &'m (String, String)>, data: &str) -> Result<Engine, PolicyFault> {
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(true);
+    let data = Value::from_json_str(data).and_then(|data| engine.add_data(data));
+    data.map_err(|error| PolicyFault { field: Some("rules.data".into()), message: error.to_string(), ..PolicyFault::default() })?;
+    for (file, text) in modules {
+        super::progress("parsing", file);
+        engine.add_policy(file.clone(), text.clone()).map_err(|error| parse_fault(file, &error.to_string()))?;
+    }
+    Ok(engine)
+}
+
+fn load_fault(error: &rules::LoadError) -> PolicyFault {
+    match error {
+        rules::LoadError::Module { file, problem } => parse_fault(file, problem),
+        rules::LoadError::Input(_) | rules::LoadError::Data | rules::LoadError::Vector { .. } | rules::LoadError::Differs { .. } => {
+            PolicyFault { message: error.to_string(), ..PolicyFault::default() }
+        }
+    }
+}
