@@ -69,8 +69,10 @@ impl PolicyFault {
     pub fn of_bundle(error: &BundleError, files: &Files) -> Self {
         let message = match error {
             BundleError::Policy(cause) => chain(cause),
-            BundleError::Algorithm { algorithm, .. } => {
-                format!("{error}{}", hint(algorithm, Algorithm::ALL.into_iter().map(Algorithm::name)))
+            BundleError::Algorithm { issuer, kid, algorithm } => {
+                let field = if kid.is_empty() { "algorithms".to_owned() } else { format!("keys[{kid}].algorithm") };
+                let nearest = hint(algorithm, Algorithm::ALL.into_iter().map(Algorithm::name));
+                format!("issuers[{issuer}].{field}: `{algorithm}` is not supported, or not among the issuer's `algorithms`{nearest}")
             }
             BundleError::Claim { claim, .. } => format!("{error}{}", hint(claim, CLAIMS.into_iter())),
             BundleError::Frame(_)
@@ -135,8 +137,8 @@ fn reworded(problem: &str, text: &str) -> (Option<String>, String) {
     let names = expected.split('`').skip(1).step_by(2);
     let nearest = offender.map(|name| hint(name, names)).unwrap_or_default();
     let unknown_field = offender.filter(|_| said.starts_with("unknown field"));
-    let missing = said.strip_prefix("missing field ").and_then(quoted);
-    let field = match unknown_field.or(missing) {
+    let other = ["missing field ", "duplicate field "].iter().find_map(|start| said.strip_prefix(start).and_then(quoted));
+    let field = match unknown_field.or(other) {
         Some(name) if path.is_empty() => name.to_owned(),
         Some(name) => format!("{path}.{name}"),
         None => path,
