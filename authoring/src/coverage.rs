@@ -123,7 +123,9 @@ impl Coverage {
             let authenticated = evaluation.checks.contains(&(Check::Authentication, Finding::Passed));
             let switches = Switch::ALL.into_iter().any(|switch| flag.switches.contains(switch));
             match state {
-                FlagState::On if (on_route && !hidden) || (switches && authenticated && !made(|finding| finding == Finding::SkippedByFlag)) => {
+                FlagState::On
+                    if (on_route && !hidden) || (switches && authenticated && !made(|finding| finding == Finding::SkippedByFlag)) =>
+                {
                     self.reached.insert(Part::FlagOn(name.clone()));
                 }
                 FlagState::Off if (on_route && hidden) || made(|finding| finding == Finding::SkippedByFlag) => {
@@ -259,7 +261,9 @@ routes:
         let files = Files::from([("policy.yaml".to_owned(), POLICY.to_owned())]);
         let document = wire::sources::read(&files).unwrap();
         let bundle = without_keys(&document).unwrap();
-        let text = cases.iter().enumerate().map(|(index, case)| format!("  - {{ name: c{index}, gateway: PP, method: GET, {case}, want: {{ decision: deny, status: 0, reason: x }} }}\n"));
+        let text = cases.iter().enumerate().map(|(index, case)| {
+            format!("  - {{ name: c{index}, gateway: PP, method: GET, {case}, want: {{ decision: deny, status: 0, reason: x }} }}\n")
+        });
         let text = format!("cases:\n{}", text.collect::<String>());
         let cases = read(&Files::from([("cases/a.yaml".to_owned(), text)])).unwrap();
         let mut coverage = Coverage::of(&document, &bundle.policy, &files);
@@ -307,7 +311,12 @@ routes:
     fn the_names_of_custom_rules_are_found_in_their_modules() {
         let module = "package gateway\n# \"rule\": \"commented\"\ndecision := {\"allow\": true, \"rule\": \"one\"} if x\nelse := {\"rule\":\"two\"}\n";
         let document = PolicyDocument {
-            rules: Some(wire::policy::Rules { modules: vec!["a.rego".into(), "a_test.rego".into()], inputs: vec![], gateways: vec![], data: None }),
+            rules: Some(wire::policy::Rules {
+                modules: vec!["a.rego".into(), "a_test.rego".into()],
+                inputs: vec![],
+                gateways: vec![],
+                data: None,
+            }),
             ..PolicyDocument::default()
         };
         let files = Files::from([("a.rego".to_owned(), module.to_owned()), ("a_test.rego".to_owned(), "\"rule\": \"three\"".to_owned())]);

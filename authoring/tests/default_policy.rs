@@ -4,10 +4,18 @@ mod default;
 
 use decision_core::budget::{Rhythm, SpentProblem, Unit};
 use decision_core::failure::FailureMode;
+use decision_core::policy::CompiledPolicy;
 use decision_core::principal::Tier;
-use default::{compiled, document};
 use std::collections::BTreeSet;
-use wire::policy::Requirement;
+use wire::policy::{PolicyDocument, Requirement};
+
+fn document() -> PolicyDocument {
+    default::candidate().document
+}
+
+fn compiled() -> CompiledPolicy {
+    default::candidate().bundle.policy
+}
 
 #[test]
 fn every_permission_is_carried_by_a_route_and_a_role() {

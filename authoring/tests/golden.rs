@@ -5,7 +5,7 @@ mod default;
 
 use authoring::cases::{FiledCase, read_directory};
 use authoring::coverage::{Coverage, REASONS_OUT_OF_REACH};
-use authoring::evaluate::{NoRules, compare, evaluate, without_keys};
+use authoring::evaluate::compare;
 use authoring::matrix::{example, matrix};
 use decision_core::decision::DenyReason;
 use decision_core::gateway::{Gateway, Method};
@@ -18,12 +18,11 @@ fn cases() -> Vec<FiledCase> {
 
 #[test]
 fn every_case_is_decided_and_explained_as_it_wants() {
-    let document = default::document();
-    let bundle = without_keys(&document).unwrap();
+    let mut candidate = default::candidate();
     let cases = cases();
     let mut failures = Vec::new();
     for FiledCase { file, case } in &cases {
-        let evaluation = evaluate(&document, &bundle, case, &mut NoRules);
+        let evaluation = candidate.evaluate(case);
         if let Err(difference) = compare(case, &evaluation) {
             failures.push(format!("{file}: {}: {difference}", case.name));
         }
@@ -41,11 +40,11 @@ fn there_are_enough_cases() {
 
 #[test]
 fn every_part_of_the_policy_has_a_case() {
-    let document = default::document();
-    let bundle = without_keys(&document).unwrap();
-    let mut coverage = Coverage::of(&document, &bundle.policy, &default::files());
+    let mut candidate = default::candidate();
+    let mut coverage = Coverage::of(&candidate.document, &candidate.bundle.policy, &candidate.files);
     for FiledCase { case, .. } in &cases() {
-        coverage.note(&document, &bundle.policy, case, &evaluate(&document, &bundle, case, &mut NoRules));
+        let evaluation = candidate.evaluate(case);
+        coverage.note(&candidate.document, &candidate.bundle.policy, case, &evaluation);
     }
     let missing: Vec<String> = coverage.missing().iter().map(ToString::to_string).collect();
     assert!(missing.is_empty(), "without a case: {}", missing.join(", "));
@@ -58,8 +57,9 @@ fn every_part_of_the_policy_has_a_case() {
 
 #[test]
 fn every_route_of_the_matrix_is_reached_by_its_own_example() {
-    let (document, policy) = (default::document(), default::compiled());
-    for route in &document.routes {
+    let candidate = default::candidate();
+    let policy = &candidate.bundle.policy;
+    for route in &candidate.document.routes {
         for (gateway, method) in route.gateways.iter().flat_map(|gateway| route.methods.iter().map(|method| (*gateway, *method))) {
             let matched = policy.route(Gateway::from(gateway), Method::from(method), &example(&route.path));
             assert_eq!(matched.map(|route| &*route.name), Some(route.name.as_str()));
@@ -70,7 +70,8 @@ fn every_route_of_the_matrix_is_reached_by_its_own_example() {
 /// `UPDATE_MATRIX=1` writes it anew.
 #[test]
 fn the_matrix_is_as_reviewed() {
-    let made = matrix(&default::document(), &default::compiled());
+    let candidate = default::candidate();
+    let made = matrix(&candidate.document, &candidate.bundle.policy);
     let file = default::folder().join("matrix.txt");
     if std::env::var_os("UPDATE_MATRIX").is_some() {
         fs::write(&file, &made).unwrap();

@@ -48,9 +48,7 @@ impl Asker {
     /// The user of this identity; refused when the policy knows none of its roles.
     #[must_use]
     pub fn of_identity(policy: &CompiledPolicy, identity: Identity) -> Self {
-        policy
-            .principal(identity)
-            .map_or(Self::Refused(CredentialFault::NoKnownRole), |principal| Self::Verified(Box::new(principal)))
+        policy.principal(identity).map_or(Self::Refused(CredentialFault::NoKnownRole), |principal| Self::Verified(Box::new(principal)))
     }
 
     const fn authentication(&self) -> Authentication<'_> {

@@ -1,9 +1,11 @@
 //! How a policy would answer a request: asked by people and by golden cases, decided by the code that enforces.
 
 mod asked;
+mod candidate;
 mod case;
 
 pub use asked::{Asked, Asker, Explained, Judge, NoRules, Ruling, Tabled, decide, explain};
+pub use candidate::Candidate;
 pub use case::{Answer, Evaluation, claims, compare, evaluate};
 
 use wire::bundle::{Bundle, BundleError, BundleVersion, IssuerKeys, KeysKnown, LoadedBundle};
