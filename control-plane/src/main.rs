@@ -1,6 +1,7 @@
 //! Reads the configuration, starts the log, runs.
 
 use clap::Parser;
+use control_plane::break_glass;
 use control_plane::problem::chain;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
@@ -9,6 +10,10 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == break_glass::COMMAND) {
+        return roll_back(&break_glass::Arguments::parse_from(arguments)).await;
+    }
     let settings = Settings::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info,sqlx=warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -21,6 +26,19 @@ async fn main() -> ExitCode {
         Err(error) => {
             // The log may be filtered away; why it does not start must not be.
             eprintln!("control-plane: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
+    match break_glass::run(arguments).await {
+        Ok(done) => {
+            println!("{}", serde_json::json!(done));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane rollback: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

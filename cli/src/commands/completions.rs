@@ -1,5 +1,7 @@
 //! `plant-gateway completions`: what a shell needs to complete our commands.
 
+use std::io::Write;
+
 use clap::{Args, CommandFactory, Parser};
 use clap_complete::Shell;
 
@@ -20,6 +22,11 @@ struct Program {
 }
 
 /// Prints the script.
-pub fn run(arguments: &Arguments) {
-    clap_complete::generate(arguments.shell, &mut Program::command(), "plant-gateway", &mut std::io::stdout());
+///
+/// # Errors
+/// Nobody takes it.
+pub fn run(arguments: &Arguments) -> std::io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Program::command(), "plant-gateway", &mut script);
+    std::io::stdout().write_all(&script)
 }

@@ -62,10 +62,7 @@ impl Command {
             Self::Stores(arguments) => Ok(stores::run(&arguments)?),
             Self::Jws(arguments) => Ok(jws::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),
-            Self::Completions(arguments) => {
-                completions::run(&arguments);
-                Ok(())
-            }
+            Self::Completions(arguments) => Ok(completions::run(&arguments)?),
         }
     }
 }
