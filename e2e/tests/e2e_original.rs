@@ -117,7 +117,9 @@ async fn d23_what_the_backend_serves_for_itself_is_not_reachable() {
     let state = stack.state();
     let port = state.backend.rsplit(':').next().unwrap().to_owned();
     for gateway in ["CP", "PP", "PLANT"] {
-        for target in ["/metrics", "/healthz", "/openapi.json", "/docs", "/redoc", "/docs/oauth2-redirect", "/api/health"] {
+        let description = ask(state, gateway, &Ask::get("/openapi.json")).await;
+        assert_refused(&description, 401, "unauthorized", &format!("{gateway} /openapi.json"));
+        for target in ["/metrics", "/healthz", "/docs", "/redoc", "/docs/oauth2-redirect", "/api/health"] {
             let answer = ask(state, gateway, &Ask::get(target)).await;
             assert_refused(&answer, 404, "not-found", &format!("{gateway} {target}"));
         }

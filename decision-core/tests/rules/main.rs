@@ -8,6 +8,7 @@ mod compiling;
 mod denials;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod flags;
 mod headers;
 mod paths;
 

@@ -28,12 +28,13 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// The default policy, in which every issuer signs by HS256.
 pub(crate) fn document() -> PolicyDocument {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
     let mut files = BTreeMap::new();
-    for folder in [folder.clone(), folder.join("routes")] {
+    for folder in [root.clone(), root.join("routes")] {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for file in entries.filter(|file| file.extension().is_some_and(|extension| extension == "yaml")) {
-            files.insert(file.display().to_string(), std::fs::read_to_string(&file).unwrap());
+            let name = file.strip_prefix(&root).unwrap().display().to_string();
+            files.insert(name, std::fs::read_to_string(&file).unwrap());
         }
     }
     let mut document = wire::sources::read(&files).unwrap();
@@ -199,6 +200,20 @@ impl Gate {
         let step = pipeline::body(&mut stream.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &self.host, so_far.len(), end_of_stream);
         self.host.selected.set(ROOT);
         step.map(|step| self.follow(Stream { step, ..stream.clone() }).step)
+    }
+
+    /// Trailers end the request: Envoy hands over nothing more of the body.
+    pub(crate) fn trailers(&mut self, stream: &Stream) -> Option<Step> {
+        self.host.selected.set(stream.context);
+        let step = pipeline::body(&mut stream.exchange.borrow_mut(), &mut self.vm.borrow_mut(), &self.host, 0, true);
+        self.host.selected.set(ROOT);
+        step.map(|step| self.follow(Stream { step, ..stream.clone() }).step)
+    }
+
+    /// The body as the backend gets it, and how often it was replaced.
+    pub(crate) fn forwarded_body(&self, stream: &Stream) -> (String, usize) {
+        let seen = self.host.stream(stream.context);
+        (String::from_utf8_lossy(&seen.body).into_owned(), seen.body_writes)
     }
 
     /// Headers and body in one go.

@@ -63,6 +63,9 @@ fn compiled(compiler: &Compiler, route: &RouteSource, id: RouteId, at: &str) -> 
     if route.exchange == ExchangeKind::Websocket && route.methods.iter().any(|method| *method != crate::gateway::Method::Get) {
         return Err(inconsistent(at, "`exchange: websocket` goes with the method GET only"));
     }
+    if route.flag.is_some() && route.gateways.contains(&Gateway::Admin) {
+        return Err(inconsistent(at, "a flag must not switch the control plane's own API: a route on ADMIN has no `flag`"));
+    }
     let flag = route.flag.as_ref().map(|name| flag(compiler, name, at)).transpose()?;
     Ok(Route {
         id,
