@@ -81,8 +81,8 @@ impl Coverage {
         let used: BTreeSet<_> = charged.into_iter().chain(limits).collect();
         wanted.extend(used.into_iter().filter_map(|id| Some(Part::Budget(policy.budget(id)?.name.to_string()))));
         for flag in &document.flags {
-            wanted.insert(Part::FlagOn(flag.name.clone()));
-            wanted.insert(Part::FlagOff(flag.name.clone()));
+            wanted.extend(has_state(flag, wire::policy::FlagState::On).then(|| Part::FlagOn(flag.name.clone())));
+            wanted.extend(has_state(flag, wire::policy::FlagState::Off).then(|| Part::FlagOff(flag.name.clone())));
         }
         let owned = document.routes.iter().filter(|route| route.ownership.is_some());
         wanted.extend(owned.map(|route| Part::Ownership(route.name.clone())));
@@ -191,6 +191,17 @@ const fn check_of(switch: Switch) -> Check {
     }
 }
 
+/// Whether the flag has this state for anybody: a switch that stands one way for everybody has no case the other way.
+fn has_state(flag: &wire::policy::Flag, state: wire::policy::FlagState) -> bool {
+    let overridden = flag.overrides.iter().any(|known| known.state == state && !known.customers.is_empty());
+    let by_share = match (flag.rollout_percent, state) {
+        (None, _) => flag.default == state,
+        (Some(percent), wire::policy::FlagState::On) => percent > 0,
+        (Some(percent), wire::policy::FlagState::Off) => percent < 100,
+    };
+    overridden || by_share
+}
+
 /// The refusals that this policy can give and a case can show.
 fn reasons(document: &PolicyDocument) -> impl Iterator<Item = &'static str> {
     use wire::policy::{Approval, ExchangeKind, Requirement, TrialAccess, TrialTokens};
@@ -294,6 +305,20 @@ routes:
         let none = coverage(&[]);
         assert_eq!(none.percent(), 0);
         assert_eq!(none.by_kind()["routes"], (0, 2));
+    }
+
+    #[test]
+    fn a_flag_that_stands_one_way_for_everybody_needs_no_case_the_other_way() {
+        let files = Files::from([(
+            "policy.yaml".to_owned(),
+            POLICY.replace(", overrides: [{ customers: [old], state: off }], switches", ", switches"),
+        )]);
+        let document = wire::sources::read(&files).unwrap();
+        let bundle = without_keys(&document).unwrap();
+        let coverage = Coverage::of(&document, &bundle.policy, &files);
+        let wanted: Vec<String> = coverage.missing().iter().map(ToString::to_string).collect();
+        assert!(wanted.contains(&"flag `free`, on".to_owned()) && !wanted.contains(&"flag `free`, off".to_owned()), "{wanted:?}");
+        assert!(wanted.contains(&"flag `new`, off".to_owned()));
     }
 
     #[test]
