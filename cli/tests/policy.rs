@@ -91,7 +91,7 @@ fn cases_are_run_and_what_they_do_not_cover_is_said() {
     assert_eq!(told(&["policy", "test", folder]).0, 0);
     let (code, out, err) = told(&["policy", "test", folder, "--min-coverage", "100"]);
     assert_eq!(code, 1);
-    assert!(out.contains("without a case: reason `trial_restricted`"), "{out}");
+    assert!(out.contains("without a case: route `payments.subscriptions.read`"), "{out}");
     assert!(err.contains("% of the policy, not 100 %"), "{err}");
 
     let wrong = copied(|home| edit(home.join("cases/trials.yaml"), "status: 403", "status: 402"));
