@@ -55,7 +55,7 @@ e2e: build ## the compiled filter in a real Envoy, with all real parts
 	cargo test --package e2e
 
 cases: ## the golden cases alone
-	cargo test --package wire --features sources --test golden
+	cargo test --package authoring --test golden
 
 bench: build ## CPU per request beside Envoy's own filters; writes bench/results/latest.json
 	cargo run --quiet --package bench --bin gateway-bench

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Golden cases lie beside the sources and are none.
 const CASES: &str = "cases";
+/// So does the published schema.
+const SCHEMA: &str = "schema.json";
 /// What belongs to a policy, by its extension.
 const SOURCES: [&str; 4] = ["yaml", "yml", "rego", "json"];
 
@@ -40,6 +42,8 @@ pub fn read(directory: &Path) -> Result<Files, DirectoryError> {
                 if entry.file_name().is_none_or(|name| name != CASES) {
                     pending.push(entry);
                 }
+            } else if path == directory && entry.file_name().is_some_and(|name| name == SCHEMA) {
+                // For editors: no part of the policy.
             } else if entry.extension().is_some_and(|extension| SOURCES.iter().any(|source| extension == *source)) {
                 let text = std::fs::read_to_string(&entry).map_err(|source| DirectoryError { path: entry.clone(), source })?;
                 let name = entry.strip_prefix(directory).unwrap_or(&entry);
@@ -61,7 +65,7 @@ mod tests {
         for folder in ["routes", "cases", "routes/cases"] {
             std::fs::create_dir(root.join(folder)).unwrap();
         }
-        for file in ["a.yaml", "routes/b.yml", "cases/c.yaml", "routes/cases/d.yaml", "README.md"] {
+        for file in ["a.yaml", "routes/b.yml", "cases/c.yaml", "routes/cases/d.yaml", "README.md", "schema.json"] {
             std::fs::write(root.join(file), file).unwrap();
         }
         let names: Vec<_> = read(root).unwrap().into_keys().collect();

@@ -1,6 +1,9 @@
 //! Where a policy is wrong: file, line, field, and what is wrong with it.
 
 use crate::Files;
+use crate::place::{Which, find, named};
+use authn::Algorithm;
+use decision_core::nearest::nearest;
 use std::error::Error;
 use std::fmt;
 use wire::bundle::BundleError;
@@ -38,26 +41,25 @@ impl PolicyFault {
     /// What is wrong with the sources as such.
     #[must_use]
     pub fn of_source(error: &SourceError, files: &Files) -> Self {
+        let placed = |file: &str, field: &str, value: Option<&str>| {
+            let only = files.get(file).map(|text| Files::from([(file.to_owned(), text.clone())])).unwrap_or_default();
+            let line = find(field, value, Which::First, &only).map(|(_, line)| line);
+            let text = error.to_string();
+            let said = text.strip_prefix(file).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
+            let message = if said.starts_with(field) { said.to_owned() } else { format!("{field}: {said}") };
+            Self { file: Some(file.to_owned()), line, field: Some(field.to_owned()), message }
+        };
         match error {
-            SourceError::Syntax { file, line, column: _, problem } => Self {
-                file: Some(file.clone()),
-                line: (*line > 0).then_some(*line),
-                field: named_field(problem).map(str::to_owned),
-                message: problem.clone(),
-            },
-            SourceError::Twice { file, section, .. } => Self {
-                file: Some(file.clone()),
-                line: files.get(file).and_then(|text| line_of(text, &format!("{section}:"))),
-                field: Some((*section).to_owned()),
-                message: error.to_string(),
-            },
-            SourceError::NoSuchFile { file, .. } | SourceError::IncludedTwice { file, .. } => Self {
-                file: Some(file.clone()),
-                line: files.get(file).and_then(|text| line_of(text, "include:")),
-                field: Some("include".to_owned()),
-                message: error.to_string(),
-            },
-            SourceError::NotIncluded { file } => Self { file: Some(file.clone()), message: error.to_string(), ..Self::default() },
+            SourceError::Syntax { file, line, column: _, problem } => {
+                let text = files.get(file).map_or("", String::as_str);
+                let (field, message) = reworded(problem, text);
+                Self { file: Some(file.clone()), line: (*line > 0).then_some(*line), field, message }
+            }
+            SourceError::Twice { file, section, .. } => placed(file, section, None),
+            SourceError::NoSuchFile { file, name, .. } | SourceError::IncludedTwice { file, name } => placed(file, "include", Some(name)),
+            SourceError::NotIncluded { file } => {
+                Self { file: Some(file.clone()), message: "no file includes it".to_owned(), ..Self::default() }
+            }
             SourceError::Empty | SourceError::NoRoot => Self { message: error.to_string(), ..Self::default() },
         }
     }
@@ -67,13 +69,17 @@ impl PolicyFault {
     pub fn of_bundle(error: &BundleError, files: &Files) -> Self {
         let message = match error {
             BundleError::Policy(cause) => chain(cause),
+            BundleError::Algorithm { issuer, kid, algorithm } => {
+                let field = if kid.is_empty() { "algorithms".to_owned() } else { format!("keys[{kid}].algorithm") };
+                let nearest = hint(algorithm, Algorithm::ALL.into_iter().map(Algorithm::name));
+                format!("issuers[{issuer}].{field}: `{algorithm}` is not supported, or not among the issuer's `algorithms`{nearest}")
+            }
+            BundleError::Claim { claim, .. } => format!("{error}{}", hint(claim, CLAIMS.into_iter())),
             BundleError::Frame(_)
             | BundleError::Hash
             | BundleError::Key { .. }
-            | BundleError::Algorithm { .. }
             | BundleError::SoftwareVerification { .. }
             | BundleError::AlgorithmsMissing { .. }
-            | BundleError::Claim { .. }
             | BundleError::KeysMissing { .. }
             | BundleError::Issuers(_) => chain(error),
         };
@@ -90,7 +96,9 @@ impl PolicyFault {
     #[must_use]
     pub fn located(message: String, files: &Files) -> Self {
         let field = message.split_once(": ").map(|(field, _)| field).filter(|field| !field.contains(' '));
-        let place = field.and_then(|field| place_of(field, files));
+        let value = quoted(&message);
+        let which = if message.contains("used twice") { Which::Last } else { Which::First };
+        let place = field.and_then(|field| find(field, value, which, files));
         let (file, line) = place.map_or((None, None), |(file, line)| (Some(file), Some(line)));
         Self { file, line, field: field.map(str::to_owned), message }
     }
@@ -112,45 +120,39 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The field in a message of the YAML reader: what it quotes after `field`, else the path before the first colon.
-fn named_field(problem: &str) -> Option<&str> {
-    let quoted = problem.split_once("field `").and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name);
-    quoted.or_else(|| problem.split_once(": ").map(|(path, _)| path).filter(|path| !path.contains(' ')))
+/// Claims that an issuer may require.
+const CLAIMS: [&str; 8] = ["customer_id", "agent_id", "governor_agent_id", "tier", "jti", "nbf", "token_type", "token_version"];
+
+/// A message of the YAML reader in our words: the field by the names of its entries, the nearest valid name, and no position,
+/// which stands apart.
+fn reworded(problem: &str, text: &str) -> (Option<String>, String) {
+    let problem = problem.rsplit_once(" at line ").map_or(problem, |(said, _)| said);
+    let (path, said) = problem.split_once(": ").filter(|(path, _)| !path.contains([' ', '`'])).unwrap_or(("", problem));
+    // The reader names the whole document `.`.
+    let path = if path == "." { String::new() } else { named(path, text) };
+    let (offender, expected) = match said.strip_prefix("unknown ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((what, expected)) => (quoted(what), expected),
+        None => (None, ""),
+    };
+    let names = expected.split('`').skip(1).step_by(2);
+    let nearest = offender.map(|name| hint(name, names)).unwrap_or_default();
+    let unknown_field = offender.filter(|_| said.starts_with("unknown field"));
+    let other = ["missing field ", "duplicate field "].iter().find_map(|start| said.strip_prefix(start).and_then(quoted));
+    let field = match unknown_field.or(other) {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) => format!("{path}.{name}"),
+        None => path,
+    };
+    if field.is_empty() { (None, format!("{said}{nearest}")) } else { (Some(field.clone()), format!("{field}: {said}{nearest}")) }
 }
 
-/// Where `section[name].rest` or `section.field` stands: the line that names the entry within that section. A hint for
-/// people; the field says exactly what is meant.
-fn place_of(field: &str, files: &Files) -> Option<(String, usize)> {
-    let section = field.split(['[', '.']).next()?;
-    let entry = field.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(name, _)| name);
-    let inner = field.rsplit_once('.').map(|(_, inner)| inner);
-    files.iter().find_map(|(file, text)| {
-        let mut within = false;
-        for (index, line) in text.lines().enumerate() {
-            if line.starts_with(|first: char| first.is_ascii_alphabetic()) {
-                within = line.split(':').next() == Some(section);
-            }
-            let hit = match entry {
-                Some(name) => names(line, name),
-                None => inner.map_or_else(|| line.starts_with(section), |inner| line.trim_start().starts_with(inner)),
-            };
-            if within && hit {
-                return Some((file.clone(), index.saturating_add(1)));
-            }
-        }
-        None
-    })
+/// The first text between backticks.
+fn quoted(message: &str) -> Option<&str> {
+    message.split_once('`')?.1.split_once('`').map(|(name, _)| name)
 }
 
-/// Whether a line of YAML has `name: <name>`, in block or flow style, or is the list entry itself.
-fn names(line: &str, name: &str) -> bool {
-    let plain = |text: &str| text.trim().trim_matches(['"', '\'']) == name;
-    let after_name = line.split_once("name:").is_some_and(|(_, rest)| plain(rest.split([',', '}', '#']).next().unwrap_or(rest)));
-    after_name || line.trim_start().strip_prefix("- ").is_some_and(plain)
-}
-
-fn line_of(text: &str, start: &str) -> Option<usize> {
-    Some(text.lines().position(|line| line.starts_with(start))?.saturating_add(1))
+fn hint<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    nearest(name, known).map_or_else(String::new, |nearest| format!("; the nearest name is `{nearest}`"))
 }
 
 #[cfg(test)]
@@ -186,6 +188,6 @@ mod tests {
         let text = "roles:\n  - name: a\n    permissions: []\n    permisions: []\n";
         let files = Files::from([("roles.yaml".to_owned(), text.to_owned())]);
         let fault = PolicyFault::of_source(&wire::sources::read(&files).unwrap_err(), &files);
-        assert_eq!((fault.file.as_deref(), fault.line, fault.field.as_deref()), (Some("roles.yaml"), Some(4), Some("permisions")));
+        assert_eq!((fault.file.as_deref(), fault.line, fault.field.as_deref()), (Some("roles.yaml"), Some(4), Some("roles[a].permisions")));
     }
 }

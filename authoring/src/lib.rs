@@ -1,9 +1,15 @@
 //! What operators do with a policy before it is in force: read, validate, test, compare, import. Shared by the control plane
 //! and the command line, so that both say the same of the same files. Files come as text; nothing here is stored or served.
 
+pub mod cases;
+pub mod coverage;
 pub mod directory;
+pub mod evaluate;
 pub mod fault;
+pub mod matrix;
+mod place;
 pub mod rules;
+pub mod schema;
 
 pub use fault::PolicyFault;
 

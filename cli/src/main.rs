@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use authoring::rules::gate;
 use clap::Parser;
 use cli::commands::Command;
+use cli::commands::policy::PolicyError;
 
 /// Plant Gateway on the command line.
 #[derive(Debug, Parser)]
@@ -22,13 +23,18 @@ fn main() -> ExitCode {
     match Arguments::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let about_policy = error.downcast_ref::<PolicyError>();
+            let code = about_policy.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()));
+            if about_policy.is_some_and(PolicyError::is_told) {
+                return code;
+            }
             eprintln!("error: {error}");
             let mut source = error.source();
             while let Some(cause) = source {
                 eprintln!("  because: {cause}");
                 source = cause.source();
             }
-            ExitCode::FAILURE
+            code
         }
     }
 }

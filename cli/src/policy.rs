@@ -73,14 +73,61 @@ pub(crate) fn issuers(policy: &PolicyDocument, secrets: Option<&Path>, iss: &str
     Ok(bundle.load().map_err(PolicyError::Bundle)?.issuers)
 }
 
+/// Why the secrets do not fit the policy.
+#[derive(Debug)]
+pub(crate) enum SecretFault {
+    /// The keys are not usable.
+    Bundle(BundleError),
+    /// One cannot be read.
+    Secret { field: String, source: PolicyError },
+    /// One is not what it has to be: a message that starts with its field.
+    Said(String),
+}
+
+/// The shortest registration key that the control plane accepts.
+const REGISTRATION_KEY_BYTES_MIN: usize = 16;
+
+/// Checks every secret that the policy names, as the control plane does.
+pub(crate) fn check_secrets(policy: &PolicyDocument, folder: &Path) -> Result<(), SecretFault> {
+    let mut keys = Vec::new();
+    for issuer in &policy.issuers {
+        let mut materials = Vec::new();
+        for key in &issuer.keys {
+            let field = format!("issuers[{}].keys[{}].secret", issuer.name, key.kid);
+            materials.push(material(key, folder).map_err(|source| SecretFault::Secret { field, source })?);
+        }
+        keys.push(IssuerKeys { issuer: issuer.name.clone(), keys: materials, known: KeysKnown::Always });
+    }
+    for name in &policy.registration_keys {
+        let field = format!("registration_keys[{name}]");
+        let secret = secret(name, folder).map_err(|source| SecretFault::Secret { field: field.clone(), source })?;
+        if secret.trim_ascii().len() < REGISTRATION_KEY_BYTES_MIN {
+            return Err(SecretFault::Said(format!("{field}: the registration key is shorter than {REGISTRATION_KEY_BYTES_MIN} bytes")));
+        }
+    }
+    let bundle = Bundle {
+        version: BundleVersion::default(),
+        policy: policy.clone(),
+        keys,
+        registration_key_hashes: Vec::new(),
+        rules: None,
+        shadow: None,
+    };
+    bundle.load().map(drop).map_err(SecretFault::Bundle)
+}
+
+fn secret(name: &str, folder: &Path) -> Result<Vec<u8>, PolicyError> {
+    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(PolicyError::SecretName { name: name.to_owned() });
+    }
+    let path = folder.join(name);
+    std::fs::read(&path).map_err(|source| PolicyError::Read { path, source })
+}
+
 /// A secret of the shared kind is base64url, padding tolerated; a public key is PEM.
 fn material(key: &IssuerKey, folder: &Path) -> Result<KeyMaterial, PolicyError> {
     let name = &key.secret;
-    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
-        return Err(PolicyError::SecretName { name: name.clone() });
-    }
-    let path = folder.join(name);
-    let text = std::fs::read(&path).map_err(|source| PolicyError::Read { path, source })?;
+    let text = secret(name, folder)?;
     let text = text.trim_ascii();
     let material = if key.algorithm.starts_with("HS") {
         let text = std::str::from_utf8(text).unwrap_or("?").trim_end_matches('=');

@@ -7,6 +7,7 @@ pub mod admin_events;
 pub mod app;
 pub mod approvals;
 pub mod audit;
+pub mod break_glass;
 pub mod budgets;
 pub mod caller;
 pub mod data_plane;

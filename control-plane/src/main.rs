@@ -2,6 +2,7 @@
 
 use authoring::rules::gate;
 use clap::Parser;
+use control_plane::break_glass;
 use control_plane::problem::chain;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
@@ -12,6 +13,10 @@ fn main() -> ExitCode {
     // Before anything else, so that the gate's process has no threads, no log and no configuration.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == gate::SUBCOMMAND) {
         return gate::serve();
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == break_glass::COMMAND) {
+        return roll_back(&break_glass::Arguments::parse_from(arguments));
     }
     serve(Settings::parse())
 }
@@ -29,6 +34,20 @@ async fn serve(settings: Settings) -> ExitCode {
         Err(error) => {
             // The log may be filtered away; why it does not start must not be.
             eprintln!("control-plane: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
+    match break_glass::run(arguments).await {
+        Ok(done) => {
+            println!("{}", serde_json::json!(done));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane rollback: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -50,6 +50,7 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active", "/admin/v1/policies/active", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active/bundle", "/admin/v1/policies/active/bundle", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/schema", "/admin/v1/policies/schema", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/{revision}", "/admin/v1/policies/1", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/{revision}/activation", "/admin/v1/policies/1/activation", activation, StatusCode::CREATED),
         row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),

@@ -131,7 +131,7 @@ async fn an_unknown_field_names_file_line_and_field_and_changes_nothing(database
         let problem = refused.json();
         assert_eq!(problem["type"], "https://waooaw.com/errors/invalid-policy");
         assert_eq!(problem["file"], "settings.yaml");
-        assert_eq!(problem["field"], "no_rout_status");
+        assert_eq!(problem["field"], "settings.no_rout_status");
         assert!(problem["line"].as_u64().is_some_and(|line| line > 1), "{problem}");
     }
     assert_eq!(count(&database, "SELECT count(*) FROM policy_revisions").await, 1);

@@ -1,41 +1,55 @@
-//! Golden cases through a real Envoy: what the client gets and what the audit log says is what the case wants. The same cases are
-//! decided natively by the tests of `wire`.
+//! Golden cases through a real Envoy: what the client gets and what the audit log says is what the case wants. And through the
+//! explain endpoint, which has to say the same. The same cases are decided natively by the tests of `authoring`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
-#[path = "../../wire/tests/golden/case.rs"]
-mod case;
-
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use case::{Approval, Case, CaseFile, RegistrationKey, Target, Token, TrialEnd, Verdict};
+use authoring::cases::{Approval, Case, FiledCase, NOW, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict, read_directory};
+use authoring::evaluate::claims;
 use cli::stack::{Stack, State, repository};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
+use e2e::policies::with_budget;
 use e2e::stacks::{options, ports, told};
 use e2e::tokens::faulty;
-use serde_json::Value;
-use wire::policy::Gateway;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use wire::policy::{Gateway, OwnershipPlace, PolicyDocument};
 
 const FLUSH: Duration = Duration::from_secs(10);
 const DAY: i64 = 86_400;
 
 #[tokio::test]
-async fn every_case_that_names_envoy_comes_out_as_it_wants() {
-    let stack = Stack::start(options("golden", ports::GOLDEN).unwrap()).unwrap_or_else(|error| panic!("{}", told(&error)));
-    let state = stack.state();
+async fn every_case_comes_out_of_envoy_and_of_explain_as_it_wants() {
+    let home = tempfile::tempdir().unwrap();
+    let mut options = options("golden", ports::GOLDEN).unwrap();
+    // The default policy, in which nothing is scarce: every case has the same client address.
+    options.policies = with_budget(home.path(), "").unwrap();
+    let policies = options.policies.clone();
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{}", told(&error)));
+    let document = wire::sources::read(&authoring::directory::read(&policies).unwrap()).unwrap();
+    let cases = read_directory(&repository().join("policies")).unwrap_or_else(|fault| panic!("{fault}"));
+    let failures =
+        [through_envoy(stack.state(), &document, &cases).await, through_explain(stack.state(), &document, &cases).await].concat();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    stack.stop();
+}
+
+async fn through_envoy(state: &State, document: &PolicyDocument, cases: &[FiledCase]) -> Vec<String> {
+    let start = Instant::now();
     let mut clients: BTreeMap<String, Client> = state.gateways.iter().map(|(name, url)| (name.clone(), Client::new(url))).collect();
     let mut admin = Admin::new(state);
-    let cases = cases();
-    assert!(cases.len() >= 40, "{} cases", cases.len());
+    let cases: Vec<&FiledCase> = cases.iter().filter(|filed| filed.case.runs_through_envoy()).collect();
     let mut answers = Vec::new();
-    for (index, (_, case)) in cases.iter().enumerate() {
-        let ask = ask(state, case, index);
+    for (index, FiledCase { case, .. }) in cases.iter().enumerate() {
+        let ask = ask(state, document, case, index);
         answers.push(clients.get_mut(gateway(case)).unwrap().send(&ask).await.unwrap());
     }
     let mut failures = Vec::new();
-    for (index, ((file, case), answer)) in cases.iter().zip(&answers).enumerate() {
+    for (index, (FiledCase { file, case }, answer)) in cases.iter().zip(&answers).enumerate() {
         let mut differences = answer_differs(case, answer);
         match admin.audit_record(&correlation_id(index), FLUSH).await.unwrap() {
             Some(record) => differences.extend(record_differs(case, &record)),
@@ -45,23 +59,67 @@ async fn every_case_that_names_envoy_comes_out_as_it_wants() {
             failures.push(format!("{file}: {}:\n  {}\n  {}", case.name, differences.join("\n  "), answer.text()));
         }
     }
-    println!("{} cases through Envoy", cases.len());
-    assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures.join("\n"));
-    stack.stop();
+    println!("{} cases through Envoy in {:?}", cases.len(), start.elapsed());
+    assert!(cases.len() >= 300, "{} cases through Envoy", cases.len());
+    failures
 }
 
-fn cases() -> Vec<(String, Case)> {
-    let mut files: Vec<_> = std::fs::read_dir(repository().join("policies/cases")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    files.sort();
-    let mut cases = Vec::new();
-    for path in files {
-        let file = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let parsed: CaseFile = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
-        cases.extend(parsed.cases.into_iter().filter(|case| case.envoy).map(|case| (file.clone(), case)));
+/// Every case whose caller can be described: by claims, without a credential, or with a good registration key.
+async fn through_explain(state: &State, document: &PolicyDocument, cases: &[FiledCase]) -> Vec<String> {
+    let start = Instant::now();
+    let mut admin = Admin::new(state);
+    let at = OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap().format(&Rfc3339).unwrap();
+    let (mut failures, mut asked) = (Vec::new(), 0);
+    for FiledCase { file, case } in cases.iter().filter(|filed| filed.case.upgrade.is_none()) {
+        let caller = match (claims(document, case), &case.token, case.registration_key) {
+            // What the route asks for decides which of both counts: only Envoy presents both.
+            (Some(_), _, Some(RegistrationKey::Valid)) | (None, Token::Bad(_) | Token::Good(_), _) => continue,
+            (Some(claims), ..) => ("claims", Value::Object(claims)),
+            (None, Token::None(_), Some(RegistrationKey::Valid)) => ("registered", json!(true)),
+            (None, Token::None(_), Some(RegistrationKey::Invalid) | None) => ("anonymous", json!(true)),
+        };
+        let mut question = json!({"gateway": case.gateway, "method": case.method, "path": case.path, "at": at});
+        question[caller.0] = caller.1;
+        let answer = admin.json(Ask::post("/admin/v1/explain").json(&question)).await.unwrap();
+        asked += 1;
+        let differences = explanation_differs(case, &answer);
+        if !differences.is_empty() {
+            failures.push(format!("explain: {file}: {}:\n  {}", case.name, differences.join("\n  ")));
+        }
     }
-    cases
+    println!("{asked} cases through explain in {:?}", start.elapsed());
+    assert!(asked >= 300, "{asked} cases through explain");
+    failures
+}
+
+fn explanation_differs(case: &Case, answer: &Value) -> Vec<String> {
+    let mut differences = Differences::default();
+    let want = &case.want;
+    let permitted = want.decision == Verdict::Permit;
+    differences.note("decision", Some(if permitted { "permit" } else { "deny" }), answer["decision"].as_str());
+    // A need for an approval is a condition there, and no reason.
+    differences.note("reason", Some(if permitted { "ok" } else { want.reason.as_str() }), answer["reason"].as_str());
+    differences.note("rule", want.route.as_deref(), answer["rule"].as_str());
+    if permitted {
+        differences.note("target", Some(target(case)), answer["target"].as_str());
+        differences.note("approval", want.approval == Approval::Needed, answer["approval"] == "governor");
+        if let Some(charges) = &want.charges {
+            differences.note("charges", charges, &charges_of(&answer["charges"]));
+        }
+    }
+    differences.0
+}
+
+const fn target(case: &Case) -> &'static str {
+    match case.want.target {
+        Target::Production => "production",
+        Target::Sandbox => "sandbox",
+    }
+}
+
+fn charges_of(charges: &Value) -> BTreeMap<String, i64> {
+    let charges = charges.as_array().unwrap().iter();
+    charges.map(|charge| (charge["budget"].as_str().unwrap().to_owned(), charge["amount"].as_i64().unwrap())).collect()
 }
 
 fn correlation_id(index: usize) -> String {
@@ -77,13 +135,22 @@ fn gateway(case: &Case) -> &'static str {
     }
 }
 
-fn ask(state: &State, case: &Case, index: usize) -> Ask {
+fn ask(state: &State, document: &PolicyDocument, case: &Case, index: usize) -> Ask {
     let mut ask = Ask::new(&case.method, &case.path).header("x-correlation-id", correlation_id(index));
     if let Some(authorization) = authorization(state, case) {
         ask = ask.header("authorization", authorization);
     }
-    if ["POST", "PUT", "PATCH"].contains(&case.method.as_str()) {
-        ask = ask.json(&serde_json::json!({}));
+    if let Some(upgrade) = case.upgrade {
+        let protocol = match upgrade {
+            Upgrade::Websocket => "websocket",
+            Upgrade::Other => "something-else",
+        };
+        ask = ask.header("connection", "upgrade").header("upgrade", protocol);
+    }
+    // A customer id is forced into the body of such a route: there has to be one.
+    let owned = |name: &str| document.routes.iter().find(|route| route.name == name).and_then(|route| route.ownership.as_ref());
+    if case.want.route.as_deref().and_then(owned).is_some_and(|ownership| ownership.place == OwnershipPlace::Body) {
+        ask = ask.json(&json!({}));
     }
     match case.registration_key {
         Some(RegistrationKey::Valid) => ask.header("x-cp-registration-key", &state.registration_key),
@@ -103,6 +170,7 @@ fn authorization(state: &State, case: &Case) -> Option<String> {
         Token::Good(claims) => {
             let roles: Vec<&str> = claims.roles.iter().map(String::as_str).collect();
             let mut spec = TokenSpec::new(&case.name, &roles);
+            spec.user_id.clone_from(&claims.user_id);
             spec.customer_id.clone_from(&claims.customer_id);
             spec.agent_id.clone_from(&claims.agent_id);
             spec.governor_agent_id.clone_from(&claims.governor_agent_id);
@@ -116,6 +184,9 @@ fn authorization(state: &State, case: &Case) -> Option<String> {
                     Some(TrialEnd::Now | TrialEnd::SecondAgo) | None => panic!("{}: Envoy's clock is not ours", case.name),
                 });
             }
+            for (name, value) in &claims.claims {
+                spec = spec.claim(name, value.clone());
+            }
             let issuer = state.issuers.get(&claims.issuer).unwrap_or_else(|| panic!("{}: issuer `{}`", case.name, claims.issuer));
             Some(format!("Bearer {}", mint(issuer, &spec).unwrap()))
         }
@@ -126,11 +197,12 @@ fn authorization(state: &State, case: &Case) -> Option<String> {
 fn check(reason: &str) -> &str {
     match reason {
         "ambiguous_path" | "ambiguous_header" => "path",
-        "no_route" => "route",
+        "no_route" | "feature_disabled" | "upgrade_refused" => "route",
         "permission_missing" => "permission",
         "trial_expired" | "trial_restricted" => "trial",
-        "owner_missing" => "ownership",
+        "owner_missing" | "body_not_object" | "body_key_repeated" | "body_too_large" => "ownership",
         "approval_required" | "approval_refused" => "approval",
+        "rule_refused" => "rules",
         _ => "authentication",
     }
 }
@@ -140,11 +212,15 @@ fn answer_differs(case: &Case, answer: &Answer) -> Vec<String> {
     let want = &case.want;
     differences.note("status", want.status, answer.status);
     if want.status == 200 {
-        let target = match want.target {
-            Target::Production => "production",
-            Target::Sandbox => "sandbox",
-        };
-        differences.note("backend", Some(target), answer.header("x-echo-listener"));
+        differences.note("backend", Some(target(case)), answer.header("x-echo-listener"));
+        if let Some(forwarded) = &want.forwarded {
+            let seen = answer.json();
+            let got = match (seen["path"].as_str().unwrap_or_default(), seen["query"].as_str().unwrap_or_default()) {
+                (path, "") => path.to_owned(),
+                (path, query) => format!("{path}?{query}"),
+            };
+            differences.note("path at the backend", forwarded.path.clone(), got);
+        }
     } else if case.method != "HEAD" {
         let problem = answer.json();
         differences.note("check", Some(check(&want.reason)), problem["check"].as_str());
@@ -168,13 +244,7 @@ fn record_differs(case: &Case, record: &Value) -> Vec<String> {
     if want.status == 200 {
         differences.note("sandbox in the record", Some(want.target == Target::Sandbox), record["sandbox"].as_bool());
         if let Some(charges) = &want.charges {
-            let charged: BTreeMap<String, i64> = record["charges"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|charge| (charge["budget"].as_str().unwrap().to_owned(), charge["amount"].as_i64().unwrap()))
-                .collect();
-            differences.note("charges in the record", charges, &charged);
+            differences.note("charges in the record", charges, &charges_of(&record["charges"]));
         }
     }
     differences.0

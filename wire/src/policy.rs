@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One file of policy sources, and also the merge of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDocument {
     /// Other files that belong to the policy, relative to the policy's folder: `routes/agents.yaml`, or `routes/*.yaml` for
@@ -42,6 +43,7 @@ pub struct PolicyDocument {
 
 /// Settings that are not tied to one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Prefix of every problem `type` URI.
@@ -74,6 +76,7 @@ impl Default for Settings {
 
 /// How governors approve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Approvals {
     /// The role that, with a `governor_agent_id`, makes a user a governor.
@@ -96,6 +99,7 @@ impl Default for Approvals {
 
 /// Where the control plane delivers events. Each delivery is signed and retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// `https`, a host that the control plane's `WEBHOOK_HOSTS` allows, no user, no fragment.
@@ -106,6 +110,7 @@ pub struct Webhook {
 
 /// Where requests go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
     /// Where users on trial are routed.
@@ -120,6 +125,7 @@ impl Default for Routing {
 
 /// Where a permitted request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// The backend.
@@ -131,6 +137,7 @@ pub enum Target {
 /// What happens when a check cannot be made, where no rule says otherwise. Authentication, RBAC and policy always fail
 /// closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FailureModes {
     /// Tokens, before the first contact tells which of them are revoked.
@@ -151,6 +158,7 @@ impl Default for FailureModes {
 
 /// The text of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResponseText {
     /// The coded reason, as records have it: `permission_missing`, `trial_expired`, …
@@ -162,6 +170,7 @@ pub struct ResponseText {
 /// A feature flag. It is on or off for a user: by an override of the user's customer, else by its share of a roll-out, else
 /// by default. Callers without a customer id are told apart by issuer and subject, callers without a token have the default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Flag {
     /// Its unique name.
@@ -181,6 +190,7 @@ pub struct Flag {
 
 /// Whether a flag is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum FlagState {
@@ -190,6 +200,7 @@ pub enum FlagState {
 
 /// A flag's state for certain customers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FlagOverride {
     /// Their `customer_id`s.
@@ -200,6 +211,7 @@ pub struct FlagOverride {
 
 /// A check that a flag may switch off. Never authentication or ownership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
     /// Whether the roles carry the route's permission (RBAC).
@@ -218,6 +230,7 @@ pub enum Switch {
 
 /// Custom rules in Rego: evaluated after the tables have permitted a request with a user, before anything is reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
     /// The modules' files (`rules/hours.rego`); tests (`*_test.rego`) among them run when the policy is published and stay
@@ -235,6 +248,7 @@ pub struct Rules {
 
 /// How a request that needs an approval is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalAnswerStyle {
     /// 403 `approval-required`.
@@ -245,6 +259,7 @@ pub enum ApprovalAnswerStyle {
 
 /// Which gateway a rule applies to. `ADMIN` is the control plane's own API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Gateway {
     /// Customer portal.
@@ -259,6 +274,7 @@ pub enum Gateway {
 
 /// Who may sign tokens, and what such a token must look like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
     /// Our name for the issuer; a user is (this name, subject).
@@ -312,6 +328,7 @@ pub struct Issuer {
 
 /// Whether algorithms that Envoy cannot verify are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum SoftwareVerification {
@@ -322,6 +339,7 @@ pub enum SoftwareVerification {
 
 /// Whether an issuer's tokens may carry `trial_mode: true`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum TrialTokens {
@@ -332,6 +350,7 @@ pub enum TrialTokens {
 
 /// A JWK set (RFC 7517 §5) that the control plane fetches; no gateway does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JwksSource {
     /// `https`, a host that the control plane's `JWKS_HOSTS` allows, no user, no fragment.
@@ -346,6 +365,7 @@ pub struct JwksSource {
 
 /// A key, by reference: the revision names the secret and never contains it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IssuerKey {
     /// The `kid` that tokens name.
@@ -358,6 +378,7 @@ pub struct IssuerKey {
 
 /// A role and what it permits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Role {
     /// The name in the `roles` claim.
@@ -371,6 +392,7 @@ pub struct Role {
 
 /// A request method that a route may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 #[expect(missing_docs, reason = "the names are RFC 9110's")]
 pub enum Method {
@@ -385,6 +407,7 @@ pub enum Method {
 
 /// What a caller must present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Requirement {
     /// Nothing.
@@ -399,6 +422,7 @@ pub enum Requirement {
 
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its unique name; records, refusals and explanations use it.
@@ -448,6 +472,7 @@ pub struct Route {
 
 /// Where the caller's customer id is forced into the request, whatever the client sent there. A caller without one gets 401.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Ownership {
     /// Which part of the request.
@@ -460,6 +485,7 @@ pub struct Ownership {
 
 /// A part of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OwnershipPlace {
     /// Every spelling of the query parameter is removed and the true one appended.
@@ -472,6 +498,7 @@ pub enum OwnershipPlace {
 
 /// What kind of exchange a route is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExchangeKind {
     /// A request and its response, within Envoy's time-out.
@@ -485,6 +512,7 @@ pub enum ExchangeKind {
 
 /// Whether a governor must approve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Approval {
     /// Not needed.
@@ -496,6 +524,7 @@ pub enum Approval {
 
 /// Whether users on trial may use a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TrialAccess {
     /// They may, until the trial has expired.
@@ -507,6 +536,7 @@ pub enum TrialAccess {
 
 /// What the backend gets as credential.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CredentialForwarding {
     /// The client's `Authorization` is dropped.
@@ -520,6 +550,7 @@ pub enum CredentialForwarding {
 
 /// One budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// Its unique name.
@@ -556,6 +587,7 @@ pub struct Budget {
 
 /// What a budget counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Millionths of a US dollar.
@@ -568,6 +600,7 @@ pub enum Unit {
 
 /// A fixed UTC window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Window {
@@ -579,6 +612,7 @@ pub enum Window {
 
 /// What happens when a check cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureMode {
     /// Let through, and counted.

@@ -84,6 +84,17 @@ pub enum ApiCommandError {
     NotRevoked(String),
 }
 
+impl ApiCommandError {
+    /// 3 when the control plane does not answer or refuses, 2 when it could not even be asked.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Http(_) | Self::Refused { .. } | Self::Unreadably(_) | Self::NotRevoked(_) => 3,
+            Self::Runtime(_) | Self::Url { .. } | Self::NoToken | Self::Unreadable { .. } | Self::Token(_) => 2,
+        }
+    }
+}
+
 /// A connection with a token.
 #[derive(Debug)]
 pub(super) struct AdminApi {
@@ -118,6 +129,12 @@ impl AdminApi {
         }
         let problem = answer.json();
         let detail = problem.get("detail").and_then(Value::as_str).map_or_else(|| answer.text(), str::to_owned);
+        // The place in a policy that is refused, where there is one.
+        let place = problem.get("file").and_then(Value::as_str).map(|file| match problem.get("line").and_then(Value::as_u64) {
+            Some(line) => format!("{file}:{line}: "),
+            None => format!("{file}: "),
+        });
+        let detail = escaped(&(place.unwrap_or_default() + &detail));
         Err(ApiCommandError::Refused { status: answer.status, detail })
     }
 }

@@ -2,8 +2,10 @@
 
 pub mod admin_api;
 pub mod bundle;
+pub mod completions;
 pub mod jws;
 pub mod keys;
+pub mod policy;
 pub mod revoke;
 pub mod run;
 pub mod stores;
@@ -23,6 +25,10 @@ pub enum Command {
     Run(run::Arguments),
     /// Start the stack, send one request for each outcome, show what came of it, and stop the stack.
     Demo(demo::Arguments),
+    /// Validate, test, compare, publish, shadow, activate and roll back policies.
+    Policy(Box<policy::Arguments>),
+    /// Ask how the policy in force decides a request, and why.
+    Explain(Box<policy::ExplainArguments>),
     /// Revoke tokens, keys, customers and agents; list and lift revocations.
     Revoke(Box<revoke::Arguments>),
     /// Show issuers' keys, and fetch published ones.
@@ -35,6 +41,8 @@ pub enum Command {
     Jws(jws::Arguments),
     /// Make, explain or verify a token.
     Token(token::Arguments),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
 }
 
 impl Command {
@@ -46,12 +54,15 @@ impl Command {
         match self {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
+            Self::Policy(arguments) => Ok(policy::run(&arguments)?),
+            Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
             Self::Keys(arguments) => Ok(keys::run(&arguments)?),
             Self::Bundle(arguments) => Ok(bundle::run(&arguments)?),
             Self::Stores(arguments) => Ok(stores::run(&arguments)?),
             Self::Jws(arguments) => Ok(jws::run(&arguments)?),
             Self::Token(arguments) => Ok(token::run(&arguments)?),
+            Self::Completions(arguments) => Ok(completions::run(&arguments)?),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
-use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, check, embedded, explain, follow};
+use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, check, embedded, explain, follow, schema};
 use crate::problem::{ApiError, Problem};
 use crate::revocations::store::left_behind;
 use crate::secrets::SecretsDirectory;
@@ -33,6 +33,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(validate))
         .routes(routes!(active))
         .routes(routes!(embedded::bundle))
+        .routes(routes!(schema::schema))
         .routes(routes!(read))
         .routes(routes!(activate))
         .routes(routes!(explain::explain))

@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod explain;
 pub mod follow;
 pub mod http;
+pub mod schema;
 pub mod store;
 
 pub use authoring::{Files, PolicyFault};

@@ -1,37 +1,20 @@
-//! The default bundle sources, read and compiled as the control plane does it.
+//! What the default policy is meant to be, beyond its cases.
+
+mod default;
 
 use decision_core::budget::{Rhythm, SpentProblem, Unit};
 use decision_core::failure::FailureMode;
 use decision_core::policy::CompiledPolicy;
-use decision_core::policy::compile::compile;
 use decision_core::principal::Tier;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use wire::policy::{PolicyDocument, Requirement};
 
-/// The folder of the sources.
-pub(crate) fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies")
+fn document() -> PolicyDocument {
+    default::candidate().document
 }
 
-/// The YAML files directly in `path`, by their path below the folder of the sources.
-pub(crate) fn yaml_files(path: &str) -> BTreeMap<String, String> {
-    let entries = fs::read_dir(folder().join(path)).unwrap().map(|entry| entry.unwrap().path());
-    let yaml = entries.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"));
-    yaml.map(|file| (Path::new(path).join(file.file_name().unwrap()).display().to_string(), fs::read_to_string(&file).unwrap())).collect()
-}
-
-/// The document that the sources make.
-pub(crate) fn document() -> PolicyDocument {
-    let mut files = yaml_files("");
-    files.extend(yaml_files("routes"));
-    wire::sources::read(&files).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The policy that the sources make.
-pub(crate) fn compiled() -> CompiledPolicy {
-    compile(&document().to_source()).unwrap_or_else(|error| panic!("{error}"))
+fn compiled() -> CompiledPolicy {
+    default::candidate().bundle.policy
 }
 
 #[test]

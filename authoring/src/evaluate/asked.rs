@@ -1,0 +1,195 @@
+//! A request that is not made, only asked about.
+
+use authn::{Algorithm, JwsHeader};
+use decision_core::decision::{Check, Conditional, Decision, DenyReason, Finding, RuleVerdict};
+use decision_core::explain::{ExplainedOutcome, Explanation};
+use decision_core::facts::{Authentication, RequestFacts, Upgrade};
+use decision_core::gateway::{Gateway, Method};
+use decision_core::path::CanonicalPath;
+use decision_core::policy::CompiledPolicy;
+use decision_core::principal::{CredentialFault, Identity, Principal};
+use decision_core::time::Timestamp;
+use serde_json::{Map, Value};
+use wire::bundle::LoadedBundle;
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Asker {
+    /// Somebody without a credential.
+    Anonymous,
+    /// Somebody with a good registration key.
+    Registered,
+    /// A user.
+    Verified(Box<Principal>),
+    /// Somebody whose credential is not good.
+    Refused(CredentialFault),
+}
+
+impl Asker {
+    /// The user of these claims, as if their signature had been verified: with the header that the issuer's own rules ask for.
+    #[must_use]
+    pub fn of_claims(bundle: &LoadedBundle, claims: &Map<String, Value>, now: Timestamp) -> Self {
+        let Some(rules) = claims.get("iss").and_then(Value::as_str).and_then(|iss| bundle.issuers.find(iss)) else {
+            return Self::Refused(CredentialFault::IssuerMismatch);
+        };
+        let key = rules.keys.first();
+        let header = JwsHeader {
+            algorithm: key.map_or(Algorithm::Es256, |key| key.algorithm),
+            kid: key.and_then(|key| key.kid.clone()),
+            typ: rules.token_types.first().cloned(),
+        };
+        let payload = Value::Object(claims.clone()).to_string();
+        match authn::check_claims(payload.as_bytes(), &header, rules, key.and_then(|key| key.kid.as_deref()), now) {
+            Ok(identity) => Self::of_identity(&bundle.policy, identity),
+            Err(fault) => Self::Refused(fault),
+        }
+    }
+
+    /// The user of this identity; refused when the policy knows none of its roles.
+    #[must_use]
+    pub fn of_identity(policy: &CompiledPolicy, identity: Identity) -> Self {
+        policy.principal(identity).map_or(Self::Refused(CredentialFault::NoKnownRole), |principal| Self::Verified(Box::new(principal)))
+    }
+
+    const fn authentication(&self) -> Authentication<'_> {
+        match self {
+            Self::Anonymous => Authentication::Anonymous,
+            Self::Registered => Authentication::Registered,
+            Self::Verified(principal) => Authentication::Verified(principal),
+            Self::Refused(fault) => Authentication::Refused(*fault),
+        }
+    }
+}
+
+/// A request that is asked about.
+#[derive(Clone, Debug)]
+pub struct Asked<'q> {
+    /// Where it would come to.
+    pub gateway: Gateway,
+    /// Its method.
+    pub method: &'q str,
+    /// Its path, with or without a query.
+    pub path: &'q str,
+    /// Which protocol it would ask to change to.
+    pub upgrade: Upgrade,
+    /// Who asks.
+    pub asker: &'q Asker,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What the tables permit, for custom rules to judge.
+#[derive(Debug)]
+pub struct Tabled<'r> {
+    /// What is asked and by whom.
+    pub facts: &'r RequestFacts<'r>,
+    /// The path and query.
+    pub path: &'r CanonicalPath<'r>,
+    /// What the tables say.
+    pub conditional: &'r Conditional,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What custom rules say, and which of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// Yes or no.
+    pub verdict: RuleVerdict,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// Its reason.
+    pub reason: Option<String>,
+}
+
+/// Custom rules.
+pub trait Judge {
+    /// Judges what the tables permit.
+    fn judge(&mut self, tabled: &Tabled<'_>) -> Ruling;
+}
+
+/// For a policy without custom rules, which asks for no judgement. One that has them is denied what they would judge, as the
+/// filter does when they cannot be evaluated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoRules;
+
+impl Judge for NoRules {
+    fn judge(&mut self, _tabled: &Tabled<'_>) -> Ruling {
+        Ruling { verdict: RuleVerdict::Deny, rule: None, reason: None }
+    }
+}
+
+/// An answer with its story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The story.
+    pub explanation: Explanation,
+    /// What custom rules said, if they were asked.
+    pub ruling: Option<Ruling>,
+}
+
+/// Why the policy would decide so.
+#[must_use]
+pub fn explain(policy: &CompiledPolicy, asked: &Asked<'_>, judge: &mut dyn Judge) -> Explained {
+    let path = match CanonicalPath::parse(asked.path.as_bytes()) {
+        Ok(path) => path,
+        Err(ambiguous) => return Explained { explanation: refused_path(DenyReason::AmbiguousPath(ambiguous)), ruling: None },
+    };
+    let facts = facts(policy, asked, &path);
+    let mut ruling = None;
+    let explanation = decision_core::explain(policy, &facts, asked.now, |conditional| {
+        let ruled = judge.judge(&Tabled { facts: &facts, path: &path, conditional, now: asked.now });
+        let verdict = ruled.verdict;
+        ruling = Some(ruled);
+        verdict
+    });
+    Explained { explanation, ruling }
+}
+
+/// What the policy would decide: the reason and the route when it refuses, with what custom rules said.
+///
+/// # Errors
+/// The refusal.
+pub fn decide(
+    policy: &CompiledPolicy,
+    asked: &Asked<'_>,
+    judge: &mut dyn Judge,
+) -> (Result<decision_core::decision::Permit, decision_core::decision::Denial>, Option<Ruling>) {
+    let path = match CanonicalPath::parse(asked.path.as_bytes()) {
+        Ok(path) => path,
+        Err(ambiguous) => {
+            let reason = DenyReason::AmbiguousPath(ambiguous);
+            return (Err(decision_core::decision::Denial { reason, route: None }), None);
+        }
+    };
+    let facts = facts(policy, asked, &path);
+    match decision_core::decide(policy, &facts, asked.now) {
+        Decision::Permit(permit) => (Ok(permit), None),
+        Decision::Deny(denial) => (Err(denial), None),
+        Decision::Conditional(conditional) => {
+            let ruling = judge.judge(&Tabled { facts: &facts, path: &path, conditional: &conditional, now: asked.now });
+            (conditional.ruled(ruling.verdict, &mut ()), Some(ruling))
+        }
+    }
+}
+
+fn facts<'r>(policy: &'r CompiledPolicy, asked: &Asked<'r>, path: &CanonicalPath<'_>) -> RequestFacts<'r> {
+    // A method that no route may name matches none, as in the filter.
+    let method = Method::parse(asked.method.as_bytes());
+    RequestFacts {
+        gateway: asked.gateway,
+        method: method.unwrap_or(Method::Get),
+        route: method.and_then(|method| policy.route(asked.gateway, method, path.path())),
+        authentication: asked.asker.authentication(),
+        upgrade: asked.upgrade,
+    }
+}
+
+fn refused_path(reason: DenyReason) -> Explanation {
+    Explanation {
+        checks: vec![(Check::Path, Finding::Refused(reason))],
+        route: None,
+        action: None,
+        outcome: ExplainedOutcome::Deny(reason),
+    }
+}

@@ -1,0 +1,29 @@
+//! How a policy would answer a request: asked by people and by golden cases, decided by the code that enforces.
+
+mod asked;
+mod candidate;
+mod case;
+
+pub use asked::{Asked, Asker, Explained, Judge, NoRules, Ruling, Tabled, decide, explain};
+pub use candidate::Candidate;
+pub use case::{Answer, Evaluation, claims, compare, evaluate};
+
+use wire::bundle::{Bundle, BundleError, BundleVersion, IssuerKeys, KeysKnown, LoadedBundle};
+use wire::policy::PolicyDocument;
+
+/// A policy whose keys are not known: it decides, and verifies no signature.
+///
+/// # Errors
+/// The first thing that does not compile.
+pub fn without_keys(document: &PolicyDocument) -> Result<LoadedBundle, BundleError> {
+    let unknown = |name: &String| IssuerKeys { issuer: name.clone(), keys: Vec::new(), known: KeysKnown::NotYet };
+    let bundle = Bundle {
+        version: BundleVersion::default(),
+        policy: document.clone(),
+        keys: document.issuers.iter().map(|issuer| unknown(&issuer.name)).collect(),
+        registration_key_hashes: Vec::new(),
+        rules: None,
+        shadow: None,
+    };
+    bundle.load()
+}

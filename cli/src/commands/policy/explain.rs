@@ -1,0 +1,241 @@
+//! `plant-gateway policy eval` and `explain`: how a request is decided, and why: by a folder here, or by the policy in force.
+
+use std::path::{Path, PathBuf};
+
+use authn::{PureRust, Unauthenticated};
+use authoring::evaluate::{Asked, Asker, Candidate, Explained};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{Args, ValueEnum};
+use decision_core::decision::{ApprovalNeed, Target};
+use decision_core::explain::ExplainedOutcome;
+use decision_core::facts::Upgrade;
+use decision_core::gateway::Gateway;
+use decision_core::time::Timestamp;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{POLICIES, PolicyError, print, source};
+use crate::commands::admin_api::shown;
+use crate::commands::admin_api::{Connection, Format};
+use crate::demo::http::Ask;
+use crate::token::now;
+use crate::{key_file, policy, refusal};
+
+/// A request, and who makes it.
+#[derive(Debug, Args)]
+pub(super) struct Question {
+    /// Where the request comes to.
+    #[arg(long, value_name = "CP|PP|PLANT|ADMIN", value_parser = gateway)]
+    gateway: Gateway,
+    /// Its method.
+    #[arg(long)]
+    method: String,
+    /// Its path, with or without a query.
+    #[arg(long)]
+    path: String,
+    #[command(flatten)]
+    caller: Caller,
+    /// When, in RFC 3339 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Caller {
+    /// The caller's token; `-` is standard input. It stays here: the control plane is told its claims.
+    #[arg(long, allow_hyphen_values = true)]
+    token: Option<String>,
+    /// The claims of the caller's token, as JSON, or `@FILE`.
+    #[arg(long, value_name = "JSON|@FILE")]
+    claims: Option<String>,
+    /// A caller without a credential.
+    #[arg(long)]
+    anonymous: bool,
+    /// A caller with a good registration key.
+    #[arg(long)]
+    registered: bool,
+}
+
+/// Arguments of `policy eval`.
+#[derive(Debug, Args)]
+pub(super) struct Local {
+    /// The folder of the policy.
+    #[arg(default_value = POLICIES)]
+    folder: PathBuf,
+    #[command(flatten)]
+    question: Question,
+    /// A protocol that the request asks to change to.
+    #[arg(long, value_enum)]
+    upgrade: Option<Protocol>,
+    /// A folder with the secrets that the policy names: the token is verified with them.
+    #[arg(long, value_name = "DIR", requires = "token")]
+    secrets: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Protocol {
+    Websocket,
+    Other,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Remote {
+    #[command(flatten)]
+    pub(super) connection: Connection,
+    #[command(flatten)]
+    pub(super) question: Question,
+}
+
+fn gateway(name: &str) -> Result<Gateway, String> {
+    Gateway::parse(name).ok_or_else(|| "not one of CP, PP, PLANT, ADMIN".to_owned())
+}
+
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_cause| "not a time such as 2026-01-15T12:00:00Z".to_owned())
+}
+
+/// By the policy in a folder.
+pub(super) fn local(arguments: &Local, format: Format) -> Result<(), PolicyError> {
+    let mut candidate = source::candidate(&arguments.folder)?;
+    let question = &arguments.question;
+    let now = Timestamp::from_seconds(question.at.map_or_else(now, OffsetDateTime::unix_timestamp));
+    let asker = asker(&candidate, question, arguments.secrets.as_deref(), now)?;
+    let upgrade = match arguments.upgrade {
+        None => Upgrade::None,
+        Some(Protocol::Websocket) => Upgrade::Websocket,
+        Some(Protocol::Other) => Upgrade::Other,
+    };
+    let asked = Asked { gateway: question.gateway, method: &question.method, path: &question.path, upgrade, asker: &asker, now };
+    let mut answer = told(&candidate.explain(&asked));
+    if let (Some(object), true, None) = (answer.as_object_mut(), question.caller.token.is_some(), &arguments.secrets) {
+        object.insert("not_checked".to_owned(), json!(["signature"]));
+    }
+    print::answer(format, &answer, words);
+    Ok(())
+}
+
+/// By the policy in force.
+pub(super) fn remote(question: &Question, connection: &Connection) -> Result<(), PolicyError> {
+    let mut body = json!({"gateway": question.gateway.name(), "method": question.method, "path": question.path});
+    let caller = match claims(&question.caller)? {
+        Some(claims) => ("claims", Value::Object(claims)),
+        None if question.caller.registered => ("registered", json!(true)),
+        None => ("anonymous", json!(true)),
+    };
+    let at = question.at.and_then(|at| at.format(&Rfc3339).ok()).map(|at| ("at", json!(at)));
+    if let Some(object) = body.as_object_mut() {
+        object.extend([Some(caller), at].into_iter().flatten().map(|(name, value)| (name.to_owned(), value)));
+    }
+    let answer = source::ask(connection, Ask::post("/admin/v1/explain").json(&body))?;
+    print::answer(connection.format, &answer, words);
+    Ok(())
+}
+
+fn asker(candidate: &Candidate, question: &Question, secrets: Option<&Path>, now: Timestamp) -> Result<Asker, PolicyError> {
+    let caller = &question.caller;
+    let Some(claims) = claims(caller)? else {
+        return Ok(if caller.registered { Asker::Registered } else { Asker::Anonymous });
+    };
+    let (Some(token), Some(secrets)) = (&caller.token, secrets) else {
+        return Ok(Asker::of_claims(&candidate.bundle, &claims, now));
+    };
+    let iss = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+    let issuers = policy::issuers(&candidate.document, Some(secrets), iss).map_err(|error| PolicyError::Usage(told_with_causes(&error)))?;
+    let token = key_file::token(token).map_err(|source| PolicyError::Unreadable { path: "-".into(), source })?;
+    match authn::authenticate(&issuers, format!("Bearer {token}").as_bytes(), now, &mut PureRust) {
+        Ok(identity) => Ok(Asker::of_identity(&candidate.bundle.policy, identity)),
+        Err(Unauthenticated::Refused(fault)) => Ok(Asker::Refused(fault)),
+        Err(unknown @ (Unauthenticated::KeysUnavailable | Unauthenticated::KeyUnknown { .. })) => {
+            Err(PolicyError::Usage(format!("the token cannot be verified: {}", refusal::of(&unknown).1)))
+        }
+    }
+}
+
+fn told_with_causes(error: &dyn std::error::Error) -> String {
+    authoring::fault::chain(error)
+}
+
+/// What the caller's token says, unless there is none.
+fn claims(caller: &Caller) -> Result<Option<Map<String, Value>>, PolicyError> {
+    let not = |what: &str| PolicyError::Usage(format!("{what} is no JSON object of claims"));
+    let bytes = match (&caller.token, &caller.claims) {
+        (Some(token), _) => {
+            let token = key_file::token(token).map_err(|source| PolicyError::Unreadable { path: "-".into(), source })?;
+            let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok());
+            payload.ok_or_else(|| not("the second part of --token"))?
+        }
+        (None, Some(claims)) => match claims.strip_prefix('@') {
+            Some(path) => std::fs::read(path).map_err(|source| PolicyError::Unreadable { path: path.into(), source })?,
+            None => claims.clone().into_bytes(),
+        },
+        (None, None) => return Ok(None),
+    };
+    let claims = authn::strict_json(&bytes).and_then(|value| value.as_object().cloned());
+    claims.map(Some).ok_or_else(|| not(if caller.token.is_some() { "the second part of --token" } else { "--claims" }))
+}
+
+/// In the words of the control plane's own answer.
+fn told(story: &Explained) -> Value {
+    let explanation = &story.explanation;
+    let checks: Vec<Value> =
+        explanation.checks.iter().map(|(check, finding)| json!({"check": check.name(), "outcome": finding.code()})).collect();
+    let mut answer = json!({"rule": explanation.route, "action": explanation.action, "checks": checks, "charges": []});
+    let outcome = match &explanation.outcome {
+        ExplainedOutcome::Deny(reason) => {
+            json!({"decision": "deny", "reason": reason.code(), "refused_by": reason.check().name()})
+        }
+        ExplainedOutcome::Permit { target, approval, charges } => {
+            let target = match target {
+                Target::Production => "production",
+                Target::Sandbox => "sandbox",
+            };
+            let approval = match approval {
+                ApprovalNeed::None => "none",
+                ApprovalNeed::Governor => "governor",
+            };
+            let charges: Vec<Value> = charges.iter().map(|(budget, amount)| json!({"budget": budget, "amount": amount.get()})).collect();
+            json!({"decision": "permit", "reason": "ok", "target": target, "approval": approval, "charges": charges})
+        }
+    };
+    if let (Some(object), Value::Object(outcome)) = (answer.as_object_mut(), outcome) {
+        object.extend(outcome);
+        if let Some(ruling) = &story.ruling {
+            object.insert("custom_rule".to_owned(), json!({"rule": ruling.rule, "reason": ruling.reason}));
+        }
+    }
+    answer
+}
+
+fn words(answer: &Value) -> String {
+    let of = |member| shown(answer, member);
+    let mut text = match answer.get("decision").and_then(Value::as_str) {
+        Some("permit") if of("approval") == "governor" => "permit, once a governor has approved\n".to_owned(),
+        Some("permit") => "permit\n".to_owned(),
+        Some(_) | None => format!("deny: {} ({})\n", of("reason"), of("refused_by")),
+    };
+    text.push_str(&format!("  rule      {}\n", of("rule")));
+    text.push_str(&format!("  action    {}\n", of("action")));
+    if answer.get("target").is_some() {
+        text.push_str(&format!("  target    {}\n", of("target")));
+    }
+    for check in print::entries(answer.get("checks").unwrap_or(&Value::Null), "checks") {
+        text.push_str(&format!("  check     {}: {}\n", shown(check, "check"), shown(check, "outcome")));
+    }
+    for charge in print::entries(answer.get("charges").unwrap_or(&Value::Null), "charges") {
+        text.push_str(&format!("  charge    {}: {}\n", shown(charge, "budget"), shown(charge, "amount")));
+    }
+    if let Some(ruled) = answer.get("custom_rule") {
+        text.push_str(&format!("  custom    {}: {}\n", shown(ruled, "rule"), shown(ruled, "reason")));
+    }
+    if answer.get("not_checked").is_some() {
+        text.push_str("  the token's signature was not checked: give --secrets DIR\n");
+    }
+    if answer.get("revision").is_some() {
+        text.push_str(&format!("  revision  {}\n", of("revision")));
+    }
+    text
+}

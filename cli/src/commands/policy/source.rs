@@ -1,0 +1,55 @@
+//! Where policies come from: a folder, or a revision that the control plane has.
+
+use std::path::Path;
+
+use authoring::evaluate::Candidate;
+use authoring::{Files, PolicyFault};
+use serde_json::Value;
+
+use super::PolicyError;
+use crate::commands::admin_api::{AdminApi, ApiCommandError, Connection, block_on};
+use crate::demo::http::Ask;
+
+/// The files of a folder.
+pub(super) fn files(folder: &Path) -> Result<Files, PolicyError> {
+    if !folder.is_dir() {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
+        return Err(PolicyError::Unreadable { path: folder.to_owned(), source });
+    }
+    authoring::directory::read(folder).map_err(|error| {
+        let fault = PolicyFault::from(error);
+        let path = fault.file.clone().unwrap_or_default().into();
+        PolicyError::Unreadable { path, source: std::io::Error::other(fault.message) }
+    })
+}
+
+/// The policy in a folder.
+pub(super) fn candidate(folder: &Path) -> Result<Candidate, PolicyError> {
+    compiled(files(folder)?)
+}
+
+/// The policy that these files are.
+pub(super) fn compiled(files: Files) -> Result<Candidate, PolicyError> {
+    Candidate::new(files).map_err(|fault| PolicyError::Invalid(Box::new(fault)))
+}
+
+/// `active`, the number of a revision, or a folder.
+pub(super) fn files_of(named: &str, connection: &Connection) -> Result<Files, PolicyError> {
+    let revision = if named == "active" {
+        let answer = ask(connection, Ask::get("/admin/v1/policies/active"))?;
+        answer.get("revision").and_then(Value::as_u64).ok_or(ApiCommandError::Unreadably("revision"))?.to_string()
+    } else if !named.is_empty() && named.bytes().all(|byte| byte.is_ascii_digit()) {
+        named.to_owned()
+    } else {
+        return files(Path::new(named));
+    };
+    let answer = ask(connection, Ask::get(&format!("/admin/v1/policies/{revision}")))?;
+    let files = answer.get("files").cloned().ok_or(ApiCommandError::Unreadably("files"))?;
+    Ok(serde_json::from_value(files).map_err(|_cause| ApiCommandError::Unreadably("files"))?)
+}
+
+/// Asks the control plane something that must succeed.
+pub(super) fn ask(connection: &Connection, ask: Ask) -> Result<Value, PolicyError> {
+    let mut api = AdminApi::open(connection)?;
+    Ok(block_on(api.json(ask))?)
+}
