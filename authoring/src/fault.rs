@@ -69,6 +69,7 @@ impl PolicyFault {
             BundleError::Policy(cause) => chain(cause),
             BundleError::Frame(_)
             | BundleError::Hash
+            | BundleError::Parts
             | BundleError::Key { .. }
             | BundleError::Algorithm { .. }
             | BundleError::SoftwareVerification { .. }
