@@ -6,6 +6,7 @@ use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
 use crate::revoked::VerifiedToken;
 use crate::settings::Settings;
+use crate::shadow;
 use crate::vm::Active;
 use decision_core::decision::{Permit, Target};
 use decision_core::gateway::Method;
@@ -39,6 +40,7 @@ pub(crate) struct Trace {
     pub(crate) route: Option<RouteId>,
     pub(crate) checks: Checks,
     pub(crate) noted: Noted,
+    pub(crate) shadow: Option<shadow::Sample>,
     pub(crate) verdict: Verdict,
     pub(crate) approval_id: Option<String>,
     pub(crate) target: Option<Target>,
@@ -52,6 +54,7 @@ pub(crate) struct Trace {
 pub(crate) struct Noted {
     pub(crate) held: Once,
     pub(crate) client: Once,
+    pub(crate) shadow: Once,
 }
 
 /// Whether something was done already.

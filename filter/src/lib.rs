@@ -22,6 +22,7 @@ mod health;
 mod host;
 mod ids;
 mod key_asks;
+mod loading;
 mod pipeline;
 mod problem;
 mod records;
@@ -29,6 +30,7 @@ mod revocation_feed;
 mod revoked;
 mod root;
 mod settings;
+mod shadow;
 mod signature;
 mod sync;
 #[cfg(test)]

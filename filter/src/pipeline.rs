@@ -10,6 +10,7 @@ use crate::exchange::{Body, Consumes, Exchange, Once, State, Trace, Verdict, Ver
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
+use crate::shadow::{self, Judged};
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
@@ -81,7 +82,11 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
     (exchange.trace.principal, exchange.trace.token) = (None, None);
     let gateway = exchange.settings.gateway;
-    match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
+    let decided = decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now);
+    if let Some(judged) = judged(&decided) {
+        shadow::compare(&exchange.headers, &mut exchange.trace, &mut vm.comparison, &active, gateway, judged, now);
+    }
+    match decided {
         Ok(permit) => admit(exchange, vm, host, permit, now),
         Err(NotPermitted::Denied(denial)) => refuse(exchange, host, denial),
         Err(NotPermitted::Limited { denial, window }) => {
@@ -101,6 +106,15 @@ enum NotPermitted {
     Limited { denial: Denial, window: Window },
     Failed(Fault),
     Missing(Missing),
+}
+
+/// What the revision in shadow is compared with: what a rule has decided.
+const fn judged(decided: &Result<Permit, NotPermitted>) -> Option<Judged<'_>> {
+    match decided {
+        Ok(permit) => Some(Judged::Permit(permit)),
+        Err(NotPermitted::Denied(denial)) => Some(Judged::Deny(denial)),
+        Err(NotPermitted::Limited { .. } | NotPermitted::Failed(_) | NotPermitted::Missing(_)) => None,
+    }
 }
 
 fn decide_on(

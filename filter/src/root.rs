@@ -2,6 +2,7 @@
 
 use crate::bundle_feed::{self, Change};
 use crate::host::Host;
+use crate::loading::Memory;
 use crate::pipeline::{self, Step, Wake};
 use crate::revocation_feed;
 use crate::settings::{InvalidSettings, Settings};
@@ -45,6 +46,8 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     let change = bundle_feed::tick(vm, host, settings, now);
     revocation_feed::tick(vm, host, settings, now);
     sync::tick(vm, host, settings, now);
+    vm.retired.drop_some();
+    Memory::look(vm, host);
     wake_after(change)
 }
 

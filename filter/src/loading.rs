@@ -1,0 +1,206 @@
+//! A bundle on its way into force: loaded a few steps at a time between requests, and the one that it replaces dropped the
+//! same way. Nothing of a bundle decides anything before the last step.
+
+use crate::counters::name;
+use crate::host::Host;
+use crate::revoked::VerifiedToken;
+use crate::vm::{Active, NotActivated, Origin, Vm};
+use authn::TokenCache;
+use std::rc::Rc;
+use std::time::Duration;
+use wire::bundle::{BundleVersion, LoadedBundle, Loader};
+
+/// Of a tick. One step more takes well below a millisecond; the rest of the 5 ms is for what else a tick does.
+const TIME_PER_TICK: Duration = Duration::from_micros(3_000);
+/// While no bundle is in force there is nothing else to do: every request waits for this one.
+const TIME_PER_TICK_COLD: Duration = Duration::from_millis(15);
+/// Routes or tokens that are dropped in one step: a fraction of a millisecond.
+const DROPPED_PER_STEP: usize = 512;
+
+/// A bundle that is being loaded.
+#[derive(Debug)]
+pub(crate) struct Loading {
+    loader: Loader,
+    source: Source,
+}
+
+/// Where an image came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// This machine polled it, and shares it when it is in force.
+    Polled { etag: Vec<u8> },
+    /// Another machine of this Envoy did.
+    Shared,
+}
+
+impl Loading {
+    /// Whether it is what this machine polled.
+    pub(crate) const fn is_polled(&self) -> bool {
+        matches!(self.source, Source::Polled { .. })
+    }
+}
+
+/// What became of an image.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    InForce { image: Vec<u8>, source: Source },
+    Not { why: NotActivated, source: Source },
+}
+
+/// Begins with an image. A newer one takes the place of one that is being loaded.
+pub(crate) fn begin(vm: &mut Vm, host: &impl Host, image: Vec<u8>, source: Source) -> Option<Outcome> {
+    let begun = Loader::new(image).map_err(|error| refused(vm, host, error)).and_then(|loader| {
+        superseding(vm, loader.version())?;
+        Ok(loader)
+    });
+    match begun {
+        Ok(loader) => {
+            vm.loading = Some(Loading { loader, source });
+            None
+        }
+        Err(why) => Some(Outcome::Not { why, source }),
+    }
+}
+
+fn refused(vm: &mut Vm, host: &impl Host, error: wire::bundle::BundleError) -> NotActivated {
+    vm.counters.add(host, name::BUNDLE_REFUSED, 1);
+    NotActivated::Refused(error)
+}
+
+/// Never backwards: neither behind what is in force nor behind what is about to be.
+fn superseding(vm: &Vm, offered: &BundleVersion) -> Result<(), NotActivated> {
+    let active = vm.active.as_ref().filter(|active| active.origin == Origin::Served).map(|active| active.version);
+    let loading = vm.loading.as_ref().map(|loading| *loading.loader.version());
+    match [active, loading].into_iter().flatten().find(|current| !offered.supersedes(current)) {
+        Some(current) => Err(NotActivated::Older { offered: *offered, current }),
+        None => Ok(()),
+    }
+}
+
+/// As many steps as there is time for; the switch, after the last.
+pub(crate) fn advance(vm: &mut Vm, host: &impl Host) -> Option<Outcome> {
+    vm.loading.as_ref()?;
+    let time = if vm.active.is_some() { TIME_PER_TICK } else { TIME_PER_TICK_COLD };
+    let until = host.now().plus(time);
+    loop {
+        match step(vm, host) {
+            Some(outcome) => return Some(outcome),
+            None if host.now() >= until => return None,
+            None => {}
+        }
+    }
+}
+
+fn step(vm: &mut Vm, host: &impl Host) -> Option<Outcome> {
+    match vm.loading.as_mut()?.loader.step() {
+        Ok(None) => None,
+        Ok(Some(loaded)) => vm.loading.take().map(|loading| finish(vm, host, loading, loaded)),
+        Err(error) => {
+            let source = vm.loading.take()?.source;
+            let why = refused(vm, host, error);
+            Some(Outcome::Not { why, source })
+        }
+    }
+}
+
+fn finish(vm: &mut Vm, host: &impl Host, loading: Loading, loaded: LoadedBundle) -> Outcome {
+    match superseding(vm, &loaded.version) {
+        Ok(()) => {
+            vm.switch(host, loaded, Origin::Served);
+            Outcome::InForce { image: loading.loader.into_image(), source: loading.source }
+        }
+        Err(why) => Outcome::Not { why, source: loading.source },
+    }
+}
+
+/// What is no longer in force, until nobody uses it and it is dropped: bit by bit, and never by a request.
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    policies: Vec<Rc<Active>>,
+    tokens: Vec<TokenCache<Rc<VerifiedToken>>>,
+}
+
+impl Retired {
+    pub(crate) fn policy(&mut self, active: Rc<Active>) {
+        self.policies.push(active);
+    }
+
+    pub(crate) fn tokens(&mut self, tokens: TokenCache<Rc<VerifiedToken>>) {
+        if !tokens.is_empty() {
+            self.tokens.push(tokens);
+        }
+    }
+
+    /// How much is left.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.policies.len() + self.tokens.len()
+    }
+
+    /// Drops a bit. Requests under way keep the policy that they began with.
+    pub(crate) fn drop_some(&mut self) {
+        let unused = self.policies.iter().position(|active| Rc::strong_count(active) == 1);
+        if let Some(place) = unused
+            && let Some(active) = self.policies.get_mut(place).and_then(Rc::get_mut)
+            && !active.dismantle(DROPPED_PER_STEP)
+        {
+            self.policies.swap_remove(place);
+        }
+        if let Some(tokens) = self.tokens.last_mut()
+            && !tokens.dismantle(DROPPED_PER_STEP)
+        {
+            self.tokens.pop();
+        }
+    }
+}
+
+/// How large the machine's memory has grown: it never shrinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    told: u64,
+}
+
+const LARGEST: &str = "plant_gateway.memory";
+
+impl Memory {
+    /// Tells Envoy when this machine has become the largest of all.
+    pub(crate) fn look(vm: &mut Vm, host: &impl Host) {
+        let bytes = memory_bytes();
+        if bytes <= vm.memory.told {
+            return;
+        }
+        vm.memory.told = bytes;
+        let shared = host.shared(LARGEST);
+        let largest = shared.value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
+        if bytes > largest && host.set_shared(LARGEST, &bytes.to_le_bytes(), None).is_ok() {
+            vm.counters.set(host, name::MEMORY, bytes);
+        }
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+fn memory_bytes() -> u64 {
+    const PAGE: u64 = 65_536;
+    u64::try_from(core::arch::wasm32::memory_size(0)).unwrap_or(0).saturating_mul(PAGE)
+}
+
+/// A native process has no memory of its own kind; the tests tell one apart from none.
+#[cfg(not(target_arch = "wasm32"))]
+const fn memory_bytes() -> u64 {
+    1
+}
+
+#[cfg(test)]
+impl Vm {
+    /// All steps at once.
+    pub(crate) fn activate(&mut self, host: &impl Host, image: &[u8]) -> Result<(), NotActivated> {
+        let mut outcome = begin(self, host, image.to_vec(), Source::Shared);
+        loop {
+            match outcome {
+                Some(Outcome::InForce { .. }) => return Ok(()),
+                Some(Outcome::Not { why, .. }) => return Err(why),
+                None => outcome = advance(self, host),
+            }
+        }
+    }
+}
