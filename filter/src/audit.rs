@@ -63,6 +63,11 @@ impl Checks {
         }
     }
 
+    /// The checks that a feature flag switched off.
+    fn skipped(&self) -> impl Iterator<Item = Check> + '_ {
+        self.made.iter().flatten().filter(|made| made.outcome == Outcome::SkippedByFlag).map(|made| made.check)
+    }
+
     /// Notes the check that refused, if the decision has not noted it.
     pub(crate) fn refused(&mut self, reason: DenyReason) {
         let check = Check::from(reason.check());
@@ -154,7 +159,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
             Verdicts::Indeterminate => Decision::Indeterminate,
         },
         reason: Cow::Borrowed(trace.verdict.reason),
-        rule: None,
+        rule: trace.rule.as_deref().map(Cow::Borrowed),
         shadow: trace.shadow.map(|sample| sample.note(trace.active.as_deref())),
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
@@ -169,6 +174,9 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         total_us: micros(now, arrived),
         upstream_us: trace.forwarded_at.zip(trace.responded_at).map(|(forwarded, responded)| micros(responded, forwarded)),
     };
+    for skipped in trace.checks.skipped() {
+        vm.counters.skipped(host, skipped);
+    }
     let dropped = vm.records.push(&record);
     if dropped > 0 {
         vm.counters.add(host, name::RECORDS_DROPPED, i64::from(dropped));

@@ -3,11 +3,13 @@
 use crate::host::{Host, Metric};
 use decision_core::gateway::Gateway;
 use hashbrown::HashMap;
+use wire::audit::Check;
 
 /// Metric ids, defined at first use.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     decisions: HashMap<(Gateway, &'static str, &'static str), Option<u32>>,
+    skipped: HashMap<Check, Option<u32>>,
     totals: HashMap<&'static str, Option<u32>>,
 }
 
@@ -17,6 +19,16 @@ impl Counters {
         let id = *self.decisions.entry((gateway, decision, reason)).or_insert_with(|| {
             let name = format!("gateway.decisions.gateway=.={};.;decision=.={decision};.;reason=.={reason};.;total", gateway.name());
             host.define(Metric::Counter, &name)
+        });
+        if let Some(id) = id {
+            host.increment(id, 1);
+        }
+    }
+
+    /// `gateway_checks_skipped_total{check}`.
+    pub(crate) fn skipped(&mut self, host: &impl Host, check: Check) {
+        let id = *self.skipped.entry(check).or_insert_with(|| {
+            host.define(Metric::Counter, &format!("gateway.checks_skipped.check=.={};.;total", check_name(check)))
         });
         if let Some(id) = id {
             host.increment(id, 1);
@@ -39,6 +51,23 @@ impl Counters {
 
     fn id(&mut self, host: &impl Host, kind: Metric, name: &'static str) -> Option<u32> {
         *self.totals.entry(name).or_insert_with(|| host.define(kind, name))
+    }
+}
+
+const fn check_name(check: Check) -> &'static str {
+    use decision_core::decision::Check as Core;
+    match check {
+        Check::Path => Core::Path.name(),
+        Check::Route => Core::Route.name(),
+        Check::Authentication => Core::Authentication.name(),
+        Check::Permission => Core::Permission.name(),
+        Check::Trial => Core::Trial.name(),
+        Check::Approval => Core::Approval.name(),
+        Check::Budget => Core::Budget.name(),
+        Check::ClientLimit => Core::ClientLimit.name(),
+        Check::Ownership => Core::Ownership.name(),
+        Check::Routing => Core::Routing.name(),
+        Check::Rules => Core::Rules.name(),
     }
 }
 

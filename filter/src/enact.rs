@@ -2,13 +2,13 @@
 
 use crate::exchange::{Exchange, Verdict, Verdicts};
 use crate::facts::Presence;
-use crate::host::Host;
+use crate::host::{Host, HostError};
 use crate::problem::{self, Problem};
 use crate::settings::UpstreamHeaders;
 use decision_core::budget::{BudgetId, Units, Window, seconds_until};
 use decision_core::decision::{Denial, Permit, Target};
 use decision_core::failure::Fault;
-use decision_core::policy::CredentialForwarding;
+use decision_core::policy::{CredentialForwarding, ExchangeKind, Ownership, Route};
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
 use wire::sync::ApprovalRefusal;
@@ -18,6 +18,8 @@ use wire::sync::ApprovalRefusal;
 pub(crate) enum Refusal {
     /// By a rule.
     Denied(Denial),
+    /// By a custom rule of that name, for that reason; both empty where none has named itself.
+    Rule { denial: Denial, rule: Box<str>, reason: Box<str> },
     /// A budget is spent.
     Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
     /// Too many requests from the client's address.
@@ -36,25 +38,39 @@ impl Refusal {
         match self {
             Self::Spent { window, now, .. } | Self::Limited { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
             Self::Failed(_) => Some(1),
-            Self::Denied(denial) => problem::retry_after(denial.reason),
+            Self::Denied(denial) | Self::Rule { denial, .. } => problem::retry_after(denial.reason),
             Self::ApprovalPending { .. } | Self::ApprovalRefused { .. } => None,
         }
     }
 }
 
 /// Edits the request and lets it go to the backend. What a client sent under a trusted name goes first.
-pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) {
+///
+/// # Errors
+/// The host did not take the body that is to go in the place of the client's: nothing was edited, and nothing may go on.
+pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) -> Result<(), HostError> {
     let (trace, headers) = (&exchange.trace, &exchange.headers);
+    let route = trace.active.as_ref().and_then(|active| active.policy.route_by_id(permit.route()));
+    write_body(exchange, host, route)?;
     for name in headers.untrusted() {
         host.remove_request_header(name);
     }
-    let route = trace.active.as_ref().and_then(|active| active.policy.route_by_id(permit.route()));
+    if let Some(target) = exchange.rewritten.target.as_ref() {
+        host.set_request_header(":path", target.as_bytes());
+    }
     let credential = match (route.map(|route| route.credential), permit.target()) {
         // The sandbox never gets a live token.
         (Some(credential), Target::Production) => credential,
         (Some(_), Target::Sandbox) | (None, Target::Production | Target::Sandbox) => CredentialForwarding::Drop,
     };
     forward_credential(exchange, host, credential);
+    match route.map(|route| route.exchange) {
+        // Envoy's time-out for a whole response does not apply.
+        Some(ExchangeKind::Stream | ExchangeKind::Websocket) => {
+            put(host, headers.has_untrusted(), "x-envoy-upstream-rq-timeout-ms", b"0");
+        }
+        Some(ExchangeKind::Plain) | None => {}
+    }
     let trusted = headers.has_untrusted();
     if permit.target() == Target::Sandbox {
         put(host, trusted, "x-target-backend", b"sandbox");
@@ -81,6 +97,27 @@ pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) {
             put(host, headers.has_causation_id(), "x-causation-id", causation.as_bytes());
         }
     }
+    Ok(())
+}
+
+/// Puts the body with the caller's customer id in the place of the client's, and says what it is.
+fn write_body(exchange: &Exchange, host: &impl Host, route: Option<&Route>) -> Result<(), HostError> {
+    let (Some(owned), headers) = (exchange.rewritten.body.as_ref(), &exchange.headers) else { return Ok(()) };
+    let Some(Ownership::Body(name)) = route.and_then(|route| route.ownership.as_ref()) else { return Err(HostError::Refused) };
+    let owner = exchange.trace.principal.as_ref().and_then(|principal| principal.identity.customer_id.as_deref());
+    let body = owner.and_then(|owner| owned.write(&host.request_body(0, owned.length), name, owner)).ok_or(HostError::Refused)?;
+    host.set_request_body(owned.length, &body)?;
+    if headers.content_length().is_some() {
+        host.set_request_header("content-length", body.len().to_string().as_bytes());
+    }
+    if headers.has_content_type() == Presence::Present {
+        host.remove_request_header("content-type");
+    }
+    host.add_request_header("content-type", b"application/json");
+    for name in headers.digests() {
+        host.remove_request_header(name);
+    }
+    Ok(())
 }
 
 /// Writes a header of the request. One that the client has not sent is appended, which spares Envoy the search for it.
@@ -130,9 +167,13 @@ pub(crate) fn annotate_response(exchange: &Exchange, host: &impl Host) {
 
 /// Answers with problem details (RFC 9457). The stream stays paused: it is never forwarded, even if the host takes no reply.
 pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusal) {
+    if let Refusal::Rule { rule, .. } = refusal {
+        exchange.trace.rule = Some(rule.clone()).filter(|rule| !rule.is_empty());
+    }
     exchange.trace.verdict = match refusal {
         Refusal::Failed(fault) => Verdict { decision: Verdicts::Indeterminate, reason: fault.code() },
         Refusal::Denied(denial)
+        | Refusal::Rule { denial, .. }
         | Refusal::Spent { denial, .. }
         | Refusal::Limited { denial, .. }
         | Refusal::ApprovalPending { denial, .. }

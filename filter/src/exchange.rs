@@ -4,6 +4,8 @@ use crate::audit::Checks;
 use crate::credentials::Missing;
 use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
+use crate::ownership::Rewritten;
+use crate::request_body::Body;
 use crate::revoked::VerifiedToken;
 use crate::settings::Settings;
 use crate::shadow;
@@ -24,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) trace: Trace,
     pub(crate) state: State,
     pub(crate) body: Body,
+    /// How the backend's request will differ, by the last judgement.
+    pub(crate) rewritten: Rewritten,
 }
 
 /// What the record will say.
@@ -38,6 +42,8 @@ pub(crate) struct Trace {
     pub(crate) token: Option<Rc<VerifiedToken>>,
     pub(crate) method: Option<Method>,
     pub(crate) route: Option<RouteId>,
+    /// The custom rule that judged.
+    pub(crate) rule: Option<Box<str>>,
     pub(crate) checks: Checks,
     pub(crate) noted: Noted,
     pub(crate) shadow: Option<shadow::Sample>,
@@ -104,8 +110,8 @@ pub(crate) enum State {
     New,
     /// Something is not known yet without which it cannot be judged.
     AwaitingKnowledge { missing: Missing, until: Timestamp },
-    /// The body is needed to bind an approval to it.
-    AwaitingBody,
+    /// The body is needed: to bind an approval to it, or to write the customer id into it. It may be so large.
+    AwaitingBody { most: usize },
     /// A lease has to grow.
     AwaitingLease { permit: Permit, wait: Box<Wait>, until: Timestamp },
     /// The control plane is asked about an approval.
@@ -125,24 +131,10 @@ pub(crate) enum Consumes {
     Approval,
 }
 
-/// The request's body, as far as an approval needs it.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    /// Nothing has come yet.
-    Open,
-    /// More may come; so much has, and this is its hash so far. Never hashed twice: a client chooses how many pieces come.
-    Partial { hash: Box<sha2::Sha256>, length: usize },
-    /// It has ended; this is its SHA-256.
-    Complete([u8; 32]),
-    /// It has ended, and nobody asked for its hash.
-    Ended,
-    /// Larger than what is bound to an approval.
-    TooLarge,
-}
-
 impl Exchange {
     pub(crate) fn new(settings: Rc<Settings>) -> Self {
-        Self { settings, headers: RequestHeaders::default(), trace: Trace::default(), state: State::New, body: Body::Open }
+        let (headers, trace) = (RequestHeaders::default(), Trace::default());
+        Self { settings, headers, trace, state: State::New, body: Body::Open, rewritten: Rewritten::default() }
     }
 
     /// Whether it waits for something to become known.
@@ -156,7 +148,7 @@ impl Exchange {
             State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => {
                 Some(*until)
             }
-            State::New | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished => None,
+            State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::host::{Host, HostError};
 use decision_core::decision::DenyReason;
-use decision_core::facts::{HeaderBlock, MalformedHeaderBlock, Presented};
+use decision_core::facts::{HeaderBlock, MalformedHeaderBlock, Presented, Upgrade};
 use std::ops::Range;
 
 /// Longest accepted correlation, causation or approval id, in bytes.
@@ -18,6 +18,14 @@ pub(crate) struct RequestHeaders {
     accept: Place,
     content_type: Place,
     content_length: Place,
+    content_encoding: Option<Place>,
+    /// The `:protocol` of an extended CONNECT (RFC 8441).
+    protocol: Option<Place>,
+    upgrade: Found,
+    /// `Connection: upgrade` (RFC 9110 §7.8).
+    connection: Connection,
+    /// Digests of the body, by the headers' names.
+    digests: Vec<Place>,
     authorization: Found,
     registration_key: Found,
     approval_id: Found,
@@ -46,6 +54,14 @@ impl Found {
     }
 }
 
+/// What the connection's options say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Connection {
+    #[default]
+    Stays,
+    Upgrades,
+}
+
 /// The block could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -61,13 +77,13 @@ impl RequestHeaders {
         let block = host.request_headers()?;
         let mut headers = Self::default();
         for (name, value) in HeaderBlock::parse(&block)?.iter() {
-            headers.note(name, place_in(&block, name), place_in(&block, value));
+            headers.note(name, value, place_in(&block, name), place_in(&block, value));
         }
         headers.block = block;
         Ok(headers)
     }
 
-    fn note(&mut self, name: &[u8], name_place: Place, value: Place) {
+    fn note(&mut self, name: &[u8], text: &[u8], name_place: Place, value: Place) {
         match name {
             b":method" => self.method = value,
             b":path" => self.target = value,
@@ -75,6 +91,11 @@ impl RequestHeaders {
             b"accept" => self.accept = value,
             b"content-type" => self.content_type = value,
             b"content-length" => self.content_length = value,
+            b"content-encoding" => self.content_encoding = Some(value),
+            b":protocol" => self.protocol = Some(value),
+            b"upgrade" => self.upgrade.add(value),
+            b"connection" if names_upgrade(text) => self.connection = Connection::Upgrades,
+            b"content-digest" | b"repr-digest" | b"digest" | b"content-md5" => self.digests.push(name_place),
             b"authorization" => self.authorization.add(value),
             b"x-cp-registration-key" => {
                 self.registration_key.add(value);
@@ -139,8 +160,42 @@ impl RequestHeaders {
         }
     }
 
+    /// The method as sent.
     pub(crate) fn method(&self) -> &[u8] {
         self.at(&self.method)
+    }
+
+    /// The method that routes are matched by: opening a WebSocket is a GET, also where HTTP/2 says CONNECT (RFC 8441 §5).
+    pub(crate) fn matched_method(&self) -> &[u8] {
+        match (self.method(), self.upgrade()) {
+            (b"CONNECT", Upgrade::Websocket) if self.protocol.is_some() => b"GET",
+            (method, Upgrade::None | Upgrade::Websocket | Upgrade::Other) => method,
+        }
+    }
+
+    /// Which protocol the client asks to change to.
+    pub(crate) fn upgrade(&self) -> Upgrade {
+        let asked = match (&self.protocol, &self.upgrade, self.connection) {
+            (Some(protocol), _, _) => self.at(protocol),
+            (None, Found::Once(place), Connection::Upgrades) => self.at(place),
+            (None, Found::Repeated, Connection::Upgrades) => return Upgrade::Other,
+            (None, Found::Absent, _) | (None, Found::Once(_) | Found::Repeated, Connection::Stays) => return Upgrade::None,
+        };
+        if asked.trim_ascii().eq_ignore_ascii_case(b"websocket") { Upgrade::Websocket } else { Upgrade::Other }
+    }
+
+    /// Whether the body is coded, be it as `identity`.
+    pub(crate) const fn has_content_encoding(&self) -> Presence {
+        if self.content_encoding.is_some() { Presence::Present } else { Presence::Absent }
+    }
+
+    /// The headers that say what the bytes of the body are.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &str> {
+        self.digests.iter().filter_map(|place| self.text_at(place))
+    }
+
+    pub(crate) fn has_content_type(&self) -> Presence {
+        if self.content_type == Place::default() { Presence::Absent } else { Presence::Present }
     }
 
     /// Path and query as sent.
@@ -264,15 +319,35 @@ fn sane_id(value: &[u8]) -> Option<&str> {
     if sane { std::str::from_utf8(value).ok() } else { None }
 }
 
-/// Names whose headers backends take for the gateway's word.
+/// Whether one of a connection's options is `upgrade`.
+fn names_upgrade(options: &[u8]) -> bool {
+    options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Names whose headers backends, or Envoy, take for the gateway's word.
 fn is_trusted_by_backends(name: &[u8]) -> bool {
     let Some(name) = name.strip_prefix(b"x-") else {
         // The credential for a proxy is for us at most (RFC 9110 §11.7.2).
         return matches!(name, b"proxy-authorization" | b"remote-user");
     };
-    const PREFIXES: [&[u8]; 9] =
-        [b"user-", b"gateway", b"metering-", b"rbac-", b"governor-", b"policy-", b"auth-", b"authenticated-", b"remote-"];
-    const NAMES: [&[u8]; 21] = [
+    const PREFIXES: [&[u8]; 12] = [
+        b"user-",
+        b"gateway",
+        b"metering-",
+        b"rbac-",
+        b"governor-",
+        b"policy-",
+        b"auth-",
+        b"authenticated-",
+        b"remote-",
+        // Envoy's router takes time-outs and retries from these.
+        b"envoy-upstream-",
+        b"envoy-retry-",
+        b"envoy-hedge-",
+    ];
+    const NAMES: [&[u8]; 23] = [
+        b"envoy-max-retries",
+        b"envoy-original-path",
         // What other proxies say of whom they have authenticated, and of where a client is.
         b"real-ip",
         b"forwarded-user",

@@ -47,6 +47,8 @@ pub(crate) trait Host {
     fn remove_request_header(&self, name: &str);
     /// A piece of what is buffered of the request's body.
     fn request_body(&self, start: usize, length: usize) -> Vec<u8>;
+    /// Puts `body` in the place of the `size` bytes that are buffered of the request's body.
+    fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError>;
     fn response_status(&self) -> Option<u16>;
     fn set_response_header(&self, name: &str, value: &[u8]);
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
@@ -183,6 +185,10 @@ mod envoy {
                 return Vec::new();
             }
             abi::get_buffer(BufferType::HttpRequestBody, start, length).ok().flatten().unwrap_or_default()
+        }
+
+        fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError> {
+            abi::set_buffer(BufferType::HttpRequestBody, 0, size, body).map_err(refused)
         }
 
         fn response_status(&self) -> Option<u16> {

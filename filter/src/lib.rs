@@ -9,6 +9,7 @@
 // Natively there is nothing to build but the tests: the host's functions do not exist there.
 #![cfg(any(target_arch = "wasm32", test))]
 
+mod approval;
 mod audit;
 mod bundle_feed;
 mod client_limits;
@@ -23,9 +24,11 @@ mod host;
 mod ids;
 mod key_asks;
 mod loading;
+mod ownership;
 mod pipeline;
 mod problem;
 mod records;
+mod request_body;
 mod revocation_feed;
 mod revoked;
 mod root;

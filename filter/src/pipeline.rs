@@ -1,15 +1,18 @@
 //! The request path: facts → authenticate → decide → reserve → enact; later settle → record. Each function is one
 //! stop and hands what it made to the next; nothing travels back.
 
+use crate::approval;
 use crate::audit;
 use crate::client_limits::{Charged, Client};
 use crate::counters::name;
 use crate::credentials::{self, Missing, Presented, Revocation, Unjudged};
 use crate::enact::{self, Refusal};
-use crate::exchange::{Body, Consumes, Exchange, Once, State, Trace, Verdict, Verdicts};
+use crate::exchange::{Consumes, Exchange, Once, State, Trace, Verdict, Verdicts};
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
+use crate::ownership;
+use crate::request_body::{self, Body};
 use crate::shadow::{self, Judged};
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
@@ -22,17 +25,14 @@ use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
 use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
-use sha2::{Digest, Sha256};
 use std::rc::Rc;
 use std::time::Duration;
-use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome, ApprovalUndo};
+use wire::sync::{ApprovalOutcome, ApprovalUndo};
 
 /// How long a request waits for a lease or an approval: two calls of 1.5 s.
 const WAIT: Duration = Duration::from_secs(3);
 /// How long a request waits for the first bundle, before a bundle says otherwise.
 const COLD_START_WAIT: Duration = Duration::from_secs(3);
-/// The largest body that is bound to an approval.
-const APPROVAL_BODY_MAX: usize = 64 * 1_024;
 /// A held request whose body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final. Also by what
 /// the client says: Envoy looks at its limit before the filter is asked, and one piece can be larger than that.
 const HELD_BODY_MAX: u64 = 900 * 1_024;
@@ -57,12 +57,12 @@ pub(crate) fn begin(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, end_
     vm.become_holder();
     exchange.trace.arrived = now;
     exchange.trace.request_id = vm.ids.request_id(now);
-    if end_of_stream {
-        exchange.body = Body::Ended;
-    }
     match RequestHeaders::read(host) {
         Ok(headers) => exchange.headers = headers,
         Err(_) => return refuse(exchange, host, Denial { reason: DenyReason::AmbiguousHeader("headers"), route: None }),
+    }
+    if end_of_stream || exchange.headers.upgrade() != Upgrade::None {
+        exchange.body = Body::None;
     }
     if let Some(probe) = health::probe(&exchange.headers) {
         exchange.trace.verdict = Verdict { decision: Verdicts::Permit, reason: "health" };
@@ -78,7 +78,7 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     let Some(active) = vm.active.clone() else { return wait_for(exchange, vm, host, Missing::Policy, now) };
     exchange.trace.active = Some(Rc::clone(&active));
     exchange.trace.revocation = vm.revoked.number();
-    exchange.trace.checks = audit::Checks::default();
+    (exchange.trace.checks, exchange.trace.rule) = (audit::Checks::default(), None);
     // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
     (exchange.trace.principal, exchange.trace.token) = (None, None);
     let gateway = exchange.settings.gateway;
@@ -89,6 +89,11 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     match decided {
         Ok(permit) => admit(exchange, vm, host, permit, now),
         Err(NotPermitted::Denied(denial)) => refuse(exchange, host, denial),
+        Err(NotPermitted::ByRule { denial, rule, reason }) => {
+            exchange.state = State::Replied;
+            enact::refuse(exchange, host, &Refusal::Rule { denial, rule, reason });
+            Step::Answered
+        }
         Err(NotPermitted::Limited { denial, window }) => {
             exchange.trace.checks.route_matched();
             exchange.state = State::Replied;
@@ -103,6 +108,7 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
 /// Why a request is not permitted, or not yet.
 enum NotPermitted {
     Denied(Denial),
+    ByRule { denial: Denial, rule: Box<str>, reason: Box<str> },
     Limited { denial: Denial, window: Window },
     Failed(Fault),
     Missing(Missing),
@@ -112,7 +118,7 @@ enum NotPermitted {
 const fn judged(decided: &Result<Permit, NotPermitted>) -> Option<Judged<'_>> {
     match decided {
         Ok(permit) => Some(Judged::Permit(permit)),
-        Err(NotPermitted::Denied(denial)) => Some(Judged::Deny(denial)),
+        Err(NotPermitted::Denied(denial) | NotPermitted::ByRule { denial, .. }) => Some(Judged::Deny(denial)),
         Err(NotPermitted::Limited { .. } | NotPermitted::Failed(_) | NotPermitted::Missing(_)) => None,
     }
 }
@@ -128,7 +134,7 @@ fn decide_on(
 ) -> Result<Permit, NotPermitted> {
     let unmatched = |reason| NotPermitted::Denied(Denial { reason, route: None });
     let path = CanonicalPath::parse(headers.target()).map_err(|fault| unmatched(DenyReason::AmbiguousPath(fault)))?;
-    let method = Method::parse(headers.method()).ok_or_else(|| unmatched(DenyReason::NoRoute))?;
+    let method = Method::parse(headers.matched_method()).ok_or_else(|| unmatched(DenyReason::NoRoute))?;
     trace.method = Some(method);
     let route = active.policy.route(gateway, method, path.path());
     trace.route = route.map(|route| route.id);
@@ -143,7 +149,7 @@ fn decide_on(
     if let Presented::Token(_, Revocation::Unknown) = presented {
         trace.checks.authenticate_without_revocations();
     }
-    let facts = RequestFacts { gateway, method, route, authentication: presented.authentication(), upgrade: Upgrade::None };
+    let facts = RequestFacts { gateway, method, route, authentication: presented.authentication(), upgrade: headers.upgrade() };
     let decision = decide_observed(&active.policy, &facts, now, &mut trace.checks);
     match presented {
         Presented::Token(token, _) => {
@@ -155,7 +161,10 @@ fn decide_on(
     }
     match decision {
         Decision::Permit(permit) => Ok(permit),
-        Decision::Conditional(conditional) => conditional.ruled(RuleVerdict::Deny, &mut trace.checks).map_err(NotPermitted::Denied),
+        Decision::Conditional(conditional) => {
+            let unnamed = |denial| NotPermitted::ByRule { denial, rule: Box::default(), reason: Box::default() };
+            conditional.ruled(RuleVerdict::Deny, &mut trace.checks).map_err(unnamed)
+        }
         Decision::Deny(denial) => Err(NotPermitted::Denied(denial)),
     }
 }
@@ -201,21 +210,20 @@ fn fail_authentication(exchange: &mut Exchange, host: &impl Host, fault: Fault) 
     fail(exchange, host, fault)
 }
 
-/// Permitted by the rules: what is still missing is room in the budgets, and a person's approval.
+/// Permitted by the rules: what is still missing is the body, room in the budgets, and a person's approval.
 fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp) -> Step {
     exchange.trace.target = Some(permit.target());
-    if permit.approval() == ApprovalNeed::Governor {
-        match exchange.body {
-            Body::Open | Body::Partial { .. } => {
-                exchange.state = State::AwaitingBody;
-                return Step::NeedsBody;
-            }
-            Body::Ended => exchange.body = Body::Complete(Sha256::digest([]).into()),
-            Body::TooLarge => {
-                return refuse(exchange, host, Denial { reason: DenyReason::ApprovalBodyTooLarge, route: Some(permit.route()) });
-            }
-            Body::Complete(_) => {}
+    match request_body::needed(exchange, &permit) {
+        Ok(Some(most)) => {
+            exchange.state = State::AwaitingBody { most };
+            return Step::NeedsBody;
         }
+        Ok(None) => {}
+        Err(reason) => return refuse(exchange, host, Denial { reason, route: Some(permit.route()) }),
+    }
+    match ownership::prepare(exchange, host, &permit) {
+        Ok(rewritten) => exchange.rewritten = rewritten,
+        Err(reason) => return refuse(exchange, host, Denial { reason, route: Some(permit.route()) }),
     }
     let when_short = if vm.sync.is_failing() { WhenShort::FailureMode } else { WhenShort::Wait };
     reserve(exchange, vm, host, permit, now, when_short)
@@ -267,7 +275,7 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
 
 /// A grant by a governor has to be consumed, or requested. Both ride in the next sync call.
 fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, now: Timestamp) -> Step {
-    let ask = approval_ask(exchange);
+    let ask = approval::ask(exchange);
     match ask {
         Ok(Some(_)) if vm.waiting.len() >= WAITING_MAX => {
             vm.leases.release(held);
@@ -291,33 +299,6 @@ fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: 
     }
 }
 
-/// `None` when a fact that the binding needs is missing, which the path to here excludes.
-fn approval_ask(exchange: &Exchange) -> Result<Option<ApprovalAsk>, DenyReason> {
-    let approval_id = exchange.headers.approval_id()?.map(String::from);
-    let (trace, headers) = (&exchange.trace, &exchange.headers);
-    let Body::Complete(body_sha256) = exchange.body else { return Ok(None) };
-    let Some((active, principal)) = trace.active.as_ref().zip(trace.principal.as_ref()) else { return Ok(None) };
-    let Some(route) = trace.route.and_then(|route| active.policy.route_by_id(route)) else { return Ok(None) };
-    let Ok(path) = CanonicalPath::parse(headers.target()) else { return Ok(None) };
-    let authority = std::str::from_utf8(headers.authority()).map_err(|_| DenyReason::AmbiguousHeader("host"))?;
-    Ok(Some(ApprovalAsk {
-        request_id: trace.request_id.bytes(),
-        approval_id,
-        binding: ApprovalBinding {
-            gateway: exchange.settings.gateway.into(),
-            issuer: principal.identity.issuer.to_string(),
-            subject: principal.identity.subject.to_string(),
-            method: trace.method.map_or("", Method::name).into(),
-            authority: authority.to_ascii_lowercase(),
-            path: path.path().into(),
-            query: path.query().unwrap_or_default().into(),
-            body_sha256,
-        },
-        route: route.name.to_string(),
-        action: route.action.to_string(),
-    }))
-}
-
 /// Everything is in hand: the permit is spent here. A request may have waited: what was revoked meanwhile counts.
 fn forward(
     exchange: &mut Exchange,
@@ -334,7 +315,13 @@ fn forward(
         let reason = DenyReason::CredentialRefused(CredentialFault::Revoked(kind));
         return refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) });
     }
-    enact::forward(exchange, host, permit);
+    let route = Some(permit.route());
+    if enact::forward(exchange, host, permit).is_err() {
+        // The client's own body must not pass in its place.
+        vm.leases.release(held);
+        undo_approval(exchange, vm, consumes);
+        return refuse_after_decision(exchange, host, Denial { reason: DenyReason::BodyNotObject, route });
+    }
     exchange.trace.forwarded_at = Some(now);
     exchange.trace.verdict = if held.failed_open() {
         Verdict { decision: Verdicts::Indeterminate, reason: Fault::BudgetUnavailable.code() }
@@ -383,16 +370,17 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
         State::New | State::Forwarded { .. } | State::Finished => Some(Step::Forward),
         State::Replied => None,
         State::AwaitingKnowledge { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
-            note_body(exchange, host, size, end_of_stream);
+            exchange.body.note(host, size, end_of_stream);
             if u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX) {
                 leave(exchange, vm);
                 return Some(fail(exchange, host, Fault::TooManyWaiting));
             }
             None
         }
-        State::AwaitingBody => {
-            note_body(exchange, host, size, end_of_stream);
-            if matches!(exchange.body, Body::Open | Body::Partial { .. }) {
+        State::AwaitingBody { most } => {
+            let most = *most;
+            exchange.body.note(host, size, end_of_stream);
+            if exchange.body.is_open() && exchange.body.length() <= most {
                 return None;
             }
             // A client chooses how long a body takes: what was permitted when the headers came is judged anew, and the
@@ -401,23 +389,6 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
             Some(judge(exchange, vm, host, host.now()))
         }
     }
-}
-
-/// Of what is buffered so far, `size` bytes, only what is new is fetched. With trailers Envoy hands over nothing.
-fn note_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stream: bool) {
-    let (mut hash, length) = match std::mem::replace(&mut exchange.body, Body::TooLarge) {
-        Body::Open => (Box::new(Sha256::new()), 0),
-        Body::Partial { hash, length } => (hash, length),
-        ended @ (Body::Complete(_) | Body::Ended | Body::TooLarge) => {
-            exchange.body = ended;
-            return;
-        }
-    };
-    if size > APPROVAL_BODY_MAX {
-        return;
-    }
-    hash.update(host.request_body(length, size.saturating_sub(length)));
-    exchange.body = if end_of_stream { Body::Complete(hash.finalize().into()) } else { Body::Partial { hash, length: length.max(size) } };
 }
 
 /// Why a held request is looked at again.
@@ -470,7 +441,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             Step::Held
         }
         // Answered or gone meanwhile: it is no longer ours to hold.
-        other @ (State::New | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished) => {
+        other @ (State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished) => {
             exchange.state = other;
             Step::Answered
         }
@@ -518,7 +489,7 @@ pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
         }
-        State::AwaitingKnowledge { .. } | State::AwaitingBody | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             // Envoy answers in our place: a time-out, or too large a body.
             exchange.trace.status = host.response_status();
             enact::annotate_response(exchange, host);
@@ -538,7 +509,7 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
             vm.answers.remove(&request_id);
             undo_approval(exchange, vm, consumes);
         }
-        State::New | State::AwaitingKnowledge { .. } | State::AwaitingBody | State::Forwarded { .. } | State::Replied | State::Finished => {
+        State::New | State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => {
         }
     }
 }
@@ -567,7 +538,7 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 }
             }
         }
-        state @ (State::AwaitingKnowledge { .. } | State::AwaitingBody | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
+        state @ (State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
             exchange.state = state;
             leave(exchange, vm);
             exchange.state = State::Finished;

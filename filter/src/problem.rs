@@ -40,6 +40,9 @@ struct Extras<'p> {
     approval_id: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_url: Option<&'p str>,
+    /// The custom rule that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_id: Option<&'p str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -220,7 +223,8 @@ impl<'p> Problem<'p> {
     /// A refusal in the words of the policy in force.
     pub(crate) fn of(exchange: &'p Exchange, refusal: &'p Refusal) -> Problem<'p> {
         let problem = match refusal {
-            Refusal::Failed(fault) => Self::failed(*fault),
+            Refusal::Failed(fault) => Self::failed(exchange, *fault),
+            Refusal::Rule { denial, rule, reason } => Self::by_rule(exchange, denial.reason, rule, reason),
             Refusal::Denied(denial) | Refusal::Limited { denial, .. } => Self::denied(exchange, denial.reason),
             Refusal::Spent { denial, budget, .. } => {
                 let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
@@ -228,13 +232,17 @@ impl<'p> Problem<'p> {
             }
             Refusal::ApprovalPending { denial, approval_id, url } => Self::approval_pending(exchange, denial.reason, approval_id, url),
             Refusal::ApprovalRefused { denial, refusal } => {
-                Self { detail: approval_detail(*refusal).into(), ..Self::denied(exchange, denial.reason) }
+                let problem = Self::denied(exchange, denial.reason);
+                match operator_text(exchange, denial.reason.code()) {
+                    Some(_) => problem,
+                    None => Self { detail: approval_detail(*refusal).into(), ..problem },
+                }
             }
         };
         Self { retry_after: refusal.retry_after(), ..problem }
     }
 
-    fn failed(fault: Fault) -> Self {
+    fn failed(exchange: &Exchange, fault: Fault) -> Self {
         let slug = if fault == Fault::PolicyUnavailable { "policy-unavailable" } else { "service-unavailable" };
         let check = match fault {
             Fault::PolicyUnavailable => "policy",
@@ -247,7 +255,7 @@ impl<'p> Problem<'p> {
             status: 503,
             slug,
             title: "Service Unavailable",
-            detail: fault.detail().into(),
+            detail: operator_text(exchange, fault.code()).unwrap_or(fault.detail()).into(),
             check,
             challenge: None,
             retry_after: None,
@@ -257,7 +265,19 @@ impl<'p> Problem<'p> {
         }
     }
 
+    /// Of a custom rule: its name and its reason, where it has given them.
+    fn by_rule(exchange: &'p Exchange, denied: DenyReason, rule: &'p str, reason: &'p str) -> Self {
+        let mut problem = Self::denied(exchange, denied);
+        if !reason.is_empty() {
+            problem.detail = reason.into();
+        }
+        problem.extras.rule_id = Some(rule).filter(|rule| !rule.is_empty());
+        problem
+    }
+
     fn denied(exchange: &'p Exchange, reason: DenyReason) -> Self {
+        // Whether a feature exists is not told: as if there were no such route, in every word.
+        let reason = if reason == DenyReason::FeatureDisabled { DenyReason::NoRoute } else { reason };
         let Row(mut status, slug, title, detail) = row(reason);
         let settings = exchange.trace.active.as_ref().map(|active| active.policy.settings());
         let mut detail = String::from(detail);
@@ -288,6 +308,9 @@ impl<'p> Problem<'p> {
             | DenyReason::BudgetSpent(_)
             | DenyReason::BudgetUnscoped(_) => {}
         }
+        if let Some(text) = operator_text(exchange, reason.code()) {
+            detail = text.into();
+        }
         Self {
             status,
             slug,
@@ -312,7 +335,9 @@ impl<'p> Problem<'p> {
             SpentProblem::RateLimitExceeded => ("Rate Limit Exceeded", "Rate limit exceeded"),
         };
         (problem.status, problem.slug, problem.title) = (budget.status, budget.problem.slug(), title);
-        problem.detail = format!("{detail}: `{}`", budget.name);
+        if operator_text(exchange, reason.code()).is_none() {
+            problem.detail = format!("{detail}: `{}`", budget.name);
+        }
         let unit = match budget.unit {
             Unit::MicroUsd => "micro_usd",
             Unit::Tasks => "tasks",
@@ -357,12 +382,24 @@ impl<'p> Problem<'p> {
             detail: &self.detail,
             instance: &exchange.headers.path_lossy(),
             check: self.check,
-            rule: active.zip(exchange.trace.route).and_then(|(active, route)| active.policy.route_by_id(route)).map(|route| &*route.name),
+            rule: rule(exchange),
             correlation_id,
             extras: &self.extras,
         };
         serde_json::to_vec(&body).unwrap_or_default()
     }
+}
+
+/// What the policy in force says in the place of the built-in text.
+fn operator_text<'p>(exchange: &'p Exchange, reason: &str) -> Option<&'p str> {
+    exchange.trace.active.as_ref()?.policy.response(reason)
+}
+
+/// The route whose rule refused; none where the answer is that there is no such route.
+fn rule(exchange: &Exchange) -> Option<&str> {
+    let active = exchange.trace.active.as_ref()?;
+    let route = active.policy.route_by_id(exchange.trace.route?)?;
+    (exchange.trace.verdict.reason != DenyReason::FeatureDisabled.code()).then_some(&*route.name)
 }
 
 fn action(exchange: &Exchange) -> Option<&str> {

@@ -6,7 +6,7 @@ use crate::facts::RequestHeaders;
 use crate::vm::Active;
 use decision_core::decide;
 use decision_core::decision::{ApprovalNeed, Charges, Check, Decision, Denial, DenyReason, Permit, Target};
-use decision_core::facts::{Authentication, RequestFacts, Upgrade};
+use decision_core::facts::{Authentication, RequestFacts};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::{CompiledPolicy, Requirement, Route, RouteId};
@@ -228,7 +228,7 @@ pub(crate) fn compare(
         comparison.compared += 1;
         return;
     };
-    let method = Method::parse(headers.method());
+    let method = Method::parse(headers.matched_method());
     let route = method.and_then(|method| shadow.policy.route(gateway, method, path.path()));
     let asked = Asked { headers, trace, judged, looked: looked_at(active, trace) };
     let decision = match (asked.authentication(shadow, route), method) {
@@ -236,7 +236,7 @@ pub(crate) fn compare(
         (Established::Denied(reason), _) => Some(Decision::Deny(Denial { reason, route: route.map(|route| route.id) })),
         (Established::As(_), None) => Some(Decision::Deny(Denial { reason: DenyReason::NoRoute, route: None })),
         (Established::As(authentication), Some(method)) => {
-            Some(decide(&shadow.policy, &RequestFacts { gateway, method, route, authentication, upgrade: Upgrade::None }, now))
+            Some(decide(&shadow.policy, &RequestFacts { gateway, method, route, authentication, upgrade: headers.upgrade() }, now))
         }
     };
     let in_shadow = match &decision {

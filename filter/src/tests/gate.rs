@@ -28,12 +28,13 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// The default policy, in which every issuer signs by HS256.
 pub(crate) fn document() -> PolicyDocument {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
     let mut files = BTreeMap::new();
-    for folder in [folder.clone(), folder.join("routes")] {
+    for folder in [root.clone(), root.join("routes")] {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for file in entries.filter(|file| file.extension().is_some_and(|extension| extension == "yaml")) {
-            files.insert(file.display().to_string(), std::fs::read_to_string(&file).unwrap());
+            let name = file.strip_prefix(&root).unwrap().display().to_string();
+            files.insert(name, std::fs::read_to_string(&file).unwrap());
         }
     }
     let mut document = wire::sources::read(&files).unwrap();

@@ -37,6 +37,8 @@ pub(crate) struct FakeStream {
     /// Instead of `request`, the bytes that the host hands over.
     pub(crate) raw: Option<Vec<u8>>,
     pub(crate) body: Vec<u8>,
+    /// How often the body was replaced.
+    pub(crate) body_writes: usize,
     pub(crate) response: Headers,
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) reply: Option<Reply>,
@@ -76,6 +78,8 @@ pub(crate) type Verify = fn(&[u8]) -> Vec<u8>;
 #[derive(Debug)]
 pub(crate) struct FakeHost {
     pub(crate) now: Cell<Timestamp>,
+    /// How much time passes from one look at the clock to the next.
+    pub(crate) pace: Cell<Duration>,
     pub(crate) streams: RefCell<BTreeMap<u32, FakeStream>>,
     /// The effective context.
     pub(crate) selected: Cell<u32>,
@@ -118,6 +122,7 @@ impl FakeHost {
     pub(crate) fn new(now: Timestamp, shared: SharedData) -> Self {
         Self {
             now: Cell::new(now),
+            pace: Cell::default(),
             streams: RefCell::default(),
             selected: Cell::new(ROOT),
             calls: RefCell::default(),
@@ -168,6 +173,7 @@ fn set(headers: &mut Headers, name: &str, value: &[u8]) {
 impl Host for FakeHost {
     fn now(&self) -> Timestamp {
         self.note("now");
+        self.pass(self.pace.get());
         self.now.get()
     }
 
@@ -200,6 +206,16 @@ impl Host for FakeHost {
     fn request_body(&self, start: usize, length: usize) -> Vec<u8> {
         self.note(format!("request_body {length}"));
         self.with_stream(|stream| stream.body.iter().skip(start).take(length).copied().collect()).unwrap_or_default()
+    }
+
+    fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError> {
+        self.note("set_request_body");
+        let replace = |stream: &mut FakeStream| {
+            assert_eq!(stream.body.len(), size, "the whole of what is buffered is replaced");
+            stream.body = body.into();
+            stream.body_writes += 1;
+        };
+        self.with_stream(replace).ok_or(HostError::Refused)
     }
 
     fn response_status(&self) -> Option<u16> {
