@@ -126,6 +126,8 @@ mod context {
 
     /// Bundles, leases and held requests are looked after so often.
     const TICK: Duration = Duration::from_millis(20);
+    /// While a bundle is being loaded, so that a large one is in force soon; a third of the time is its.
+    const TICK_LOADING: Duration = Duration::from_millis(10);
     /// The other roots of a machine only look whether it has lost its owner.
     const IDLE_TICK: Duration = Duration::from_secs(1);
 
@@ -134,11 +136,21 @@ mod context {
         id: u32,
         settings: Option<Rc<Settings>>,
         vm: Rc<RefCell<Vm>>,
+        period: Duration,
     }
 
     impl Root {
         pub(crate) fn new(id: u32) -> Self {
-            Self { id, settings: None, vm: this_vm() }
+            Self { id, settings: None, vm: this_vm(), period: TICK }
+        }
+
+        /// Ticks more often while there is something to load.
+        fn hurry(&mut self) {
+            let period = if self.vm.borrow().loading.is_some() { TICK_LOADING } else { TICK };
+            if period != self.period {
+                self.period = period;
+                self.set_tick_period(period);
+            }
         }
 
         /// Whether this root ticks for the machine: the first one does, and when it goes the next that looks.
@@ -205,6 +217,7 @@ mod context {
             let Some(settings) = self.settings.clone() else { return };
             let now = Envoy.now();
             let why = tick(&mut self.vm.borrow_mut(), &Envoy, &settings, now);
+            self.hurry();
             wake_all(&self.vm, &Envoy, self.id, why, now);
         }
 
