@@ -34,6 +34,12 @@ pub(crate) enum Source {
 }
 
 impl Loading {
+    /// Which version it is.
+    #[cfg(test)]
+    pub(crate) const fn version(&self) -> &BundleVersion {
+        self.loader.version()
+    }
+
     /// Whether it is what this machine polled.
     pub(crate) const fn is_polled(&self) -> bool {
         matches!(self.source, Source::Polled { .. })
