@@ -68,25 +68,25 @@ fn ways() -> Vec<(&'static str, Change, Change, Request, Option<(Check, &'static
         (
             "a role loses a permission",
             nothing,
-            |policy| role(policy, "viewer").permissions.retain(|name| name != "task.read"),
-            tasks().bearer(&tokens::with_role("viewer")),
+            |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
             Some((Check::Permission, "tasks.list", "ok", "permission_missing")),
         ),
         (
             "a role gains one",
-            |policy| role(policy, "viewer").permissions.retain(|name| name != "task.read"),
+            |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
             nothing,
-            tasks().bearer(&tokens::with_role("viewer")),
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
             Some((Check::Permission, "tasks.list", "permission_missing", "ok")),
         ),
         (
             "a role is not known any more",
             nothing,
             |policy| {
-                policy.issuers.iter_mut().for_each(|issuer| issuer.roles.retain(|name| name != "viewer"));
-                policy.roles.retain(|role| role.name != "viewer");
+                policy.issuers.iter_mut().for_each(|issuer| issuer.roles.retain(|name| name != "agent_orchestrator"));
+                policy.roles.retain(|role| role.name != "agent_orchestrator");
             },
-            tasks().bearer(&tokens::with_role("viewer")),
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
             Some((Check::Authentication, "tasks.list", "ok", "no_known_role")),
         ),
         (
@@ -128,7 +128,7 @@ fn ways() -> Vec<(&'static str, Change, Change, Request, Option<(Check, &'static
             "an approval is needed",
             nothing,
             |policy| route(policy, "tasks.list").approval = Approval::Governor,
-            tasks().bearer(&tokens::with_role("viewer")),
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
             Some((Check::Approval, "tasks.list", "ok", "approval")),
         ),
         (
@@ -240,6 +240,7 @@ fn counts_are_reported_until_they_are_known_and_begin_anew_with_the_next_run() {
     gate.refused(&request);
     // Lost: said again, with what came meanwhile.
     gate.answer(&call, &[], vec![]);
+    gate.vm.borrow_mut().sync.hurry();
     gate.run(Duration::from_secs(3));
     let call = gate.take_call("/data-plane/v1/sync").unwrap();
     let asked: SyncRequest = wire::frame::decode(&call.body).unwrap();
@@ -254,7 +255,8 @@ fn counts_are_reported_until_they_are_known_and_begin_anew_with_the_next_run() {
     gate.vm.borrow_mut().activate(&gate.host, &next.encode().unwrap()).unwrap();
     gate.refused(&request);
     assert_eq!(report(&gate).compared, 3);
-    gate.vm.borrow_mut().activate(&gate.host, &bundle(2, nothing, without)).unwrap();
+    (next.version.shadow, next.version.key_set) = (2, next.version.key_set + 1);
+    gate.vm.borrow_mut().activate(&gate.host, &next.encode().unwrap()).unwrap();
     gate.refused(&request);
     let anew = report(&gate);
     assert_eq!((anew.shadow, anew.compared, anew.differences[0].count), (2, 1, 1));
