@@ -266,16 +266,16 @@ pub(crate) fn compare(
 /// What the active revision has looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Looked {
-    AtNothing,
-    AtRegistrationKey,
-    AtToken,
+    Nothing,
+    RegistrationKey,
+    Token,
 }
 
 fn looked_at(active: &Active, trace: &Trace) -> Looked {
     match trace.route.and_then(|route| active.policy.route_by_id(route)).map(|route| route.requirement) {
-        Some(Requirement::Authenticated | Requirement::Permission(_)) => Looked::AtToken,
-        Some(Requirement::RegistrationKey) => Looked::AtRegistrationKey,
-        Some(Requirement::Public) | None => Looked::AtNothing,
+        Some(Requirement::Authenticated | Requirement::Permission(_)) => Looked::Token,
+        Some(Requirement::RegistrationKey) => Looked::RegistrationKey,
+        Some(Requirement::Public) | None => Looked::Nothing,
     }
 }
 
@@ -300,15 +300,15 @@ impl<'a> Asked<'a> {
     fn authentication(&self, shadow: &Shadow, route: Option<&Route>) -> Established<'a> {
         match (route.map(|route| route.requirement), self.looked) {
             (None | Some(Requirement::Public), _) => Established::As(Authentication::Anonymous),
-            (Some(Requirement::RegistrationKey), Looked::AtRegistrationKey) => match self.judged {
+            (Some(Requirement::RegistrationKey), Looked::RegistrationKey) => match self.judged {
                 Judged::Permit(_) => Established::As(Authentication::Registered),
                 Judged::Deny(Denial { reason: DenyReason::RegistrationKeyRefused, .. }) => Established::As(Authentication::Anonymous),
                 Judged::Deny(Denial { reason: reason @ DenyReason::AmbiguousHeader(_), .. }) => Established::Denied(*reason),
                 Judged::Deny(_) => Established::As(Authentication::Registered),
             },
-            (Some(Requirement::RegistrationKey), Looked::AtNothing | Looked::AtToken) => absent(self.headers.registration_key()),
-            (Some(Requirement::Authenticated | Requirement::Permission(_)), Looked::AtToken) => self.of_token(shadow),
-            (Some(Requirement::Authenticated | Requirement::Permission(_)), Looked::AtNothing | Looked::AtRegistrationKey) => {
+            (Some(Requirement::RegistrationKey), Looked::Nothing | Looked::Token) => absent(self.headers.registration_key()),
+            (Some(Requirement::Authenticated | Requirement::Permission(_)), Looked::Token) => self.of_token(shadow),
+            (Some(Requirement::Authenticated | Requirement::Permission(_)), Looked::Nothing | Looked::RegistrationKey) => {
                 absent(self.headers.authorization())
             }
         }

@@ -55,7 +55,11 @@ fn tasks() -> Request {
     Request::new("GET", TASKS)
 }
 
-fn ways() -> Vec<(&'static str, Change, Change, Request, Option<(Check, &'static str, &'static str, &'static str)>)> {
+/// Check, route, what the active revision came to, and what the one in shadow.
+type Expected = Option<(Check, &'static str, &'static str, &'static str)>;
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn ways() -> Vec<(&'static str, Change, Change, Request, Expected)> {
     let refresh = "/api/v1/auth/refresh";
     vec![
         ("the same", nothing, nothing, tasks().bearer(&tokens::admin()), None),
