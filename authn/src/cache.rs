@@ -92,6 +92,14 @@ impl<P> TokenCache<P> {
         self.bytes = 0;
     }
 
+    /// Drops some of the entries of a cache that is not asked any more: to drop ten thousand at once takes longer than a worker
+    /// may be busy with it. Nothing is found from now on. Returns whether any entry is left.
+    pub fn dismantle(&mut self, entries: usize) -> bool {
+        self.index.clear();
+        self.entries.truncate(self.entries.len().saturating_sub(entries));
+        !self.entries.is_empty()
+    }
+
     /// How many entries there are, expired ones included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -188,6 +196,21 @@ mod tests {
 
     const LATER: Timestamp = Timestamp::from_seconds(100);
     const NOW: Timestamp = Timestamp::from_seconds(50);
+
+    #[test]
+    fn what_is_dismantled_is_found_no_more_and_dropped_bit_by_bit() {
+        let mut cache = TokenCache::new(8, 4096);
+        let held = std::rc::Rc::new(());
+        for token in 0..5_u8 {
+            cache.insert(&[token], std::rc::Rc::clone(&held), LATER);
+        }
+        let mut left = Vec::new();
+        while cache.dismantle(2) {
+            assert!(cache.get(&[0], NOW).is_none());
+            left.push(std::rc::Rc::strong_count(&held));
+        }
+        assert_eq!((left, std::rc::Rc::strong_count(&held)), (vec![4, 2], 1));
+    }
 
     #[test]
     fn returns_what_was_inserted() {

@@ -77,6 +77,7 @@ impl PolicyFault {
             BundleError::Claim { claim, .. } => format!("{error}{}", hint(claim, CLAIMS.into_iter())),
             BundleError::Frame(_)
             | BundleError::Hash
+            | BundleError::Parts
             | BundleError::Key { .. }
             | BundleError::SoftwareVerification { .. }
             | BundleError::AlgorithmsMissing { .. }

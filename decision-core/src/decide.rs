@@ -190,7 +190,7 @@ fn charges_of<O: Observer>(
         }
         return charges;
     }
-    for charge in &route.charges {
+    for charge in route.charges.iter() {
         let applies =
             policy.budget(charge.budget).is_some_and(|budget| budget.applies_to(principal.tier) && budget.gateways.contains(facts.gateway));
         if applies {

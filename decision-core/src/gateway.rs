@@ -69,6 +69,12 @@ impl GatewaySet {
         self.0 & gateway.bit() != 0
     }
 
+    /// Whether a gateway is in both.
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub const fn is_empty(self) -> bool {

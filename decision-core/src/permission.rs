@@ -4,6 +4,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Permission(u8);
 
+impl Permission {
+    /// The index.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A set of permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PermissionSet([u64; 4]);
@@ -39,6 +46,8 @@ impl PermissionSet {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermissionCatalogue {
     names: Vec<Box<str>>,
+    /// Their indices, sorted by name: a large policy names a permission in every route and many in every role.
+    sorted: Vec<u8>,
 }
 
 impl PermissionCatalogue {
@@ -52,13 +61,13 @@ impl PermissionCatalogue {
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<Self, InvalidCatalogue> {
         let mut catalogue = Self::default();
         for name in names {
-            if catalogue.find(name).is_some() {
-                return Err(InvalidCatalogue::Repeated { name: name.into() });
-            }
-            if catalogue.names.len() == Self::CAPACITY {
-                return Err(InvalidCatalogue::TooMany);
-            }
+            let place = match catalogue.search(name) {
+                Ok(_) => return Err(InvalidCatalogue::Repeated { name: name.into() }),
+                Err(place) => place,
+            };
+            let index = u8::try_from(catalogue.names.len()).map_err(|_| InvalidCatalogue::TooMany)?;
             catalogue.names.push(name.into());
+            catalogue.sorted.insert(place, index);
         }
         Ok(catalogue)
     }
@@ -66,7 +75,11 @@ impl PermissionCatalogue {
     /// The permission of that name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Permission> {
-        self.names.iter().position(|known| &**known == name).and_then(|index| u8::try_from(index).ok()).map(Permission)
+        self.search(name).ok().and_then(|place| self.sorted.get(place)).copied().map(Permission)
+    }
+
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        self.sorted.binary_search_by(|index| self.name(Permission(*index)).cmp(name))
     }
 
     /// The name of a permission.

@@ -2,7 +2,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover the functions around them")]
 
-use decision_core::gateway::{Method, MethodSet};
+use decision_core::gateway::{Gateway, GatewaySet, Method, MethodSet};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::route::{InvalidTemplate, PathTemplate, RouteIndex};
 use proptest::prelude::*;
@@ -39,7 +39,7 @@ fn insert(routes: &[(String, Vec<Method>)]) -> (RouteIndex, Vec<(PathTemplate, M
     for (id, (text, methods)) in routes.iter().enumerate() {
         let template = PathTemplate::parse(text).unwrap();
         let (methods, id) = (methods.iter().copied().collect(), u32::try_from(id).unwrap());
-        if index.insert(&template, methods, id).is_ok() {
+        if index.insert(&template, GatewaySet::ALL, methods, id).is_ok() {
             taken.push((template, methods, id));
         }
     }
@@ -63,7 +63,29 @@ proptest! {
         let (index, taken) = insert(&routes);
         for path in &paths {
             for method in [Method::Get, Method::Post, Method::Delete, Method::Put] {
-                prop_assert_eq!(index.find(method, path), linear(&taken, method, path), "{} {}", method.name(), path);
+                prop_assert_eq!(index.find(Gateway::Pp, method, path), linear(&taken, method, path), "{} {}", method.name(), path);
+            }
+        }
+    }
+
+    /// All gateways share the index, and none sees another's routes.
+    #[test]
+    fn each_gateway_finds_what_an_index_of_its_own_finds(
+        routes in prop::collection::vec((template(), methods(), prop::sample::subsequence(Gateway::ALL.to_vec(), 1..=4)), 0..14),
+        paths in prop::collection::vec(path(), 1..12),
+    ) {
+        let (mut index, mut taken) = (RouteIndex::default(), Vec::new());
+        for (id, (text, methods, gateways)) in routes.iter().enumerate() {
+            let template = PathTemplate::parse(text).unwrap();
+            let (methods, id) = (methods.iter().copied().collect(), u32::try_from(id).unwrap());
+            if index.insert(&template, gateways.iter().copied().collect(), methods, id).is_ok() {
+                taken.push((gateways, (template, methods, id)));
+            }
+        }
+        for gateway in Gateway::ALL {
+            let own: Vec<_> = taken.iter().filter(|(gateways, _)| gateways.contains(&gateway)).map(|(_, route)| route.clone()).collect();
+            for path in &paths {
+                prop_assert_eq!(index.find(gateway, Method::Get, path), linear(&own, Method::Get, path), "{} {}", gateway.name(), path);
             }
         }
     }
@@ -91,7 +113,7 @@ proptest! {
         for (id, (text, methods)) in routes.iter().enumerate() {
             let template = PathTemplate::parse(text).unwrap();
             let methods: MethodSet = methods.iter().copied().collect();
-            if let Err(other) = index.insert(&template, methods, u32::try_from(id).unwrap()) {
+            if let Err(other) = index.insert(&template, GatewaySet::ALL, methods, u32::try_from(id).unwrap()) {
                 let (other, other_methods) = &routes[usize::try_from(other).unwrap()];
                 prop_assert!(other_methods.iter().any(|method| methods.contains(*method)));
                 prop_assert_eq!(shape(other), shape(text));
@@ -103,8 +125,8 @@ proptest! {
     fn parsing_a_template_never_panics_and_finding_takes_any_path(text in "\\PC{0,40}", path in "\\PC{0,60}") {
         if let Ok(template) = PathTemplate::parse(&text) {
             let mut index = RouteIndex::default();
-            prop_assert_eq!(index.insert(&template, [Method::Get].into_iter().collect(), 7), Ok(()));
-            prop_assert_eq!(index.find(Method::Get, &path), template.matches(&path).map(|_| 7));
+            prop_assert_eq!(index.insert(&template, GatewaySet::ALL, [Method::Get].into_iter().collect(), 7), Ok(()));
+            prop_assert_eq!(index.find(Gateway::Pp, Method::Get, &path), template.matches(&path).map(|_| 7));
         }
     }
 
@@ -147,9 +169,9 @@ fn a_literal_beats_a_parameter_and_a_parameter_beats_a_tail_at_the_first_differe
         ("a", None),
         ("", None),
     ] {
-        let found = index.find(Method::Get, path).map(|id| &*routes[usize::try_from(id).unwrap()].0);
+        let found = index.find(Gateway::Pp, Method::Get, path).map(|id| &*routes[usize::try_from(id).unwrap()].0);
         assert_eq!(found, want, "{path}");
-        assert_eq!(index.find(Method::Post, path), None);
+        assert_eq!(index.find(Gateway::Pp, Method::Post, path), None);
     }
 }
 
@@ -161,7 +183,7 @@ fn a_method_that_the_most_specific_path_lacks_falls_to_the_next() {
         ("/{r...}".to_string(), vec![Method::Delete]),
     ];
     let (index, _) = insert(&routes);
-    let found = |method| index.find(method, "/a/b");
+    let found = |method| index.find(Gateway::Pp, method, "/a/b");
     assert_eq!([found(Method::Get), found(Method::Post), found(Method::Delete), found(Method::Put)], [Some(0), Some(1), Some(2), None]);
 }
 

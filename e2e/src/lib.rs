@@ -3,6 +3,7 @@
 
 pub mod echo;
 pub mod identity_provider;
+pub mod large;
 pub mod load;
 pub mod policies;
 pub mod raw;

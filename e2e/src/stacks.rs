@@ -34,6 +34,7 @@ pub mod ports {
     pub const SHADOW: u16 = 22_600;
     pub const OWNERSHIP: u16 = 22_800;
     pub const EDGE: u16 = 21_600;
+    pub const PROPAGATION: u16 = 21_400;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

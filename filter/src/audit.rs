@@ -164,7 +164,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         },
         reason: Cow::Borrowed(trace.verdict.reason),
         rule: refusing_rule(trace),
-        shadow: None,
+        shadow: trace.shadow.map(|sample| sample.note(trace.active.as_deref())),
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
         revision: version.revision,

@@ -1,14 +1,16 @@
-//! How a bundle gets into every worker: one virtual machine holds a long poll and puts what comes into shared data; the
-//! others see the new version on their tick.
+//! How a bundle gets into every worker: one virtual machine holds a long poll and, when it has loaded what came, puts it
+//! into shared data; the others see the new version on their tick and load it themselves.
 
 use crate::contact::About;
 use crate::counters::name;
 use crate::host::{Host, HttpCall, Level};
+use crate::loading::{self, Loading, Outcome, Source};
 use crate::root::CallResult;
 use crate::settings::Settings;
 use crate::vm::{NotActivated, Vm};
 use decision_core::time::Timestamp;
 use std::time::Duration;
+use wire::bundle::BundleVersion;
 
 const CLAIM: &str = "plant_gateway.claim";
 const VERSION: &str = "plant_gateway.version";
@@ -20,6 +22,8 @@ const CLAIM_RENEWAL: Duration = Duration::from_millis(500);
 const CLAIM_LIFETIME: Duration = Duration::from_secs(3);
 const POLL_TIMEOUT: Duration = Duration::from_secs(35);
 const BACKOFF_MAX_MS: u64 = 5_000;
+/// Whoever offers an older bundle answers at once, again and again: it is asked again after so long, and then after longer.
+const OUTDATED_BACKOFF_MS: u64 = 250;
 
 /// What this machine knows of the feed.
 #[derive(Debug, Default)]
@@ -32,6 +36,8 @@ pub(crate) struct BundleFeed {
     in_flight: Option<u32>,
     poll_due: Timestamp,
     failures: u32,
+    /// Older bundles that were offered since the last one that was not.
+    outdated: u32,
     seen: Vec<u8>,
 }
 
@@ -94,14 +100,17 @@ fn set_standing(host: &impl Host, standing: Standing) {
     }
 }
 
-/// Follows the shared version, and polls if this machine leads. Returns whether a new bundle is in force.
+/// Follows the shared version, goes on loading, and polls if this machine leads. Returns whether a new bundle is in force.
 pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) -> Change {
-    let change = follow(vm, host);
+    let followed = follow(vm, host);
+    let change = advance(vm, host, followed, now);
     if now >= vm.feed.claim_due {
         vm.feed.claim_due = now.plus(CLAIM_RENEWAL);
         vm.feed.leads = claim(vm, host, now);
     }
-    if vm.feed.leads == Leads::Yes && vm.feed.in_flight.is_none() && now >= vm.feed.poll_due {
+    // What was polled last is loaded first: the next poll names it.
+    let loading = vm.loading.as_ref().is_some_and(Loading::is_polled);
+    if vm.feed.leads == Leads::Yes && vm.feed.in_flight.is_none() && !loading && now >= vm.feed.poll_due {
         poll(vm, host, settings, now);
     }
     change
@@ -114,26 +123,80 @@ pub(crate) enum Change {
     Learned,
 }
 
-fn follow(vm: &mut Vm, host: &impl Host) -> Change {
-    let Some(version) = host.shared(VERSION).value else { return Change::None };
+fn follow(vm: &mut Vm, host: &impl Host) -> Option<Outcome> {
+    let version = host.shared(VERSION).value?;
     if version == vm.feed.seen {
-        return Change::None;
+        return None;
     }
     let key = version.last().and_then(|slot| IMAGES.get(usize::from(*slot)));
     let image = key.and_then(|key| host.shared(key).value).unwrap_or_default();
     vm.feed.seen = version;
-    activate(vm, host, &image)
+    loading::begin(vm, host, image, Source::Shared)
 }
 
-fn activate(vm: &mut Vm, host: &impl Host, image: &[u8]) -> Change {
-    match vm.activate(host, image) {
-        Ok(()) => Change::Learned,
-        Err(NotActivated::Older { .. }) => Change::None,
-        Err(error @ (NotActivated::Refused(_) | NotActivated::Rules(_))) => {
-            host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(&error)));
+/// Goes on with what is being loaded, unless an image has already come to its end.
+fn advance(vm: &mut Vm, host: &impl Host, ended: Option<Outcome>, now: Timestamp) -> Change {
+    match ended.or_else(|| loading::advance(vm, host)) {
+        None => Change::None,
+        Some(Outcome::InForce { source: Source::Shared, .. }) => Change::Learned,
+        Some(Outcome::InForce { source: Source::Polled { etag }, image }) => {
+            connected(vm, host, etag, now);
+            share(vm, host, &image);
+            Change::Learned
+        }
+        Some(Outcome::Not { why, source }) => {
+            not_taken(vm, host, &why, source, now);
             Change::None
         }
     }
+}
+
+fn not_taken(vm: &mut Vm, host: &impl Host, why: &NotActivated, source: Source, now: Timestamp) {
+    match (why, source) {
+        (NotActivated::Refused(_) | NotActivated::Rules(_), source) => {
+            host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(why)));
+            if matches!(source, Source::Polled { .. }) {
+                failed(vm, host, Standing::BundleRefused, now);
+            }
+        }
+        (NotActivated::Older { .. }, Source::Shared) => {}
+        (NotActivated::Older { offered, current }, Source::Polled { etag }) if !current.supersedes(offered) => {
+            connected(vm, host, etag, now);
+        }
+        (NotActivated::Older { offered, current }, Source::Polled { .. }) => outdated(vm, host, offered, current, now),
+    }
+}
+
+/// A replica that lags behind, or a database that was restored, offers what was in force once. Contact it is all the same.
+fn outdated(vm: &mut Vm, host: &impl Host, offered: &BundleVersion, current: &BundleVersion, now: Timestamp) {
+    vm.counters.add(host, name::BUNDLE_OUTDATED, 1);
+    if vm.feed.outdated == 0 {
+        let said =
+            |version: &BundleVersion| format!("activation {} (key set {}, shadow {})", version.activation, version.key_set, version.shadow);
+        host.log(
+            Level::Warn,
+            &format!(
+                "{} was offered and {} is in force: kept. A replica of the control plane lags behind, or its database was restored from a backup; a new activation with a higher number ends this",
+                said(offered),
+                said(current)
+            ),
+        );
+    }
+    let etag = std::mem::take(&mut vm.feed.etag);
+    let times = vm.feed.outdated;
+    connected(vm, host, etag, now);
+    vm.feed.outdated = times.saturating_add(1);
+    vm.feed.poll_due = now.plus(Duration::from_millis((OUTDATED_BACKOFF_MS << times.min(5)).min(BACKOFF_MAX_MS)));
+}
+
+/// The last poll brought what this machine has, or has now.
+fn connected(vm: &mut Vm, host: &impl Host, etag: Vec<u8>, now: Timestamp) {
+    vm.feed.failures = 0;
+    vm.feed.outdated = 0;
+    vm.feed.poll_due = now;
+    vm.feed.etag = etag;
+    vm.contact.heard(About::Keys, host, now);
+    set_standing(host, Standing::Connected);
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -204,15 +267,14 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     vm.feed.in_flight = None;
     match result.status(host) {
         Some(200) => {
-            let image = host.call_body(result.body_size);
             let etag = host.call_header("etag").unwrap_or_default();
-            publish(vm, host, &image, etag, now)
+            let image = host.call_body(result.body_size);
+            let begun = loading::begin(vm, host, image, Source::Polled { etag });
+            advance(vm, host, begun, now)
         }
         Some(304) => {
-            vm.feed.failures = 0;
-            vm.feed.poll_due = now;
-            vm.contact.heard(About::Keys, host, now);
-            set_standing(host, Standing::Connected);
+            let etag = std::mem::take(&mut vm.feed.etag);
+            connected(vm, host, etag, now);
             Change::None
         }
         Some(401 | 403) => {
@@ -226,30 +288,13 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     }
 }
 
-/// Takes the bundle itself first, so that a bad one never gets into shared data.
-fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Timestamp) -> Change {
-    let outcome = vm.activate(host, image);
-    if let Err(error @ NotActivated::Refused(_)) = &outcome {
-        host.log(Level::Error, &format!("a bundle was refused and the one in force stays: {}", chain(error)));
-        failed(vm, host, Standing::BundleRefused, now);
-        return Change::None;
-    }
-    vm.feed.failures = 0;
-    vm.feed.poll_due = now;
-    vm.feed.etag = etag;
-    vm.contact.heard(About::Keys, host, now);
-    set_standing(host, Standing::Connected);
-    if let Err(NotActivated::Older { offered, current }) = outcome {
-        if offered < current {
-            host.log(Level::Warn, &format!("activation {offered} was offered and {current} is in force: kept"));
-        }
-        return Change::None;
-    }
+/// Tells the others. Only what this machine has loaded itself gets into shared data.
+fn share(vm: &mut Vm, host: &impl Host, image: &[u8]) {
     let slot = vm.feed.seen.last().map_or(0, |slot| 1 - (slot & 1));
     if let (Some(key), Some(active)) = (IMAGES.get(usize::from(slot)), vm.active.as_ref()) {
         let version = active.version;
         let mut value = version.database_id.to_vec();
-        for number in [version.activation, version.revision, version.key_set] {
+        for number in [version.activation, version.revision, version.key_set, version.shadow] {
             value.extend(number.to_le_bytes());
         }
         value.push(slot);
@@ -257,7 +302,6 @@ fn publish(vm: &mut Vm, host: &impl Host, image: &[u8], etag: Vec<u8>, now: Time
             vm.feed.seen = value;
         }
     }
-    Change::Learned
 }
 
 fn failed(vm: &mut Vm, host: &impl Host, standing: Standing, now: Timestamp) {

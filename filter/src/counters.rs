@@ -79,11 +79,13 @@ pub(crate) mod name {
     pub(crate) const SYNC_FAILURES: &str = "gateway.sync_failures_total";
     pub(crate) const BUNDLE_ACTIVATION: &str = "gateway.bundle_activation";
     pub(crate) const BUNDLE_REFUSED: &str = "gateway.bundles_refused_total";
+    pub(crate) const BUNDLE_OUTDATED: &str = "gateway.bundles_outdated_total";
     pub(crate) const BUNDLE_POLL_FAILURES: &str = "gateway.bundle_poll_failures_total";
     pub(crate) const REVOCATION_NUMBER: &str = "gateway.revocation_number";
     pub(crate) const REVOCATIONS: &str = "gateway.revocations";
     pub(crate) const REVOCATION_POLL_FAILURES: &str = "gateway.revocation_poll_failures_total";
     pub(crate) const TOKENS_VERIFIED: &str = "gateway.tokens_verified_total";
     pub(crate) const REQUESTS_HELD: &str = "gateway.requests_held_total";
+    pub(crate) const MEMORY: &str = "gateway.memory_bytes";
     pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
 }

@@ -8,6 +8,7 @@ use crate::ownership::Rewritten;
 use crate::request_body::Body;
 use crate::revoked::VerifiedToken;
 use crate::settings::Settings;
+use crate::shadow;
 use crate::vm::Active;
 use decision_core::decision::{Permit, Target};
 use decision_core::gateway::Method;
@@ -45,6 +46,7 @@ pub(crate) struct Trace {
     pub(crate) route: Option<RouteId>,
     pub(crate) checks: Checks,
     pub(crate) noted: Noted,
+    pub(crate) shadow: Option<shadow::Sample>,
     pub(crate) verdict: Verdict,
     /// What the custom rules said, where they were asked.
     pub(crate) ruling: Option<Arc<Ruling>>,
@@ -60,6 +62,7 @@ pub(crate) struct Trace {
 pub(crate) struct Noted {
     pub(crate) held: Once,
     pub(crate) client: Once,
+    pub(crate) shadow: Once,
 }
 
 /// Whether something was done already.

@@ -23,6 +23,7 @@ mod health;
 mod host;
 mod ids;
 mod key_asks;
+mod loading;
 mod ownership;
 mod pipeline;
 mod problem;
@@ -33,6 +34,7 @@ mod revoked;
 mod root;
 mod rules;
 mod settings;
+mod shadow;
 mod signature;
 mod sync;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::ownership;
 use crate::request_body::{self, Body};
 use crate::rules as custom_rules;
+use crate::shadow::{self, Judged};
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
@@ -84,7 +85,11 @@ fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp)
     // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
     (exchange.trace.principal, exchange.trace.token, exchange.trace.ruling) = (None, None, None);
     let gateway = exchange.settings.gateway;
-    match decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now) {
+    let decided = decide_on(&exchange.headers, &mut exchange.trace, vm, host, &active, gateway, now);
+    if let Some(judged) = judged(&decided) {
+        shadow::compare(&exchange.headers, &mut exchange.trace, &mut vm.comparison, &active, gateway, judged, now);
+    }
+    match decided {
         Ok(permit) => admit(exchange, vm, host, permit, now),
         Err(NotPermitted::Denied(denial)) => refuse(exchange, host, denial),
         Err(NotPermitted::Ruled { denial, ruling }) => {
@@ -110,6 +115,15 @@ enum NotPermitted {
     Limited { denial: Denial, window: Window },
     Failed(Fault),
     Missing(Missing),
+}
+
+/// What the revision in shadow is compared with: what a rule has decided.
+const fn judged(decided: &Result<Permit, NotPermitted>) -> Option<Judged<'_>> {
+    match decided {
+        Ok(permit) => Some(Judged::Permit(permit)),
+        Err(NotPermitted::Denied(denial) | NotPermitted::Ruled { denial, .. }) => Some(Judged::Deny(denial)),
+        Err(NotPermitted::Limited { .. } | NotPermitted::Failed(_) | NotPermitted::Missing(_)) => None,
+    }
 }
 
 fn decide_on(
@@ -143,7 +157,7 @@ fn decide_on(
     let decided = match decision {
         Decision::Permit(permit) => Ok(permit),
         Decision::Conditional(conditional) => {
-            let ruling = custom_rules::judge(active, &facts, path.path(), &conditional, now);
+            let ruling = custom_rules::judge(active.rules.as_ref(), &facts, path.path(), &conditional, now);
             trace.ruling = Some(Arc::clone(&ruling));
             conditional.ruled(ruling.verdict, &mut trace.checks).map_err(|denial| NotPermitted::Ruled { denial, ruling })
         }

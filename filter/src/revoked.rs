@@ -1,6 +1,7 @@
 //! What this worker knows to be revoked, and up to which number. No calls: pages and tails come in, verdicts go out.
 
 use authn::{Mark, Marks, Revocations};
+use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{Principal, RevocationKind};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
@@ -41,11 +42,18 @@ pub(crate) struct VerifiedToken {
     /// Up to seven digests: made when there is something to compare them with.
     marks: OnceCell<Marks>,
     judged: Cell<(u64, Option<RevocationKind>)>,
+    /// The user under the policy in shadow. A token is verified anew under another bundle, so there is only one such policy.
+    in_shadow: OnceCell<Option<Principal>>,
 }
 
 impl VerifiedToken {
     pub(crate) fn new(principal: Rc<Principal>) -> Self {
-        Self { principal, marks: OnceCell::new(), judged: Cell::new((0, None)) }
+        Self { principal, marks: OnceCell::new(), judged: Cell::new((0, None)), in_shadow: OnceCell::new() }
+    }
+
+    /// The user under the policy in shadow; none where that knows none of the roles.
+    pub(crate) fn in_shadow(&self, policy: &CompiledPolicy) -> Option<&Principal> {
+        self.in_shadow.get_or_init(|| policy.principal(self.principal.identity.clone())).as_ref()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::bundle_feed::{self, Change};
 use crate::host::Host;
+use crate::loading::Memory;
 use crate::pipeline::{self, Step, Wake};
 use crate::revocation_feed;
-use crate::rules::CustomRules;
+use crate::rules::ReadyRules;
 use crate::settings::{InvalidSettings, Settings};
 use crate::sync;
 use crate::vm::{Vm, Waiting};
@@ -46,6 +47,8 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     let change = bundle_feed::tick(vm, host, settings, now);
     revocation_feed::tick(vm, host, settings, now);
     sync::tick(vm, host, settings, now);
+    vm.retired.drop_some();
+    Memory::look(vm, host);
     wake_after(change)
 }
 
@@ -60,7 +63,7 @@ const fn wake_after(change: Change) -> Wake {
 pub(crate) fn configure(vm: &mut Vm, host: &impl Host, configuration: &[u8]) -> Result<Settings, InvalidSettings> {
     let (settings, bundle) = Settings::parse(configuration)?;
     if let Some(bundle) = bundle {
-        let rules = bundle.rules.as_ref().map(CustomRules::load).transpose().map_err(InvalidSettings::Rules)?;
+        let rules = ReadyRules::of(&bundle).map_err(InvalidSettings::Rules)?;
         vm.start_with(host, bundle, rules);
     }
     Ok(settings)
@@ -125,6 +128,8 @@ mod context {
 
     /// Bundles, leases and held requests are looked after so often.
     const TICK: Duration = Duration::from_millis(20);
+    /// While a bundle is being loaded, so that a large one is in force soon; a third of the time is its.
+    const TICK_LOADING: Duration = Duration::from_millis(10);
     /// The other roots of a machine only look whether it has lost its owner.
     const IDLE_TICK: Duration = Duration::from_secs(1);
 
@@ -133,11 +138,21 @@ mod context {
         id: u32,
         settings: Option<Rc<Settings>>,
         vm: Rc<RefCell<Vm>>,
+        period: Duration,
     }
 
     impl Root {
         pub(crate) fn new(id: u32) -> Self {
-            Self { id, settings: None, vm: this_vm() }
+            Self { id, settings: None, vm: this_vm(), period: TICK }
+        }
+
+        /// Ticks more often while there is something to load.
+        fn hurry(&mut self) {
+            let period = if self.vm.borrow().loading.is_some() { TICK_LOADING } else { TICK };
+            if period != self.period {
+                self.period = period;
+                self.set_tick_period(period);
+            }
         }
 
         /// Whether this root ticks for the machine: the first one does, and when it goes the next that looks.
@@ -204,6 +219,7 @@ mod context {
             let Some(settings) = self.settings.clone() else { return };
             let now = Envoy.now();
             let why = tick(&mut self.vm.borrow_mut(), &Envoy, &settings, now);
+            self.hurry();
             wake_all(&self.vm, &Envoy, self.id, why, now);
         }
 

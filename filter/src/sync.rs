@@ -102,7 +102,7 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         approvals: vm.asks.clone(),
         undos: vm.undos.clone(),
         records: vm.records.next_batch(),
-        shadow: None,
+        shadow: vm.comparison.report(),
     };
     vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());
     let authorization = authorization();
@@ -196,6 +196,7 @@ fn apply(vm: &mut Vm, answer: SyncAnswer) {
         }
     }
     vm.key_asks.told();
+    vm.comparison.told();
     vm.undos.drain(..vm.sync.undos_sent.min(vm.undos.len()));
     vm.sync.undos_sent = 0;
     if let Some(first_sequence) = answer.records_stored {
@@ -208,6 +209,7 @@ fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
     vm.counters.add(host, name::HOLDERS_CLOSED, 1);
     vm.leases.forget();
     vm.records.renumber();
+    vm.comparison.begin_anew();
     vm.holder = Some(vm.ids.holder_id());
     vm.sync = SyncState { retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
 }

@@ -9,10 +9,12 @@ use crate::exchange::Exchange;
 use crate::host::{Host, Level};
 use crate::ids::IdSource;
 use crate::key_asks::KeyAsks;
+use crate::loading::{Loading, Memory, Retired};
 use crate::records::RecordQueue;
 use crate::revocation_feed::RevocationFeed;
 use crate::revoked::{Revoked, VerifiedToken};
-use crate::rules::CustomRules;
+use crate::rules::{CustomRules, ReadyRules};
+use crate::shadow::{Comparison, Shadow};
 use crate::signature::{self, Failures, Implementation};
 use crate::sync::SyncState;
 use authn::{Issuers, TokenCache};
@@ -22,7 +24,7 @@ use decision_core::time::Timestamp;
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
-use wire::bundle::{Bundle, BundleError, BundleVersion, LoadedBundle};
+use wire::bundle::{BundleError, BundleVersion, LoadedBundle};
 use wire::sync::{ApprovalAsk, ApprovalOutcome, ApprovalUndo, Id};
 
 /// Verified tokens that are kept: at most so many, in at most so many bytes.
@@ -42,6 +44,19 @@ pub(crate) struct Active {
     /// The custom rules, ready.
     pub(crate) rules: Option<CustomRules>,
     pub(crate) origin: Origin,
+    pub(crate) shadow: Option<Shadow>,
+}
+
+impl Active {
+    /// Drops some of the routes; nobody decides by them any more. Returns whether any is left.
+    pub(crate) fn dismantle(&mut self, routes: usize) -> bool {
+        if let Some(shadow) = &mut self.shadow
+            && shadow.policy.dismantle(routes)
+        {
+            return true;
+        }
+        self.policy.dismantle(routes)
+    }
 }
 
 /// Where a bundle came from.
@@ -59,6 +74,10 @@ pub(crate) struct Vm {
     /// The root context that ticks and calls out.
     pub(crate) owner: Option<u32>,
     pub(crate) active: Option<Rc<Active>>,
+    pub(crate) loading: Option<Loading>,
+    pub(crate) retired: Retired,
+    pub(crate) memory: Memory,
+    pub(crate) comparison: Comparison,
     pub(crate) leases: LeaseHolder,
     /// Made at the first request: the main thread's machine never holds a lease.
     pub(crate) holder: Option<Id>,
@@ -107,8 +126,8 @@ pub(crate) enum NotActivated {
     Refused(#[source] BundleError),
     #[error("{0}")]
     Rules(#[source] rules::LoadError),
-    #[error("activation {offered} does not supersede {current}")]
-    Older { offered: u64, current: u64 },
+    #[error("activation {} does not supersede {}", .offered.activation, .current.activation)]
+    Older { offered: BundleVersion, current: BundleVersion },
 }
 
 impl Vm {
@@ -116,6 +135,10 @@ impl Vm {
         Self {
             owner: None,
             active: None,
+            loading: None,
+            retired: Retired::default(),
+            memory: Memory::default(),
+            comparison: Comparison::default(),
             leases: LeaseHolder::default(),
             holder: None,
             tokens: TokenCache::new(TOKENS_MAX, TOKEN_BYTES_MAX),
@@ -147,26 +170,8 @@ impl Vm {
         self.implementation
     }
 
-    /// Switches to a bundle that was served: whole, and never backwards. On an error the bundle in force stays.
-    pub(crate) fn activate(&mut self, host: &impl Host, image: &[u8]) -> Result<(), NotActivated> {
-        let loaded = Bundle::decode(image).and_then(|bundle| bundle.load()).map_err(NotActivated::Refused);
-        // Rules that decide otherwise here than where they were published are refused with all that came with them.
-        let ready = loaded.and_then(|loaded| {
-            let rules = loaded.rules.as_ref().map(CustomRules::load).transpose().map_err(NotActivated::Rules)?;
-            Ok((loaded, rules))
-        });
-        let (loaded, rules) = ready.inspect_err(|_error| self.counters.add(host, name::BUNDLE_REFUSED, 1))?;
-        if let Some(active) = self.active.as_ref().filter(|active| active.origin == Origin::Served)
-            && !loaded.version.supersedes(&active.version)
-        {
-            return Err(NotActivated::Older { offered: loaded.version.activation, current: active.version.activation });
-        }
-        self.switch(host, loaded, rules, Origin::Served);
-        Ok(())
-    }
-
     /// Takes the bundle of a plugin configuration, unless a better one is in force.
-    pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle, rules: Option<CustomRules>) {
+    pub(crate) fn start_with(&mut self, host: &impl Host, loaded: LoadedBundle, rules: ReadyRules) {
         let better = |active: &Rc<Active>| active.origin == Origin::Embedded && loaded.version.supersedes(&active.version);
         if self.active.as_ref().is_none_or(better) {
             self.contact.begin(host.now());
@@ -174,27 +179,36 @@ impl Vm {
         }
     }
 
-    fn switch(&mut self, host: &impl Host, loaded: LoadedBundle, rules: Option<CustomRules>, origin: Origin) {
+    /// From the next request on, this bundle decides.
+    pub(crate) fn switch(&mut self, host: &impl Host, loaded: LoadedBundle, rules: ReadyRules, origin: Origin) {
         let binding = self.leases.bind(&loaded.policy);
         self.client_limits.bind(&loaded.policy);
-        self.tokens.clear();
+        self.retired.tokens(std::mem::replace(&mut self.tokens, TokenCache::new(TOKENS_MAX, TOKEN_BYTES_MAX)));
         self.counters.set(host, name::BUNDLE_ACTIVATION, loaded.version.activation);
         host.log(
             Level::Info,
             &format!(
-                "activation {} (revision {}, key set {}) is in force",
-                loaded.version.activation, loaded.version.revision, loaded.version.key_set
+                "activation {} (revision {}, key set {}, shadow {}) is in force",
+                loaded.version.activation, loaded.version.revision, loaded.version.key_set, loaded.version.shadow
             ),
         );
-        self.active = Some(Rc::new(Active {
+        let shadow = loaded.shadow.map(|shadow| Shadow::new(shadow, rules.shadow, &loaded.version));
+        if let Some(shadow) = &shadow {
+            self.comparison.follow(shadow);
+        }
+        let active = Active {
             version: loaded.version,
             policy: loaded.policy,
             issuers: loaded.issuers,
             registration_key_hashes: loaded.registration_key_hashes,
             binding,
-            rules,
+            rules: rules.active,
             origin,
-        }));
+            shadow,
+        };
+        if let Some(former) = self.active.replace(Rc::new(active)) {
+            self.retired.policy(former);
+        }
     }
 
     /// The root that calls out is going, and the host with it drops the calls that are not answered: the next owner

@@ -58,6 +58,21 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
     Ok(bytes)
 }
 
+/// A frame and what follows it.
+///
+/// # Errors
+/// The bytes do not begin with a whole frame.
+pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
+    let header = bytes.first_chunk::<HEADER>().ok_or(FrameError::Magic)?;
+    let [m0, m1, m2, m3, _, _, l0, l1, l2, l3] = *header;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(FrameError::Magic);
+    }
+    let said = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let whole = said.checked_add(HEADER).and_then(|end| bytes.split_at_checked(end));
+    whole.ok_or(FrameError::Length { said, found: bytes.len().saturating_sub(HEADER) })
+}
+
 /// Reads a frame.
 ///
 /// # Errors

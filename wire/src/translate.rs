@@ -101,11 +101,11 @@ fn issuer_source(issuer: &wire::Issuer) -> IssuerSource {
     IssuerSource { name: issuer.name.clone(), gateways: gateways(&issuer.gateways), roles: issuer.roles.clone() }
 }
 
-fn role_source(role: &wire::Role) -> RoleSource {
+pub(crate) fn role_source(role: &wire::Role) -> RoleSource {
     RoleSource { name: role.name.clone(), aliases: role.aliases.clone(), permissions: role.permissions.clone() }
 }
 
-fn route_source(route: &wire::Route) -> RouteSource {
+pub(crate) fn route_source(route: &wire::Route) -> RouteSource {
     RouteSource {
         name: route.name.clone(),
         gateways: gateways(&route.gateways),

@@ -12,6 +12,7 @@ use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
 use crate::principal::{Identity, Principal, Tier};
 use hashbrown::HashMap;
 pub use source::{CredentialForwarding, ExchangeKind};
+use std::sync::Arc;
 
 /// The most budgets that one request may be charged to.
 pub const CHARGES_MAX: usize = 8;
@@ -46,7 +47,7 @@ pub struct Route {
     /// Its path template, for the reader.
     pub path: Box<str>,
     /// The name of its permission, or empty.
-    pub action: Box<str>,
+    pub action: Arc<str>,
     /// What a caller must present.
     pub requirement: Requirement,
     /// Whether a governor has to approve.
@@ -65,8 +66,8 @@ pub struct Route {
     pub exchange: ExchangeKind,
     /// The budget that counts its requests per client address.
     pub limit: Option<BudgetId>,
-    /// What it may charge: a budget that is for one tier or gateway only counts there.
-    pub charges: Box<[Charge]>,
+    /// What it may charge: a budget that is for one tier or gateway only counts there. Most routes charge the same.
+    pub charges: Arc<[Charge]>,
 }
 
 /// Where the caller's customer id is forced into a request.
@@ -106,7 +107,7 @@ pub struct CompiledPolicy {
     issuers: HashMap<Box<str>, IssuerPowers>,
     routes: Vec<Route>,
     budgets: Vec<Budget>,
-    indexes: [route::RouteIndex; 4],
+    index: route::RouteIndex,
     flags: Vec<Flag>,
     /// Sorted by coded reason.
     responses: Box<[(Box<str>, Box<str>)]>,
@@ -129,13 +130,7 @@ impl CompiledPolicy {
     /// The most specific route of `gateway` with this method and canonical path.
     #[must_use]
     pub fn route(&self, gateway: Gateway, method: Method, path: &str) -> Option<&Route> {
-        let index = match gateway {
-            Gateway::Cp => self.indexes.first(),
-            Gateway::Pp => self.indexes.get(1),
-            Gateway::Plant => self.indexes.get(2),
-            Gateway::Admin => self.indexes.get(3),
-        };
-        let id = index?.find(method, path)?;
+        let id = self.index.find(gateway, method, path)?;
         self.routes.get(usize::try_from(id).ok()?)
     }
 
@@ -149,6 +144,13 @@ impl CompiledPolicy {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Drops some of the routes of a policy that nobody decides by any more: to drop ten thousand at once takes longer than
+    /// a worker may be busy with it. Returns whether any is left.
+    pub fn dismantle(&mut self, routes: usize) -> bool {
+        self.routes.truncate(self.routes.len().saturating_sub(routes));
+        !self.routes.is_empty()
     }
 
     /// All flags.

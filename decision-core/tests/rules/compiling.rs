@@ -228,7 +228,7 @@ fn a_limit_per_client_address_is_named_by_its_routes_and_charged_to_no_user() {
     let budget = policy.budget_by_name("per-client").unwrap();
     let limits: Vec<_> = policy.routes().iter().map(|route| route.limit).collect();
     assert_eq!(limits, [Some(budget.id), None, None, None, None, None]);
-    assert!(policy.routes().iter().flat_map(|route| &route.charges).all(|charge| charge.budget != budget.id));
+    assert!(policy.routes().iter().flat_map(|route| route.charges.iter()).all(|charge| charge.budget != budget.id));
     let mut scope = String::new();
     let principal = policy.principal(crate::fixture::identity("admin")).unwrap();
     assert!(budget.scope.write_scope(&principal, &mut scope).is_err(), "no user has that scope");

@@ -2,9 +2,7 @@
 
 use super::gate::{Gate, Request};
 use super::tokens;
-use crate::enact::{self, Refusal};
 use crate::pipeline::Step;
-use decision_core::decision::{Denial, DenyReason};
 use serde_json::json;
 use std::time::Duration;
 use wire::policy::{Flag, FlagOverride, FlagState, PolicyDocument, ResponseText, Rules, Switch};

@@ -78,6 +78,8 @@ pub(crate) type Verify = fn(&[u8]) -> Vec<u8>;
 #[derive(Debug)]
 pub(crate) struct FakeHost {
     pub(crate) now: Cell<Timestamp>,
+    /// How much time passes from one look at the clock to the next.
+    pub(crate) pace: Cell<Duration>,
     pub(crate) streams: RefCell<BTreeMap<u32, FakeStream>>,
     /// The effective context.
     pub(crate) selected: Cell<u32>,
@@ -120,6 +122,7 @@ impl FakeHost {
     pub(crate) fn new(now: Timestamp, shared: SharedData) -> Self {
         Self {
             now: Cell::new(now),
+            pace: Cell::default(),
             streams: RefCell::default(),
             selected: Cell::new(ROOT),
             calls: RefCell::default(),
@@ -170,6 +173,7 @@ fn set(headers: &mut Headers, name: &str, value: &[u8]) {
 impl Host for FakeHost {
     fn now(&self) -> Timestamp {
         self.note("now");
+        self.pass(self.pace.get());
         self.now.get()
     }
 

@@ -3,8 +3,7 @@
 use super::error::{CompileError, range, unique, unknown};
 use crate::decision::DenyReason;
 use crate::failure::Fault;
-use crate::flag::{FLAGS_MAX, Flag, FlagId, FlagState, SwitchedOff};
-use crate::policy::Route;
+use crate::flag::{FLAGS_MAX, Flag, FlagId, FlagSet, FlagState, SwitchedOff};
 use crate::policy::source::FlagSource;
 
 const DETAIL_BYTES_MAX: usize = 512;
@@ -38,8 +37,8 @@ pub(super) fn compile_flags(sources: &[FlagSource]) -> Result<Vec<Flag>, Compile
 }
 
 /// A flag that switches nothing would be a silent no-op.
-pub(super) fn check_used(flags: &[Flag], routes: &[Route]) -> Result<(), CompileError> {
-    let used = |flag: &Flag| flag.switches != SwitchedOff::default() || routes.iter().any(|route| route.flag == Some(flag.id));
+pub(super) fn check_used(flags: &[Flag], named: FlagSet) -> Result<(), CompileError> {
+    let used = |flag: &Flag| flag.switches != SwitchedOff::default() || named.contains(flag.id);
     match flags.iter().find(|flag| !used(flag)) {
         Some(unused) => Err(CompileError::Inconsistent {
             at: format!("flags[{}]", unused.name),

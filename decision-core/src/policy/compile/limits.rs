@@ -2,8 +2,8 @@
 
 use super::error::{CompileError, range, unknown};
 use crate::budget::{Budget, BudgetId, Counted, Unit};
+use crate::policy::CLIENT_BUDGETS_MAX;
 use crate::policy::source::BudgetSource;
-use crate::policy::{CLIENT_BUDGETS_MAX, Route};
 
 /// The scope of a budget that counts per client address.
 const CLIENT_ADDRESS: &str = "client_address";
@@ -51,9 +51,9 @@ pub(super) fn of_route(name: &str, at: &str, budgets: &[Budget]) -> Result<Budge
 }
 
 /// Every such budget is some route's limit, and there are not too many.
-pub(super) fn check_named(budgets: &[Budget], routes: &[Route]) -> Result<(), CompileError> {
+pub(super) fn check_named(budgets: &[Budget], named: &[bool]) -> Result<(), CompileError> {
     let mut per_address = budgets.iter().filter(|budget| budget.counted == Counted::ByClientAddress);
-    if let Some(unused) = per_address.clone().find(|budget| !routes.iter().any(|route| route.limit == Some(budget.id))) {
+    if let Some(unused) = per_address.clone().find(|budget| named.get(budget.id.index()) != Some(&true)) {
         let rule = "a budget of scope `client_address` counts only where a route names it as its `limit`, and none does";
         return Err(CompileError::Inconsistent { at: format!("budgets[{}]", unused.name), rule });
     }

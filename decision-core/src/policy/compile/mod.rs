@@ -1,7 +1,8 @@
 //! From a policy source to its hot form. Allocates freely; every name that refers to nothing is an error.
 //!
 //! A large policy is compiled in pieces, so that a worker can go on serving in between: [`Compiler::begin`], one
-//! [`Compiler::route`] for each, [`Compiler::finish`].
+//! [`Compiler::role`] and one [`Compiler::route`] for each, [`Compiler::finish`]. No piece takes longer because of those
+//! before it.
 
 mod budgets;
 mod error;
@@ -12,16 +13,18 @@ mod routes;
 pub use error::CompileError;
 
 use super::route::RouteIndex;
-use super::source::{PolicySource, RouteSource, SettingsSource};
+use super::source::{IssuerSource, PolicySource, RoleSource, RouteSource, SettingsSource};
 use super::{CompiledPolicy, IssuerPowers, Route};
 use crate::budget::Budget;
-use crate::flag::Flag;
+use crate::decision::Charge;
+use crate::flag::{Flag, FlagSet};
 use crate::gateway::{Gateway, GatewaySet};
-use crate::permission::{PermissionCatalogue, PermissionSet};
+use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
 use core::ops::RangeInclusive;
 use core::time::Duration;
 use error::{range, unknown};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use std::sync::Arc;
 
 const COLD_START_HOLD_MAX: Duration = Duration::from_secs(10);
 const STALE_AFTER_MIN: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ const APPROVAL_LIFETIME: RangeInclusive<Duration> = Duration::from_secs(60)..=Du
 /// The first thing that is wrong with it.
 pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
     let mut compiler = Compiler::begin(source)?;
+    compiler.expect_routes(source.routes.len());
+    source.roles.iter().try_for_each(|role| compiler.role(role))?;
     source.routes.iter().try_for_each(|route| compiler.route(route))?;
     compiler.finish()
 }
@@ -43,19 +48,36 @@ pub fn compile(source: &PolicySource) -> Result<CompiledPolicy, CompileError> {
 pub struct Compiler {
     settings: SettingsSource,
     catalogue: PermissionCatalogue,
+    /// The catalogue's names, as routes have them.
+    actions: Vec<Arc<str>>,
+    no_action: Arc<str>,
     roles: HashMap<Box<str>, PermissionSet>,
-    issuers: HashMap<Box<str>, IssuerPowers>,
+    issuers: Vec<IssuerSource>,
     budgets: Vec<Budget>,
     flags: Vec<Flag>,
     responses: Box<[(Box<str>, Box<str>)]>,
     ruled: GatewaySet,
     routes: Vec<Route>,
-    names: HashSet<Box<str>>,
-    indexes: [RouteIndex; 4],
+    /// Indices into `routes`, by name.
+    names: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    index: RouteIndex,
+    /// What routes of these gateways with this cost and these tasks are charged.
+    charges: HashMap<(GatewaySet, i64, i64), Arc<[Charge]>>,
+    named: Named,
+}
+
+/// What some route has named so far.
+#[derive(Debug, Default)]
+struct Named {
+    flags: FlagSet,
+    /// Budgets, by index.
+    limits: Vec<bool>,
+    governor: bool,
 }
 
 impl Compiler {
-    /// Everything but the routes of `source`.
+    /// Everything but the roles and routes of `source`.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
@@ -63,8 +85,6 @@ impl Compiler {
         let settings = source.settings.clone();
         check_settings(&settings)?;
         let catalogue = PermissionCatalogue::new(source.permissions.iter().map(String::as_str)).map_err(CompileError::Catalogue)?;
-        let roles = compile_roles(source, &catalogue)?;
-        let issuers = compile_issuers(source, &roles)?;
         let ruled: GatewaySet = source.rules.iter().flatten().copied().collect();
         if ruled.contains(Gateway::Admin) {
             let rule = "custom rules judge CP, PP and PLANT: the control plane's own API is decided by tables alone";
@@ -73,19 +93,41 @@ impl Compiler {
         if source.rules.is_some() && ruled.is_empty() {
             return Err(CompileError::Inconsistent { at: "rules.gateways".into(), rule: "custom rules need at least one gateway" });
         }
+        let budgets = budgets::compile_budgets(source)?;
         Ok(Self {
-            budgets: budgets::compile_budgets(source)?,
             flags: flags::compile_flags(&source.flags)?,
             responses: flags::compile_responses(&source.responses)?,
             settings,
+            actions: catalogue.names().map(Arc::from).collect(),
+            no_action: "".into(),
             catalogue,
-            roles,
-            issuers,
+            roles: HashMap::new(),
+            issuers: source.issuers.clone(),
             ruled,
             routes: Vec::new(),
-            names: HashSet::new(),
-            indexes: Default::default(),
+            names: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            index: RouteIndex::default(),
+            charges: HashMap::new(),
+            named: Named { limits: vec![false; budgets.len()], ..Named::default() },
+            budgets,
         })
+    }
+
+    /// Makes room for so many routes, so that no table has to grow while they come.
+    pub fn expect_routes(&mut self, routes: usize) {
+        self.routes.reserve_exact(routes);
+        self.index.reserve(routes);
+        let (known, hasher) = (&self.routes, &self.hasher);
+        self.names.reserve(routes, |route| routes::hash_of(hasher, known, *route));
+    }
+
+    /// One role more. All roles come before the first route.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn role(&mut self, source: &RoleSource) -> Result<(), CompileError> {
+        compile_role(source, &self.catalogue, &mut self.roles)
     }
 
     /// One route more.
@@ -101,14 +143,20 @@ impl Compiler {
     /// # Errors
     /// What is wrong with the whole.
     pub fn finish(self) -> Result<CompiledPolicy, CompileError> {
-        limits::check_named(&self.budgets, &self.routes)?;
-        flags::check_used(&self.flags, &self.routes)?;
-        let governed = self.routes.iter().any(|route| route.governor_approval);
-        if governed && !self.roles.contains_key(self.settings.governor_role.as_str()) {
+        limits::check_named(&self.budgets, &self.named.limits)?;
+        flags::check_used(&self.flags, self.named.flags)?;
+        if self.named.governor && !self.roles.contains_key(self.settings.governor_role.as_str()) {
             return Err(unknown("approvals.governor_role", &self.settings.governor_role, self.roles.keys().map(|role| &**role)));
         }
-        let Self { settings, catalogue, roles, issuers, budgets, flags, responses, ruled, routes, names: _, indexes } = self;
-        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, indexes, flags, responses, ruled })
+        let issuers = compile_issuers(&self.issuers, &self.roles)?;
+        let Self { settings, catalogue, roles, budgets, flags, responses, ruled, routes, index, .. } = self;
+        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, index, flags, responses, ruled })
+    }
+
+    /// The permission's name, as routes have it.
+    fn action(&self, permission: Option<Permission>) -> Arc<str> {
+        let known = permission.and_then(|permission| self.actions.get(permission.index()));
+        Arc::clone(known.unwrap_or(&self.no_action))
     }
 }
 
@@ -134,36 +182,37 @@ fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn compile_roles(source: &PolicySource, catalogue: &PermissionCatalogue) -> Result<HashMap<Box<str>, PermissionSet>, CompileError> {
-    let mut roles: HashMap<Box<str>, PermissionSet> = HashMap::new();
-    for role in &source.roles {
-        let at = format!("roles[{}]", role.name);
-        let mut set = PermissionSet::EMPTY;
-        for name in &role.permissions {
-            if name == "*" {
-                set = catalogue.all();
-            } else {
-                set.insert(catalogue.find(name).ok_or_else(|| unknown(&format!("{at}.permissions"), name, catalogue.names()))?);
-            }
-        }
-        for name in core::iter::once(&role.name).chain(&role.aliases) {
-            if name.is_empty() || name.contains(',') {
-                return Err(range(&format!("{at}.name"), name, "a name without commas"));
-            }
-            if roles.insert(name.as_str().into(), set).is_some() {
-                return Err(CompileError::Repeated { at, name: name.clone() });
-            }
+fn compile_role(
+    role: &RoleSource,
+    catalogue: &PermissionCatalogue,
+    roles: &mut HashMap<Box<str>, PermissionSet>,
+) -> Result<(), CompileError> {
+    let at = || format!("roles[{}]", role.name);
+    let mut set = PermissionSet::EMPTY;
+    for name in &role.permissions {
+        if name == "*" {
+            set = catalogue.all();
+        } else {
+            set.insert(catalogue.find(name).ok_or_else(|| unknown(&format!("{}.permissions", at()), name, catalogue.names()))?);
         }
     }
-    Ok(roles)
+    for name in core::iter::once(&role.name).chain(&role.aliases) {
+        if name.is_empty() || name.contains(',') {
+            return Err(range(&format!("{}.name", at()), name, "a name without commas"));
+        }
+        if roles.insert(name.as_str().into(), set).is_some() {
+            return Err(CompileError::Repeated { at: at(), name: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn compile_issuers(
-    source: &PolicySource,
+    sources: &[IssuerSource],
     roles: &HashMap<Box<str>, PermissionSet>,
 ) -> Result<HashMap<Box<str>, IssuerPowers>, CompileError> {
     let mut issuers: HashMap<Box<str>, IssuerPowers> = HashMap::new();
-    for issuer in &source.issuers {
+    for issuer in sources {
         let at = format!("issuers[{}]", issuer.name);
         let gateways: GatewaySet = issuer.gateways.iter().copied().collect();
         if gateways.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::error::{CompileError, range, unknown};
 use super::{Compiler, limits};
-use crate::budget::{Counted, Unit, Units};
+use crate::budget::{Budget, Counted, Unit, Units};
 use crate::decision::Charge;
 use crate::flag::FlagId;
 use crate::gateway::Gateway;
@@ -11,20 +11,48 @@ use crate::policy::route::PathTemplate;
 use crate::policy::source::{ExchangeKind, OwnershipPlace, OwnershipSource, RequirementSource, RouteSource};
 use crate::policy::{CHARGES_MAX, Ownership, Requirement, Route, RouteId};
 use crate::principal::Tier;
+use core::hash::BuildHasher;
+use hashbrown::DefaultHashBuilder;
+use std::sync::Arc;
 
 const OWNER_NAME_BYTES_MAX: usize = 64;
 
 /// Compiles a route and puts it into the indexes of its gateways.
 pub(super) fn compile_route(compiler: &mut Compiler, source: &RouteSource) -> Result<(), CompileError> {
     let at = format!("routes[{}]", source.name);
-    if !compiler.names.insert(source.name.as_str().into()) {
-        return Err(CompileError::Repeated { at, name: source.name.clone() });
-    }
     let id = u32::try_from(compiler.routes.len()).map_err(|_| range(&at, &source.name, "within 4294967296 routes"))?;
+    name(compiler, source, id, &at)?;
     insert(compiler, source, id, &at)?;
     let route = compiled(compiler, source, RouteId(id), &at)?;
+    compiler.named.governor |= route.governor_approval;
+    if let Some(flag) = route.flag {
+        compiler.named.flags.insert(flag);
+    }
+    if let Some(named) = route.limit.and_then(|budget| compiler.named.limits.get_mut(budget.index())) {
+        *named = true;
+    }
     compiler.routes.push(route);
     Ok(())
+}
+
+/// Takes the name, for the route of that index.
+fn name(compiler: &mut Compiler, source: &RouteSource, id: u32, at: &str) -> Result<(), CompileError> {
+    let (routes, hasher) = (&compiler.routes, &compiler.hasher);
+    let hash = hasher.hash_one(source.name.as_str());
+    let is_it = |route: &u32| at_index(routes, *route).is_some_and(|route| *route.name == *source.name);
+    if compiler.names.find(hash, is_it).is_some() {
+        return Err(CompileError::Repeated { at: at.into(), name: source.name.clone() });
+    }
+    compiler.names.insert_unique(hash, id, |route| hash_of(hasher, routes, *route));
+    Ok(())
+}
+
+pub(super) fn hash_of(hasher: &DefaultHashBuilder, routes: &[Route], route: u32) -> u64 {
+    at_index(routes, route).map_or(0, |route| hasher.hash_one(&*route.name))
+}
+
+fn at_index(routes: &[Route], route: u32) -> Option<&Route> {
+    routes.get(usize::try_from(route).ok()?)
 }
 
 fn insert(compiler: &mut Compiler, route: &RouteSource, id: u32, at: &str) -> Result<(), CompileError> {
@@ -36,22 +64,14 @@ fn insert(compiler: &mut Compiler, route: &RouteSource, id: u32, at: &str) -> Re
     if route.methods.is_empty() || route.gateways.is_empty() {
         return Err(inconsistent(at, "a route needs at least one method and one gateway"));
     }
-    let methods = route.methods.iter().copied().collect();
-    for (index, gateway) in compiler.indexes.iter_mut().zip(Gateway::ALL) {
-        if route.gateways.contains(&gateway) {
-            index.insert(&template, methods, id).map_err(|other| CompileError::Conflict {
-                at: at.into(),
-                other: usize::try_from(other)
-                    .ok()
-                    .and_then(|other| compiler.routes.get(other))
-                    .map_or_else(String::new, |route| route.name.to_string()),
-            })?;
-        }
-    }
-    Ok(())
+    let (gateways, methods) = (route.gateways.iter().copied().collect(), route.methods.iter().copied().collect());
+    compiler.index.insert(&template, gateways, methods, id).map_err(|other| CompileError::Conflict {
+        at: at.into(),
+        other: at_index(&compiler.routes, other).map_or_else(String::new, |route| route.name.to_string()),
+    })
 }
 
-fn compiled(compiler: &Compiler, route: &RouteSource, id: RouteId, at: &str) -> Result<Route, CompileError> {
+fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str) -> Result<Route, CompileError> {
     let requirement = requirement(compiler, route, at)?;
     let identified = matches!(requirement, Requirement::Authenticated | Requirement::Permission(_));
     if !identified && (route.governor_approval || route.closed_to_trials || route.tasks != 0 || route.cost_micros.unwrap_or(0) != 0) {
@@ -71,13 +91,16 @@ fn compiled(compiler: &Compiler, route: &RouteSource, id: RouteId, at: &str) -> 
         id,
         name: route.name.as_str().into(),
         path: route.path.as_str().into(),
-        action: route.permission.as_ref().map_or("", String::as_str).into(),
+        action: compiler.action(match requirement {
+            Requirement::Permission(permission) => Some(permission),
+            Requirement::Public | Requirement::RegistrationKey | Requirement::Authenticated => None,
+        }),
         requirement,
         governor_approval: route.governor_approval,
         closed_to_trials: route.closed_to_trials,
         credential: route.credential,
         limit: route.limit.as_ref().map(|name| limits::of_route(name, at, &compiler.budgets)).transpose()?,
-        charges: if identified { charges(compiler, route, at)? } else { Box::default() },
+        charges: if identified { charges(compiler, route, at)? } else { Arc::default() },
         flag,
         ownership: route.ownership.as_ref().map(|ownership| owner(ownership, route, at)).transpose()?,
         rewrite: route.rewrite.as_ref().map(|path| rewrite(path, route, at)).transpose()?,
@@ -138,15 +161,25 @@ fn rewrite(path: &str, route: &RouteSource, at: &str) -> Result<Box<str>, Compil
 }
 
 /// Rates count every request of a user; money and tasks only where the route has a cost.
-fn charges(compiler: &Compiler, route: &RouteSource, at: &str) -> Result<Box<[Charge]>, CompileError> {
+fn charges(compiler: &mut Compiler, route: &RouteSource, at: &str) -> Result<Arc<[Charge]>, CompileError> {
     let cost = route.cost_micros.unwrap_or(compiler.settings.cost_micros_default);
     for (field, value) in [("cost_micros", cost), ("tasks", route.tasks)] {
         if value < 0 {
             return Err(range(&format!("{at}.{field}"), &value.to_string(), "0 or more"));
         }
     }
-    let budgets = &compiler.budgets;
-    let charges: Vec<Charge> = budgets
+    let key = (route.gateways.iter().copied().collect(), cost, route.tasks);
+    if let Some(known) = compiler.charges.get(&key) {
+        return Ok(Arc::clone(known));
+    }
+    let charges: Arc<[Charge]> = charges_of(&compiler.budgets, route, cost);
+    check_charges(&compiler.budgets, &charges, route, at)?;
+    compiler.charges.insert(key, Arc::clone(&charges));
+    Ok(charges)
+}
+
+fn charges_of(budgets: &[Budget], route: &RouteSource, cost: i64) -> Arc<[Charge]> {
+    budgets
         .iter()
         .filter(|budget| budget.counted == Counted::ByLease && route.gateways.iter().any(|gateway| budget.gateways.contains(*gateway)))
         .filter_map(|budget| {
@@ -157,7 +190,10 @@ fn charges(compiler: &Compiler, route: &RouteSource, at: &str) -> Result<Box<[Ch
             };
             (amount > 0).then_some(Charge { budget: budget.id, amount: Units::new(amount) })
         })
-        .collect();
+        .collect()
+}
+
+fn check_charges(budgets: &[Budget], charges: &[Charge], route: &RouteSource, at: &str) -> Result<(), CompileError> {
     let counts = |charge: &Charge, gateway, tier| {
         budgets.get(charge.budget.index()).is_some_and(|budget| budget.gateways.contains(gateway) && budget.applies_to(tier))
     };
@@ -168,7 +204,7 @@ fn charges(compiler: &Compiler, route: &RouteSource, at: &str) -> Result<Box<[Ch
             }
         }
     }
-    Ok(charges.into())
+    Ok(())
 }
 
 fn inconsistent(at: &str, rule: &'static str) -> CompileError {

@@ -1,17 +1,20 @@
 //! The policy bundle: one version of everything that a filter decides by.
+//!
+//! It travels as an image of many small parts, each with its length and its hash, so that a worker can verify, read and
+//! compile a large one in steps and serve requests in between: see [`Loader`].
 
-use crate::frame::{self, FrameError};
-use crate::policy::{self, Issuer, PolicyDocument, SoftwareVerification};
-use authn::{
-    Algorithm, Family, InvalidIssuers, InvalidKey, IssuerRules, Issuers, MoreKeys, OptionalClaim, TrialTokens, Verification,
-    VerificationKey,
-};
+mod image;
+mod issuers;
+mod loader;
+
+pub use loader::Loader;
+
+use crate::frame::FrameError;
+use crate::policy::PolicyDocument;
+use authn::{InvalidIssuers, InvalidKey, Issuers};
 use decision_core::policy::CompiledPolicy;
-use decision_core::policy::compile::{CompileError, compile};
-use decision_core::time::Timestamp;
+use decision_core::policy::compile::CompileError;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::time::Duration;
 
 /// Which version of everything. Only the activation orders two versions of one database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -164,6 +167,9 @@ pub enum BundleError {
     /// It was damaged on the way.
     #[error("the bundle's hash does not match")]
     Hash,
+    /// It has not the parts that it must have, each where it belongs.
+    #[error("the bundle's parts are incomplete or in disorder")]
+    Parts,
     /// Its policy does not compile.
     #[error("{0}")]
     Policy(#[source] CompileError),
@@ -225,141 +231,29 @@ pub enum BundleError {
     Issuers(#[source] InvalidIssuers),
 }
 
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    sha256: [u8; 32],
-    #[serde(with = "serde_bytes")]
-    bundle: Vec<u8>,
-}
-
 impl Bundle {
     /// The image that is served.
     ///
     /// # Errors
     /// It cannot be serialised.
     pub fn encode(&self) -> Result<Vec<u8>, BundleError> {
-        let bundle = frame::encode(self).map_err(BundleError::Frame)?;
-        frame::encode(&Sealed { sha256: Sha256::digest(&bundle).into(), bundle }).map_err(BundleError::Frame)
+        image::write(self)
     }
 
-    /// Reads an image: version, length and hash are checked.
+    /// Reads a whole image: version, lengths and hashes are checked.
     ///
     /// # Errors
     /// It is not whole, or of another version.
     pub fn decode(image: &[u8]) -> Result<Self, BundleError> {
-        let sealed: Sealed = frame::decode(image).map_err(BundleError::Frame)?;
-        if <[u8; 32]>::from(Sha256::digest(&sealed.bundle)) != sealed.sha256 {
-            return Err(BundleError::Hash);
-        }
-        frame::decode(&sealed.bundle).map_err(BundleError::Frame)
+        image::read(image)
     }
 
-    /// The hot form. The control plane calls this before it accepts a revision, the filter before it switches.
+    /// The hot form. The control plane calls this before it accepts a revision, by the very steps that a filter takes
+    /// before it switches.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn load(&self) -> Result<LoadedBundle, BundleError> {
-        let policy = compile(&self.policy.to_source()).map_err(BundleError::Policy)?;
-        let issuers = self.policy.issuers.iter().map(|issuer| self.issuer_rules(issuer)).collect::<Result<_, _>>()?;
-        let issuers = Issuers::new(issuers).map_err(BundleError::Issuers)?;
-        let shadow = self.shadow.as_ref().map(|shadow| {
-            let policy = compile(&shadow.policy.to_source()).map_err(BundleError::Policy)?;
-            Ok(LoadedShadow { revision: shadow.revision, policy, rules: shadow.rules.clone() })
-        });
-        Ok(LoadedBundle {
-            version: self.version,
-            policy,
-            issuers,
-            registration_key_hashes: self.registration_key_hashes.clone(),
-            rules: self.rules.clone(),
-            shadow: shadow.transpose()?,
-        })
+        Loader::new(self.encode()?)?.run()
     }
-
-    fn issuer_rules(&self, issuer: &Issuer) -> Result<IssuerRules, BundleError> {
-        let missing = || BundleError::KeysMissing { issuer: issuer.name.clone() };
-        let material = self.keys.iter().find(|keys| keys.issuer == issuer.name).ok_or_else(missing)?;
-        check_named(issuer, material).ok_or_else(missing)?;
-        let algorithms = algorithms(issuer)?;
-        let keys = material.keys.iter().map(|key| load_key(issuer, &algorithms, key)).collect::<Result<_, _>>()?;
-        Ok(IssuerRules {
-            name: issuer.name.as_str().into(),
-            issuer: issuer.issuer.as_str().into(),
-            audiences: boxed(&issuer.audiences),
-            token_types: boxed(&issuer.token_types),
-            allow_missing_typ: issuer.type_optional,
-            scopes: boxed(&issuer.scopes),
-            skew: Duration::from_secs(issuer.skew_s.into()),
-            lifetime_max: Duration::from_secs(issuer.lifetime_max_s.into()),
-            required_claims: issuer.required_claims.iter().map(|name| required_claim(&issuer.name, name)).collect::<Result<_, _>>()?,
-            trials: match issuer.trials {
-                policy::TrialTokens::Allow => TrialTokens::Allow,
-                policy::TrialTokens::Refuse => TrialTokens::Refuse,
-            },
-            algorithms,
-            keys,
-            keys_known: match material.known {
-                KeysKnown::Always => authn::KeysKnown::Always,
-                KeysKnown::Until(seconds) => authn::KeysKnown::Until(Timestamp::from_seconds(seconds)),
-                KeysKnown::NotYet => authn::KeysKnown::NotYet,
-            },
-            more_keys: if issuer.jwks.is_some() { MoreKeys::Published } else { MoreKeys::No },
-        })
-    }
-}
-
-/// The keys that the policy names come first and in its order. Only an issuer with a JWK set may have more; an issuer
-/// whose keys are not known has none at all.
-fn check_named(issuer: &Issuer, material: &IssuerKeys) -> Option<()> {
-    if material.known == KeysKnown::NotYet {
-        return material.keys.is_empty().then_some(());
-    }
-    let (named, fetched) = material.keys.split_at_checked(issuer.keys.len())?;
-    let matches =
-        issuer.keys.iter().zip(named).all(|(named, key)| key.kid.as_ref() == Some(&named.kid) && named.algorithm == key.algorithm);
-    (matches && (fetched.is_empty() || issuer.jwks.is_some())).then_some(())
-}
-
-/// Those that the issuer names; else those of the keys that the policy names.
-fn algorithms(issuer: &Issuer) -> Result<Vec<Algorithm>, BundleError> {
-    let named = issuer.algorithms.iter().map(|name| (name, String::new()));
-    let of_keys = issuer.keys.iter().map(|key| (&key.algorithm, key.kid.clone()));
-    let names: Vec<_> = if issuer.algorithms.is_empty() { of_keys.collect() } else { named.collect() };
-    let mut algorithms = Vec::new();
-    for (name, kid) in names {
-        let unusable = || BundleError::Algorithm { issuer: issuer.name.clone(), kid, algorithm: name.clone() };
-        let algorithm = Algorithm::from_jose_name(name).ok_or_else(unusable)?;
-        if algorithm.family().verification() == Verification::Software && issuer.software_verification == SoftwareVerification::Refuse {
-            return Err(BundleError::SoftwareVerification { issuer: issuer.name.clone(), algorithm: algorithm.name() });
-        }
-        if !algorithms.contains(&algorithm) {
-            algorithms.push(algorithm);
-        }
-    }
-    if algorithms.is_empty() && issuer.jwks.is_some() {
-        return Err(BundleError::AlgorithmsMissing { issuer: issuer.name.clone() });
-    }
-    Ok(algorithms)
-}
-
-fn boxed(names: &[String]) -> Vec<Box<str>> {
-    names.iter().map(|name| name.as_str().into()).collect()
-}
-
-fn required_claim(issuer: &str, name: &str) -> Result<OptionalClaim, BundleError> {
-    OptionalClaim::parse(name).ok_or_else(|| BundleError::Claim { issuer: issuer.into(), claim: name.into() })
-}
-
-fn load_key(issuer: &Issuer, algorithms: &[Algorithm], key: &KeyMaterial) -> Result<VerificationKey, BundleError> {
-    let kid = || key.kid.clone().unwrap_or_default();
-    let algorithm = Algorithm::from_jose_name(&key.algorithm).filter(|algorithm| algorithms.contains(algorithm));
-    let algorithm =
-        algorithm.ok_or_else(|| BundleError::Algorithm { issuer: issuer.name.clone(), kid: kid(), algorithm: key.algorithm.clone() })?;
-    let loaded = match algorithm.family() {
-        Family::Hmac => VerificationKey::from_secret(key.kid.as_deref(), algorithm, &key.material),
-        Family::RsaPkcs1 | Family::RsaPss | Family::Ecdsa | Family::Ed25519 => {
-            VerificationKey::from_public_key(key.kid.as_deref(), algorithm, &key.material)
-        }
-    };
-    loaded.map_err(|source| BundleError::Key { issuer: issuer.name.clone(), kid: kid(), source })
 }

@@ -1,0 +1,306 @@
+//! A revision in shadow: what differs is counted under its first check, once per request, and nothing changes for anybody.
+
+use super::gate::{Gate, Request, document, image, version};
+use super::tokens;
+use crate::pipeline::Step;
+use serde_json::json;
+use std::time::Duration;
+use wire::audit::Check;
+use wire::bundle::{Bundle, BundleVersion, ShadowPolicy};
+use wire::policy::{Approval, PolicyDocument, Requirement, Role, Route, Target};
+use wire::sync::{ShadowDifference, ShadowReport, SyncRequest};
+
+const TASKS: &str = "/api/v1/tasks";
+const AGENTS: &str = "/api/v1/agents";
+
+type Change = fn(&mut PolicyDocument);
+
+/// The default policy, changed, with another change of it in shadow.
+fn bundle(run: u64, active: Change, shadow: Change) -> Vec<u8> {
+    let (mut policy, mut in_shadow) = (document(), document());
+    active(&mut policy);
+    shadow(&mut in_shadow);
+    let version = BundleVersion { shadow: run, ..version(1) };
+    let mut bundle = Bundle::decode(&image(&policy, version)).unwrap();
+    bundle.shadow = Some(ShadowPolicy { revision: 77, policy: in_shadow, rules: None });
+    bundle.encode().unwrap()
+}
+
+fn gate(active: Change, shadow: Change) -> Gate {
+    let gate = Gate::cold("PLANT", super::host::SharedData::default());
+    gate.vm.borrow_mut().activate(&gate.host, &bundle(1, active, shadow)).unwrap();
+    gate.know_revocations(&[]);
+    gate
+}
+
+fn report(gate: &Gate) -> ShadowReport {
+    gate.vm.borrow_mut().comparison.report().unwrap()
+}
+
+fn route<'p>(policy: &'p mut PolicyDocument, name: &str) -> &'p mut Route {
+    policy.routes.iter_mut().find(|route| route.name == name).unwrap()
+}
+
+fn role<'p>(policy: &'p mut PolicyDocument, name: &str) -> &'p mut Role {
+    policy.roles.iter_mut().find(|role| role.name == name).unwrap()
+}
+
+fn public(route: &mut Route) {
+    (route.require, route.permission, route.cost_micros) = (Requirement::Public, None, None);
+}
+
+fn nothing(_: &mut PolicyDocument) {}
+
+fn tasks() -> Request {
+    Request::new("GET", TASKS)
+}
+
+/// Check, route, what the active revision came to, and what the one in shadow.
+type Expected = Option<(Check, &'static str, &'static str, &'static str)>;
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn ways() -> Vec<(&'static str, Change, Change, Request, Expected)> {
+    let refresh = "/api/v1/auth/refresh";
+    vec![
+        ("the same", nothing, nothing, tasks().bearer(&tokens::admin()), None),
+        ("refused by both", nothing, nothing, tasks(), None),
+        ("no route in either", nothing, nothing, Request::new("GET", "/none"), None),
+        ("a method that no route has", nothing, nothing, Request::new("PURGE", TASKS), None),
+        ("an ambiguous path", nothing, nothing, Request::new("GET", "/a//b"), None),
+        ("a bad token", nothing, nothing, tasks().bearer("a.b.c"), None),
+        ("a repeated token", nothing, nothing, tasks().bearer("a").bearer("b"), None),
+        (
+            "a role loses a permission",
+            nothing,
+            |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
+            Some((Check::Permission, "tasks.list", "ok", "permission_missing")),
+        ),
+        (
+            "a role gains one",
+            |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
+            nothing,
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
+            Some((Check::Permission, "tasks.list", "permission_missing", "ok")),
+        ),
+        (
+            "a role is not known any more",
+            nothing,
+            |policy| {
+                policy.issuers.iter_mut().for_each(|issuer| issuer.roles.retain(|name| name != "agent_orchestrator"));
+                policy.roles.retain(|role| role.name != "agent_orchestrator");
+            },
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
+            Some((Check::Authentication, "tasks.list", "ok", "no_known_role")),
+        ),
+        (
+            "a route is gone",
+            nothing,
+            |policy| policy.routes.retain(|route| route.name != "tasks.list"),
+            tasks().bearer(&tokens::admin()),
+            Some((Check::Route, "tasks.list", "ok", "no_route")),
+        ),
+        (
+            "a route is new, and asks for a token",
+            |policy| policy.routes.retain(|route| route.name != "tasks.list"),
+            nothing,
+            tasks(),
+            Some((Check::Route, "tasks.list", "no_route", "credential_missing")),
+        ),
+        (
+            "a route becomes public",
+            nothing,
+            |policy| public(route(policy, "tasks.list")),
+            tasks(),
+            Some((Check::Authentication, "tasks.list", "credential_missing", "ok")),
+        ),
+        (
+            "a public route asks for a token",
+            nothing,
+            |policy| route(policy, "auth.refresh").require = Requirement::Authenticated,
+            Request::new("POST", refresh),
+            Some((Check::Authentication, "auth.refresh", "ok", "credential_missing")),
+        ),
+        (
+            "trials go to production",
+            nothing,
+            |policy| policy.routing.get_or_insert_default().trials = Target::Production,
+            tasks().bearer(&tokens::on_trial(60)),
+            Some((Check::Routing, "tasks.list", "sandbox", "production")),
+        ),
+        (
+            "an approval is needed",
+            nothing,
+            |policy| route(policy, "tasks.list").approval = Approval::Governor,
+            tasks().bearer(&tokens::with_role("agent_orchestrator")),
+            Some((Check::Approval, "tasks.list", "ok", "approval")),
+        ),
+        (
+            "it costs more",
+            nothing,
+            |policy| route(policy, "tasks.list").cost_micros = Some(5),
+            tasks().bearer(&tokens::admin()),
+            Some((Check::Budget, "tasks.list", "charges", "charges")),
+        ),
+        ("the budgets stand in another order", nothing, |policy| policy.budgets.reverse(), tasks().bearer(&tokens::admin()), None),
+    ]
+}
+
+#[test]
+fn every_way_to_differ_is_counted_under_its_check() {
+    for (what, active, shadow, request, expected) in ways() {
+        let mut gate = gate(active, shadow);
+        let stream = gate.begin(&request);
+        assert_ne!(stream.step, Step::NeedsBody, "{what}");
+        let report = report(&gate);
+        assert_eq!((report.shadow, report.compared, report.unjudged), (1, 1, 0), "{what}");
+        let expected = expected.map(|(check, route, active, shadow)| ShadowDifference {
+            check,
+            route: route.into(),
+            active: active.into(),
+            shadow: shadow.into(),
+            count: 1,
+        });
+        assert_eq!(report.differences, expected.into_iter().collect::<Vec<_>>(), "{what}");
+    }
+}
+
+#[test]
+fn what_was_not_verified_is_not_judged() {
+    let ways: [(&str, Change, Change, Request); 3] = [
+        (
+            "a token that the active revision did not look at",
+            nothing,
+            |policy| route(policy, "auth.refresh").require = Requirement::Authenticated,
+            Request::new("POST", "/api/v1/auth/refresh").bearer(&tokens::admin()),
+        ),
+        (
+            "a user whose roles the active revision does not know",
+            nothing,
+            |policy| policy.roles.push(Role { name: "newcomer".into(), aliases: vec![], permissions: vec!["task.read".into()] }),
+            tasks().bearer(&tokens::with_role("newcomer")),
+        ),
+        (
+            "custom rules",
+            nothing,
+            |policy| {
+                policy.rules = Some(wire::policy::Rules {
+                    modules: vec!["a.rego".into()],
+                    inputs: vec![],
+                    gateways: vec![wire::policy::Gateway::Plant],
+                    data: None,
+                });
+            },
+            tasks().bearer(&tokens::admin()),
+        ),
+    ];
+    for (what, active, shadow, request) in ways {
+        let mut gate = gate(active, shadow);
+        gate.begin(&request);
+        let report = report(&gate);
+        assert_eq!((report.compared, report.unjudged, report.differences.len()), (0, 1, 0), "{what}");
+    }
+}
+
+#[test]
+fn a_revision_in_shadow_changes_nothing_for_anybody() {
+    let limited_only: Change = |policy| {
+        policy.routes.retain(|route| route.limit.is_some());
+        policy.flags.clear();
+    };
+    let (mut with, mut without) = (gate(nothing, limited_only), Gate::new("PLANT"));
+    for request in [tasks().bearer(&tokens::admin()), tasks(), Request::new("GET", "/none"), Request::new("POST", "/api/v1/auth/refresh")] {
+        let (one, other) = (with.begin(&request), without.begin(&request));
+        assert_eq!(one.step, other.step);
+        let status = |reply: Option<super::host::Reply>| reply.map(|reply| reply.status);
+        assert_eq!(status(with.reply(&one)), status(without.reply(&other)));
+    }
+}
+
+#[test]
+fn a_request_is_counted_once_and_a_probe_is_not() {
+    let mut gate = gate(nothing, |policy| policy.routes.retain(|route| route.name != "agents.create"));
+    // Judged when its headers come, and again when its body is there.
+    let create = Request::new("POST", AGENTS).bearer(&tokens::with_role("agent_orchestrator")).body("{}");
+    gate.send(&create);
+    gate.refused(&Request::new("GET", "/health"));
+    let report = report(&gate);
+    assert_eq!((report.compared, report.differences.len(), report.differences[0].count), (1, 1, 1));
+}
+
+#[test]
+fn counts_are_reported_until_they_are_known_and_begin_anew_with_the_next_run() {
+    let without: Change = |policy| policy.routes.retain(|route| route.name != "tasks.list");
+    let mut gate = gate(nothing, without);
+    let request = tasks();
+    let count = |report: &SyncRequest| report.shadow.as_ref().map(|shadow| (shadow.shadow, shadow.compared, shadow.differences[0].count));
+    let synced = |gate: &Gate| {
+        gate.vm.borrow_mut().sync.hurry();
+        gate.sync_call().unwrap()
+    };
+    gate.refused(&request);
+    let (call, asked) = synced(&gate);
+    assert_eq!(count(&asked), Some((1, 1, 1)));
+    gate.refused(&request);
+    // Lost: said again, with what came meanwhile.
+    gate.answer(&call, &[], vec![]);
+    gate.vm.borrow_mut().sync.hurry();
+    gate.run(Duration::from_secs(3));
+    let call = gate.take_call("/data-plane/v1/sync").unwrap();
+    let asked: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    assert_eq!(count(&asked), Some((1, 2, 2)));
+    gate.answer_sync(&call, &super::gate::grant_all(&asked));
+    let (call, asked) = synced(&gate);
+    assert_eq!(asked.shadow, None, "nothing is new");
+    gate.answer_sync(&call, &super::gate::grant_all(&asked));
+    // Another key set of the same run goes on counting, another run begins anew.
+    let mut next = Bundle::decode(&bundle(1, nothing, without)).unwrap();
+    next.version.key_set += 1;
+    gate.vm.borrow_mut().activate(&gate.host, &next.encode().unwrap()).unwrap();
+    gate.refused(&request);
+    assert_eq!(report(&gate).compared, 3);
+    (next.version.shadow, next.version.key_set) = (2, next.version.key_set + 1);
+    gate.vm.borrow_mut().activate(&gate.host, &next.encode().unwrap()).unwrap();
+    gate.refused(&request);
+    let anew = report(&gate);
+    assert_eq!((anew.shadow, anew.compared, anew.differences[0].count), (2, 1, 1));
+}
+
+#[test]
+fn ten_records_of_a_second_say_how_it_would_have_been() {
+    let mut gate = gate(nothing, |policy| public(route(policy, "tasks.list")));
+    let noted = |gate: &mut Gate| {
+        let stream = gate.begin(&tasks());
+        gate.finish(&stream);
+        gate.last_record()["shadow"].clone()
+    };
+    let first = noted(&mut gate);
+    assert_eq!(first, json!({"revision": 77, "decision": "Permit", "reason": "ok", "route": "tasks.list"}));
+    let more = (0..30).filter(|_| !noted(&mut gate).is_null()).count();
+    assert_eq!(more, 9);
+    gate.host.pass(Duration::from_secs(1));
+    assert_eq!(noted(&mut gate)["reason"], json!("ok"));
+    // A request that both decide alike says nothing.
+    let stream = gate.begin(&Request::new("GET", "/none"));
+    gate.finish(&stream);
+    assert!(gate.last_record()["shadow"].is_null());
+}
+
+#[test]
+fn differences_beyond_the_table_are_counted_per_check_and_none_is_lost() {
+    fn many(policy: &mut PolicyDocument) {
+        let like = route(policy, "tasks.list").clone();
+        policy.routes.extend((0..1_100).map(|number| {
+            let (name, path) = (format!("many.{number}"), format!("/many/{number}"));
+            Route { name, path, ..like.clone() }
+        }));
+    }
+    let mut gate = gate(nothing, many);
+    for number in 0..1_100 {
+        gate.begin(&Request::new("GET", &format!("/many/{number}")));
+    }
+    let report = report(&gate);
+    let (rest, named): (Vec<_>, Vec<_>) = report.differences.iter().partition(|difference| difference.route.is_empty());
+    assert_eq!((named.len(), rest.len(), rest[0].count, rest[0].check), (1_024, 1, 76, Check::Route));
+    assert_eq!((report.compared, report.differences.iter().map(|difference| difference.count).sum::<u64>()), (1_100, 1_100));
+}
