@@ -1,8 +1,10 @@
 //! What operators do with a policy before it is in force: read, validate, test, compare, import. Shared by the control plane
 //! and the command line, so that both say the same of the same files. Files come as text; nothing here is stored or served.
 
+pub mod diff;
 pub mod directory;
 pub mod fault;
+pub mod findings;
 
 pub use fault::PolicyFault;
 
