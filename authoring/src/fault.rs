@@ -142,11 +142,12 @@ fn place_of(field: &str, files: &Files) -> Option<(String, usize)> {
     })
 }
 
-/// Whether a line of YAML has `name: <name>`, in block or flow style, or is the list entry itself.
+/// Whether a line of YAML has `name: <name>`, or `reason: <name>` as texts of refusals do, in block or flow style, or is the list
+/// entry itself.
 fn names(line: &str, name: &str) -> bool {
     let plain = |text: &str| text.trim().trim_matches(['"', '\'']) == name;
-    let after_name = line.split_once("name:").is_some_and(|(_, rest)| plain(rest.split([',', '}', '#']).next().unwrap_or(rest)));
-    after_name || line.trim_start().strip_prefix("- ").is_some_and(plain)
+    let after = |key| line.split_once(key).is_some_and(|(_, rest): (&str, &str)| plain(rest.split([',', '}', '#']).next().unwrap_or(rest)));
+    after("name:") || after("reason:") || line.trim_start().strip_prefix("- ").is_some_and(plain)
 }
 
 fn line_of(text: &str, start: &str) -> Option<usize> {
