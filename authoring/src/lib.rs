@@ -3,6 +3,7 @@
 
 pub mod cases;
 pub mod coverage;
+pub mod diff;
 pub mod directory;
 pub mod evaluate;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod matrix;
 mod place;
 pub mod rules;
 pub mod schema;
+pub mod findings;
 
 pub use fault::PolicyFault;
 

@@ -2,7 +2,8 @@
 //! database, under the lock of every activation, and recorded like one. What is in force only ever gets a higher number.
 
 use crate::admin_events::{Actor, check_reason};
-use crate::policies::{Activation, Files, PolicyFault, Revision, store};
+use crate::policies::store::{self, Switch};
+use crate::policies::{Activation, Files, PolicyFault, Revision, history};
 use crate::problem::ApiError;
 use crate::revocations::store::left_behind;
 use crate::settings::Sensitive;
@@ -88,10 +89,15 @@ pub async fn run(arguments: &Arguments) -> Result<RolledBack, BreakGlassError> {
 pub async fn roll_back(connection: &mut PgConnection, to: Option<Revision>, reason: &str) -> Result<RolledBack, BreakGlassError> {
     let mut transaction = sqlx::Connection::begin(connection).await?;
     store::policies_lock(&mut transaction).await?;
-    let revision = match to {
-        Some(revision) => revision,
-        None => previous(&mut transaction).await?.ok_or(BreakGlassError::Nothing)?,
+    let switch = match to {
+        Some(revision) => Switch::to(revision),
+        None => {
+            let current = store::activation_latest(&mut transaction).await?.ok_or(BreakGlassError::Nothing)?;
+            let before = history::before(&mut transaction, current).await?.ok_or(BreakGlassError::Nothing)?;
+            Switch { revision: before.revision, expected: None, rollback_to: Some(before.activation) }
+        }
     };
+    let revision = switch.revision;
     let files = files(&mut transaction, revision).await?.ok_or(BreakGlassError::NoRevision(revision))?;
     let candidate = Candidate::new(files).map_err(|fault| BreakGlassError::Invalid { revision, fault: Box::new(fault) })?;
     let issuers: Vec<String> = candidate.document.issuers.into_iter().map(|issuer| issuer.name).collect();
@@ -102,21 +108,9 @@ pub async fn roll_back(connection: &mut PgConnection, to: Option<Revision>, reas
     let (role,): (String,) = sqlx::query_as("SELECT session_user::text").fetch_one(&mut *transaction).await?;
     let subject = std::env::var("USER").map_or(role.clone(), |user| format!("{role} ({user})"));
     let actor = Actor { issuer: "database", subject: &subject };
-    let activation = store::revision_activate(&mut transaction, revision, actor, reason, None).await?;
+    let activation = store::revision_activate(&mut transaction, switch, actor, reason).await?;
     transaction.commit().await?;
     Ok(RolledBack { activation, revision })
-}
-
-/// The newest revision that was in force and is not now.
-async fn previous(transaction: &mut Transaction<'_, Postgres>) -> Result<Option<Revision>, sqlx::Error> {
-    let row: Option<(Revision,)> = sqlx::query_as(
-        "SELECT revision FROM policy_activations \
-         WHERE revision <> (SELECT revision FROM policy_activations ORDER BY activation DESC LIMIT 1) \
-         ORDER BY activation DESC LIMIT 1",
-    )
-    .fetch_optional(&mut **transaction)
-    .await?;
-    Ok(row.map(|(revision,)| revision))
 }
 
 async fn files(transaction: &mut Transaction<'_, Postgres>, revision: Revision) -> Result<Option<Files>, sqlx::Error> {

@@ -135,10 +135,10 @@ fn has_as_much(tag: &str, policy: &ActivePolicy) -> bool {
 }
 
 /// A version tag as numbers that order it, and the database it is of.
-fn ordered(tag: &str) -> Option<([u64; 2], &str)> {
-    let mut parts = tag.splitn(3, '.');
+fn ordered(tag: &str) -> Option<([u64; 3], &str)> {
+    let mut parts = tag.splitn(4, '.');
     let mut number = || parts.next()?.parse().ok();
-    let numbers = [number()?, number()?];
+    let numbers = [number()?, number()?, number()?];
     Some((numbers, parts.next()?))
 }
 
@@ -174,9 +174,10 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_numbers_within_one_database() {
-        assert!(ordered("10.1.ab") > ordered("9.7.ab"));
-        assert_eq!(ordered("1.2.ab"), Some(([1, 2], "ab")));
-        for other in ["", "1.2", "1.x.ab", "-1.2.ab"] {
+        assert!(ordered("10.1.0.ab") > ordered("9.7.5.ab"));
+        assert!(ordered("1.2.10.ab") > ordered("1.2.9.ab"), "a shadow that began or ended is a newer version");
+        assert_eq!(ordered("1.2.3.ab"), Some(([1, 2, 3], "ab")));
+        for other in ["", "1.2", "1.2.ab", "1.2.x.ab", "-1.2.3.ab"] {
             assert_eq!(ordered(other), None, "{other}");
         }
     }

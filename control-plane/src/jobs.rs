@@ -1,11 +1,11 @@
-//! What happens by itself: silent holders are closed, approvals and revocations expire. Every replica does it; rows are taken with
+//! What happens by itself: silent holders are closed, approvals, revocations and shadows expire, old counts are forgotten. Every replica does it; rows are taken with
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
 use crate::problem::chain;
-use crate::{approvals, revocations};
+use crate::{approvals, audit, policies, revocations};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// How often old counts are forgotten.
+const FORGET_PERIOD: Duration = Duration::from_secs(3_600);
 
 /// Starts the jobs. They end when `stop` is cancelled.
 pub fn spawn(state: AppState, stop: CancellationToken) -> JoinHandle<()> {
@@ -23,8 +26,15 @@ async fn run(state: &AppState) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well_since = Instant::now();
+    let mut forgotten_at = None::<Instant>;
     loop {
         ticks.tick().await;
+        if forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_PERIOD) {
+            forgotten_at = Some(Instant::now());
+            if let Err(error) = forget(state).await {
+                tracing::warn!(error = %chain(&error), "old counts could not be forgotten; trying again in an hour");
+            }
+        }
         if let Err(error) = round(state, well_since).await {
             tracing::warn!(error = %chain(&error), "jobs could not be done");
             well_since = Instant::now();
@@ -32,10 +42,19 @@ async fn run(state: &AppState) {
     }
 }
 
+/// Forgets counts that are too old.
+async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
+    audit::hits::forget(&state.database).await?;
+    policies::shadow::store::forget(&state.database).await?;
+    Ok(())
+}
+
 async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
     approvals::store::expire(&state.database).await?;
     while revocations::expiry::expire(&state.database).await? > 0 {}
     while revocations::expiry::forget(&state.database).await? > 0 {}
+    policies::shadow::store::end_due(&state.database).await?;
+    policies::enforcement::watch_ahead(state).await?;
     // While this process or the database was away, holders could not be heard. Their silence counts only from then on:
     // else an outage of a minute would charge every lease in full.
     if well_since.elapsed() < SILENCE_MAX {

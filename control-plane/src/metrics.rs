@@ -52,6 +52,10 @@ pub struct Metrics {
     pub policy_load_failures: Counter,
     /// 1 while the policies directory, or the activated revision, cannot be loaded.
     pub policy_fault: Gauge,
+    /// The newest beginning or end of a shadow that is served here.
+    pub policy_shadow: Gauge,
+    /// 1 while workers enforce an activation that the database does not have.
+    pub workers_ahead: Gauge,
     /// Answers to `GET /data-plane/v1/bundle`.
     pub bundle_answers: Family<Outcome, Counter>,
     /// Requests of the admin API, by how authorisation ended.
@@ -93,6 +97,8 @@ impl Metrics {
             policy_key_set: Gauge::default(),
             policy_load_failures: Counter::default(),
             policy_fault: Gauge::default(),
+            policy_shadow: Gauge::default(),
+            workers_ahead: Gauge::default(),
             bundle_answers: Family::default(),
             admin_requests: Family::default(),
             sync_calls: Family::default(),
@@ -119,6 +125,8 @@ impl Metrics {
         registry.register("policy_key_set", "Key set in force", self.policy_key_set.clone());
         registry.register("policy_load_failures", "Policies that could not be loaded", self.policy_load_failures.clone());
         registry.register("policy_fault", "1 while a policy cannot be loaded", self.policy_fault.clone());
+        registry.register("policy_shadow", "Newest beginning or end of a shadow", self.policy_shadow.clone());
+        registry.register("workers_ahead", "1 while workers enforce what the database does not have", self.workers_ahead.clone());
         registry.register("bundle_answers", "Answers to bundle polls", self.bundle_answers.clone());
         registry.register("admin_requests", "Admin requests by authorisation", self.admin_requests.clone());
         registry.register("sync_calls", "Answers to sync calls", self.sync_calls.clone());
@@ -141,6 +149,7 @@ impl Metrics {
         self.policy_activation.set(shown(version.activation));
         self.policy_revision.set(shown(version.revision));
         self.policy_key_set.set(shown(version.key_set));
+        self.policy_shadow.set(shown(version.shadow));
     }
 
     /// Shows how far this replica knows what was revoked.

@@ -2,6 +2,7 @@
 
 use crate::app::AppState;
 use crate::policies::PolicyFault;
+use crate::policies::enforcement::ahead_message;
 use crate::problem::chain;
 use crate::start::MIGRATOR;
 use axum::extract::State;
@@ -56,9 +57,11 @@ fn policy(state: &AppState) -> Value {
         "activation": active.version.activation,
         "revision": active.version.revision,
         "key_set": active.version.key_set,
+        "shadow": active.version.shadow,
         "revocation": state.revoked.number(),
         "directory_fault": faults.directory.as_ref().map(fault),
         "activation_fault": faults.activation.as_ref().map(fault),
+        "workers_ahead": faults.workers_ahead.map(ahead_message),
     })
 }
 

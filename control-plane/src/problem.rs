@@ -73,6 +73,15 @@ pub enum ApiError {
         /// What the caller should know.
         detail: Cow<'static, str>,
     },
+    /// A change that does not say which version it is based on.
+    #[error("no version is named")]
+    PreconditionRequired,
+    /// Somebody changed it since.
+    #[error("stale version: {detail}")]
+    PreconditionFailed {
+        /// Who changed it, and when.
+        detail: String,
+    },
     /// The request itself is wrong.
     #[error("invalid request: {detail}")]
     InvalidRequest {
@@ -160,6 +169,8 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotFound { .. } => "not_found",
             Self::Conflict { .. } => "conflict",
+            Self::PreconditionRequired => "precondition_required",
+            Self::PreconditionFailed { .. } => "precondition_failed",
             Self::InvalidRequest { .. } => "invalid_request",
             Self::InvalidPolicy(_) => "invalid_policy",
             Self::WouldLockOut { .. } => "would_lock_out",
@@ -189,6 +200,8 @@ impl ApiError {
             Self::MethodNotAllowed => METHOD_NOT_ALLOWED.because("the path does not take this method"),
             Self::NotFound { .. } => NOT_FOUND.because(self.to_string()),
             Self::Conflict { detail } => CONFLICT.because(detail.clone()),
+            Self::PreconditionRequired => PRECONDITION_REQUIRED.because("say in `If-Match` which version the change is based on"),
+            Self::PreconditionFailed { detail } => PRECONDITION_FAILED.because(detail.clone()),
             Self::InvalidRequest { detail } => VALIDATION_ERROR.because(detail.clone()),
             Self::InvalidPolicy(fault) => invalid_policy(fault),
             Self::WouldLockOut { reason } => {
@@ -218,6 +231,8 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::NotFound { .. }
             | Self::Conflict { .. }
+            | Self::PreconditionRequired
+            | Self::PreconditionFailed { .. }
             | Self::InvalidRequest { .. }
             | Self::InvalidPolicy(_)
             | Self::WouldLockOut { .. }
@@ -292,6 +307,8 @@ const PERMISSION_DENIED: Kind = Kind::new(StatusCode::FORBIDDEN, "permission-den
 const NOT_FOUND: Kind = Kind::new(StatusCode::NOT_FOUND, "not-found", "Not Found");
 const METHOD_NOT_ALLOWED: Kind = Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
 const CONFLICT: Kind = Kind::new(StatusCode::CONFLICT, "conflict", "Conflict");
+const PRECONDITION_REQUIRED: Kind = Kind::new(StatusCode::PRECONDITION_REQUIRED, "precondition-required", "Precondition Required");
+const PRECONDITION_FAILED: Kind = Kind::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition Failed");
 const INVALID_REPORT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report");
 const STALE_CALL: Kind = Kind::new(StatusCode::CONFLICT, "stale-call", "Stale Call");
 const HOLDER_CLOSED: Kind = Kind::new(StatusCode::GONE, "holder-closed", "Holder Closed");

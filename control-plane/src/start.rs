@@ -168,7 +168,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         database,
         valkey,
         active: Arc::new(watch::Sender::new(Arc::new(active))),
-        policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, activation: None })),
+        policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, ..PolicyFaults::default() })),
         revoked: Arc::new(revoked),
         outbound,
         keys_asked: Arc::default(),

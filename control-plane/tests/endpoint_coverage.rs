@@ -41,6 +41,8 @@ fn rows() -> Vec<Row> {
     let publication = |world: &World| json!({ "files": world.files(), "reason": "a test" });
     let candidate = |world: &World| json!({ "files": world.files() });
     let activation = |_: &World| json!({ "reason": "a test" });
+    let draft = |_: &World| json!({ "name": "a draft", "reason": "a test" });
+    let beginning = |_: &World| json!({ "revision": 1, "reason": "a test" });
     let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
     let verdict = |_: &World| json!({ "decision": "approve", "reason": "a test" });
     let revocation = |_: &World| json!({ "kind": "customer", "value": "nobody", "reason": "a test" });
@@ -53,6 +55,21 @@ fn rows() -> Vec<Row> {
         row(Method::GET, "/admin/v1/policies/schema", "/admin/v1/policies/schema", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/{revision}", "/admin/v1/policies/1", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/{revision}/activation", "/admin/v1/policies/1/activation", activation, StatusCode::CREATED),
+        row(Method::POST, "/admin/v1/drafts", "/admin/v1/drafts", draft, StatusCode::CREATED),
+        row(Method::GET, "/admin/v1/drafts", "/admin/v1/drafts", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/drafts/{id}", "/admin/v1/drafts/1", nothing, StatusCode::OK),
+        row(Method::PUT, "/admin/v1/drafts/{id}", "/admin/v1/drafts/1", publication, StatusCode::PRECONDITION_REQUIRED),
+        row(Method::DELETE, "/admin/v1/drafts/{id}", "/admin/v1/drafts/1?reason=test", nothing, StatusCode::PRECONDITION_REQUIRED),
+        row(Method::POST, "/admin/v1/drafts/{id}/validation", "/admin/v1/drafts/1/validation", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/drafts/{id}/publication", "/admin/v1/drafts/999/publication", activation, StatusCode::NOT_FOUND),
+        row(Method::GET, "/admin/v1/policies/activations", "/admin/v1/policies/activations", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/policies/rollback", "/admin/v1/policies/rollback", activation, StatusCode::CONFLICT),
+        row(Method::GET, "/admin/v1/policies/diff", "/admin/v1/policies/diff?from=1&to=1", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/shadow", "/admin/v1/policies/shadow", nothing, StatusCode::NOT_FOUND),
+        row(Method::POST, "/admin/v1/policies/shadow", "/admin/v1/policies/shadow", beginning, StatusCode::CONFLICT),
+        row(Method::POST, "/admin/v1/policies/shadow/end", "/admin/v1/policies/shadow/end", activation, StatusCode::CONFLICT),
+        row(Method::GET, "/admin/v1/policies/rules", "/admin/v1/policies/rules", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/policies/enforcement", "/admin/v1/policies/enforcement", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),
         row(Method::GET, "/admin/v1/budgets", "/admin/v1/budgets", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/approvals", "/admin/v1/approvals", nothing, StatusCode::OK),

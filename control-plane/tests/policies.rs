@@ -374,7 +374,8 @@ async fn an_activation_by_another_replica_ends_a_held_poll_within_a_second(datab
         let mut transaction = world.state.database.begin().await.unwrap();
         store::policies_lock(&mut transaction).await.unwrap();
         let actor = control_plane::admin_events::Actor::CONTROL_PLANE;
-        store::revision_activate(&mut transaction, control_plane::policies::Revision(1), actor, "a test", None).await.unwrap();
+        let switch = store::Switch::to(control_plane::policies::Revision(1));
+        store::revision_activate(&mut transaction, switch, actor, "a test").await.unwrap();
         transaction.commit().await.unwrap();
         Instant::now()
     };

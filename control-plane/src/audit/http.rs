@@ -43,6 +43,8 @@ pub struct RecordQuery {
     pub from: Option<String>,
     /// Before this time (RFC 3339).
     pub to: Option<String>,
+    /// Only records that the revision in shadow would have decided differently (`true`), or the others (`false`).
+    pub shadow: Option<bool>,
     /// At most so many: 100 by default, 1000 at most.
     pub limit: Option<u32>,
     /// `next_cursor` of the answer before.
@@ -68,6 +70,7 @@ impl RecordQuery {
             status: self.status,
             from: self.from.as_deref().map(moment).transpose()?,
             to: self.to.as_deref().map(moment).transpose()?,
+            shadow: self.shadow,
         })
     }
 

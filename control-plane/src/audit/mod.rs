@@ -1,12 +1,13 @@
 //! The audit log: ingest of the holders' records, and queries. A record is never lost and never stops the next one:
 //! what cannot be stored as it is goes to quarantine, with its bytes.
 
+pub mod hits;
 pub mod http;
 pub mod store;
 
 use std::borrow::Cow;
 use uuid::Uuid;
-use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Mentions, Outcome, Stage, User};
+use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Mentions, Outcome, ShadowNote, Stage, User};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -37,6 +38,7 @@ pub struct Row<'a> {
     request_id: String,
     checks: String,
     charges: String,
+    shadow: Option<String>,
     activation: i64,
     revision: i64,
     key_set: i64,
@@ -133,6 +135,7 @@ impl<'a> Row<'a> {
             request_id: Uuid::from_bytes(record.request_id).hyphenated().to_string(),
             checks: checks_json(&record.checks),
             charges: charges_json(&record.charges),
+            shadow: record.shadow.as_ref().map(shadow_json),
             activation: number(record.activation)?,
             revision: number(record.revision)?,
             key_set: number(record.key_set)?,
@@ -151,7 +154,11 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
     let mut indexed = |text: &mut Cow<'_, str>| clean_text(text, INDEXED_MAX, &mut cut);
     indexed(&mut record.correlation_id);
     indexed(&mut record.reason);
-    [&mut record.causation_id, &mut record.route, &mut record.action].into_iter().flatten().for_each(&mut indexed);
+    [&mut record.causation_id, &mut record.route, &mut record.action, &mut record.rule].into_iter().flatten().for_each(&mut indexed);
+    if let Some(shadow) = &mut record.shadow {
+        indexed(&mut shadow.reason);
+        shadow.route.iter_mut().for_each(&mut indexed);
+    }
     if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
         indexed(&mut user.user_id);
         [&mut user.customer_id, &mut user.agent_id].into_iter().flatten().for_each(&mut indexed);
@@ -205,7 +212,14 @@ fn charges_json(charges: &[Charge<'_>]) -> String {
     serde_json::Value::Array(charges.collect()).to_string()
 }
 
-const fn check_name(check: Check) -> &'static str {
+fn shadow_json(note: &ShadowNote<'_>) -> String {
+    let ShadowNote { revision, decision, reason, route } = note;
+    serde_json::json!({"revision": revision, "decision": decision_name(*decision), "reason": reason, "route": route}).to_string()
+}
+
+/// The name of a check in records and counts.
+#[must_use]
+pub const fn check_name(check: Check) -> &'static str {
     match check {
         Check::Path => "path",
         Check::Route => "route",

@@ -1,5 +1,6 @@
 //! The audit log in Postgres: two statements per batch, and the queries.
 
+use super::hits::{self, Hits};
 use super::{Decoded, Quarantined, Row, decision_name, gateway_name, stage_name};
 use crate::holders::HolderId;
 use serde::Serialize;
@@ -88,11 +89,17 @@ async fn insert(
     insertion: Insertion,
 ) -> Result<Stored, sqlx::Error> {
     let mut refused = Vec::new();
+    let mut hits = Hits::default();
     match insertion {
-        Insertion::Bulk => insert_rows(connection, sender, &decoded.rows).await?,
+        Insertion::Bulk => {
+            insert_rows(connection, sender, &decoded.rows).await?;
+            decoded.rows.iter().for_each(|row| hits.count(&row.record));
+        }
         Insertion::OneByOne => {
             for row in &decoded.rows {
-                if !insert_alone(connection, sender, row).await? {
+                if insert_alone(connection, sender, row).await? {
+                    hits.count(&row.record);
+                } else {
                     refused.push(Quarantined { sequence: row.sequence, bytes: row.bytes, error: "the table refuses the record" });
                 }
             }
@@ -100,6 +107,8 @@ async fn insert(
     }
     quarantine(connection, sender, &decoded.quarantined).await?;
     quarantine(connection, sender, &refused).await?;
+    // Last of all locks, and in one order, so that no two batches wait for each other in a circle.
+    hits::add(connection, sender.holder, &hits).await?;
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     Ok(Stored {
         records: count(decoded.rows.len().saturating_sub(refused.len())),
@@ -146,18 +155,19 @@ async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: 
 const INSERT: &str = "INSERT INTO gateway_audit_logs (holder, envoy_id, sequence, \"timestamp\", gateway_type, stage, correlation_id, \
          causation_id, request_id, http_method, endpoint, route, action, issuer, subject, user_id, customer_id, agent_id, roles, \
          trial_mode, sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status_code, \
-         response_details, total_us, upstream_us) \
+         response_details, total_us, upstream_us, rule, shadow) \
      SELECT $1, $2, sequence, timestamptz 'epoch' + at_us * interval '1 microsecond', gateway, stage, correlation_id, causation_id, \
          request_id, method, path, route, action, issuer, subject, user_id, customer_id, agent_id, string_to_array(roles, ','), trial, \
          sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status, details, \
-         total_us, upstream_us \
+         total_us, upstream_us, rule, shadow \
      FROM UNNEST($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], \
          $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bool[], \
          $21::bool[], $22::text[], $23::text[], $24::text[]::jsonb[], $25::text[]::jsonb[], $26::text[], $27::bigint[], \
-         $28::bigint[], $29::bigint[], $30::bigint[], $31::int[], $32::text[], $33::bigint[], $34::bigint[]) \
+         $28::bigint[], $29::bigint[], $30::bigint[], $31::int[], $32::text[], $33::bigint[], $34::bigint[], \
+         $35::text[], $36::text[]::jsonb[]) \
          AS n (sequence, at_us, gateway, stage, correlation_id, causation_id, request_id, method, path, route, action, issuer, subject, \
          user_id, customer_id, agent_id, roles, trial, sandbox, decision, reason, checks, charges, approval_id, activation, revision, \
-         key_set, revocation, status, details, total_us, upstream_us)";
+         key_set, revocation, status, details, total_us, upstream_us, rule, shadow)";
 
 async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
@@ -198,6 +208,8 @@ async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[
         .bind(column(rows, |row| row.record.details.as_deref()))
         .bind(column(rows, |row| row.total_us))
         .bind(column(rows, |row| row.upstream_us))
+        .bind(column(rows, |row| row.record.rule.as_deref()))
+        .bind(column(rows, |row| row.shadow.as_deref()))
         .execute(connection)
         .await
         .map(|_done| ())
@@ -228,6 +240,8 @@ pub struct Filter {
     pub from: Option<OffsetDateTime>,
     /// Before this time.
     pub to: Option<OffsetDateTime>,
+    /// Whether the revision in shadow would have decided differently.
+    pub shadow: Option<bool>,
 }
 
 /// The place of a record in the order of answers.
@@ -320,6 +334,11 @@ pub struct StoredRecord {
     pub total_us: i64,
     /// From forwarding to the first response header, microseconds.
     pub upstream_us: Option<i64>,
+    /// The custom rule that refused, as it names itself.
+    pub rule: Option<String>,
+    /// How the revision in shadow would have decided, where that differs: its revision, decision, reason and route.
+    #[schema(value_type = Option<Object>)]
+    pub shadow: Option<Json<serde_json::Value>>,
 }
 
 impl StoredRecord {
@@ -338,13 +357,14 @@ macro_rules! filtered {
             " FROM gateway_audit_logs WHERE ($1::text IS NULL OR correlation_id = $1) AND ($2::text IS NULL OR user_id = $2) \
              AND ($3::text IS NULL OR customer_id = $3) AND ($4::text IS NULL OR agent_id = $4) \
              AND ($5::text IS NULL OR decision = $5) AND ($6::text IS NULL OR route = $6) AND ($7::int IS NULL OR status_code = $7) \
-             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8) AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) ",
+             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8) AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) \
+             AND ($10::bool IS NOT TRUE OR shadow IS NOT NULL) AND ($10::bool IS NOT FALSE OR shadow IS NULL) ",
             $rest
         )
     };
 }
 
-/// Binds the nine conditions of `filtered!`. Not kept as a prepared statement: a plan for all values could use no index.
+/// Binds the ten conditions of `filtered!`. Not kept as a prepared statement: a plan for all values could use no index.
 macro_rules! with_filter {
     ($query:expr, $filter:expr) => {
         $query
@@ -358,6 +378,7 @@ macro_rules! with_filter {
             .bind($filter.status)
             .bind($filter.from)
             .bind($filter.to)
+            .bind($filter.shadow)
     };
 }
 
@@ -365,8 +386,8 @@ macro_rules! with_filter {
 pub async fn query(database: &PgPool, filter: &Filter, cursor: Option<Cursor>, limit: i64) -> Result<Vec<StoredRecord>, sqlx::Error> {
     let statement = filtered!(
         "SELECT *",
-        "AND ($10::bigint IS NULL OR (\"timestamp\", id) < (timestamptz 'epoch' + $10 * interval '1 microsecond', $11)) \
-         ORDER BY \"timestamp\" DESC, id DESC LIMIT $12"
+        "AND ($11::bigint IS NULL OR (\"timestamp\", id) < (timestamptz 'epoch' + $11 * interval '1 microsecond', $12)) \
+         ORDER BY \"timestamp\" DESC, id DESC LIMIT $13"
     );
     with_filter!(sqlx::query_as(statement), filter)
         .bind(cursor.map(|cursor| cursor.at_us))

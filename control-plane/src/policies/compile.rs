@@ -2,16 +2,18 @@
 
 use crate::keys::merge;
 use crate::keys::store::StoredSet;
-use crate::policies::{ActivePolicy, Files, PolicyFault};
+use crate::policies::{ActivePolicy, Files, PolicyFault, Revision};
+use crate::problem::chain;
 use crate::secrets::SecretsDirectory;
 use authoring::rules::{self, Gate};
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ::rules::{Loader, RuleSource};
+use decision_core::policy::compile::compile;
 use sha2::{Digest, Sha256};
 use std::sync::Mutex;
-use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown, RulesImage};
+use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown, RulesImage, ShadowPolicy};
 use wire::policy::{IssuerKey, PolicyDocument};
 
 /// The keys that a policy names, resolved. Neither printed nor stored.
@@ -51,6 +53,7 @@ pub struct Resolved {
     document: PolicyDocument,
     keys: ResolvedKeys,
     jwk_changes: i64,
+    shadow: Option<ShadowPolicy>,
 }
 
 /// Reads the files, resolves the secrets that they name, and adds the keys that issuers published.
@@ -61,10 +64,27 @@ pub fn resolve(files: Files, secrets: &SecretsDirectory, published: &Published) 
     let document = wire::sources::read(&files).map_err(|error| PolicyFault::of_source(&error, &files))?;
     let mut keys = resolve_keys(&document, secrets, &files)?;
     merge::add_published(&document, &mut keys.issuers, &published.sets);
-    Ok(Resolved { files, document, keys, jwk_changes: published.changes })
+    Ok(Resolved { files, document, keys, jwk_changes: published.changes, shadow: None })
+}
+
+/// A revision as it is served to be evaluated beside the active one, with whose keys it makes do.
+///
+/// # Errors
+/// The first thing that does not compile, with its place.
+pub fn shadow_policy(revision: Revision, files: Files) -> Result<ShadowPolicy, PolicyFault> {
+    let policy = wire::sources::read(&files).map_err(|error| PolicyFault::of_source(&error, &files))?;
+    compile(&policy.to_source()).map_err(|error| PolicyFault::located(chain(&error), &files))?;
+    let rules = rules::reload(&policy, &files)?;
+    Ok(ShadowPolicy { revision: u64::try_from(revision.0).unwrap_or_default(), policy, rules })
 }
 
 impl Resolved {
+    /// With a revision that is evaluated beside it.
+    #[must_use]
+    pub fn beside(self, shadow: Option<ShadowPolicy>) -> Self {
+        Self { shadow, ..self }
+    }
+
     /// Tells one set of keys from another. Salted with the database's id, so that equal keys of two installations
     /// cannot be recognised by it.
     #[must_use]
@@ -104,14 +124,14 @@ impl Resolved {
             CustomRules::Candidate(gate) => rules::publish(&self.document, &self.files, gate),
             CustomRules::Published => rules::reload(&self.document, &self.files),
         }?;
-        let Self { files, document, keys, jwk_changes } = self;
+        let Self { files, document, keys, jwk_changes, shadow } = self;
         let bundle = Bundle {
             version,
             policy: document,
             keys: keys.issuers,
             registration_key_hashes: keys.registration_key_hashes,
             rules,
-            shadow: None,
+            shadow,
         };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;

@@ -1,7 +1,7 @@
 //! The policies directory: read at start, and published when it changed since it was last read.
 
 use crate::admin_events::Actor;
-use crate::policies::store::{self, Origin};
+use crate::policies::store::{self, Origin, Switch};
 use crate::policies::{Files, PolicyFault};
 use crate::problem::ApiError;
 use crate::revocations::store::left_behind;
@@ -38,7 +38,7 @@ pub async fn publish_if_changed(database: &PgPool, files: &Files, issuers: &[Str
     let actor = Actor::POLICIES_DIRECTORY;
     let reason = "the policies directory, at start";
     let revision = store::revision_publish(&mut transaction, files, Origin::Directory, actor, reason).await?;
-    let activation = store::revision_activate(&mut transaction, revision, actor, reason, None).await?;
+    let activation = store::revision_activate(&mut transaction, Switch::to(revision), actor, reason).await?;
     transaction.commit().await?;
     tracing::info!(%revision, %activation, "published and activated the policies directory");
     Ok(Publication::Activated)

@@ -2,8 +2,8 @@
 
 use crate::app::AppState;
 use crate::keys;
-use crate::policies::compile::{CustomRules, Published, resolve};
-use crate::policies::store;
+use crate::policies::compile::{CustomRules, Published, resolve, shadow_policy};
+use crate::policies::store::{self, InForce};
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::{ApiError, chain};
 use crate::secrets::SecretsDirectory;
@@ -86,7 +86,7 @@ pub async fn load_active(
     database_id: [u8; 16],
     current: Option<&ActivePolicy>,
 ) -> Result<Option<ActivePolicy>, LoadError> {
-    let (record, files) = store::activation_active(database).await?.ok_or(LoadError::NothingActive)?;
+    let InForce { record, files, shadow, in_shadow } = store::activation_active(database).await?.ok_or(LoadError::NothingActive)?;
     let secrets = secrets.clone();
     let published = published(database).await?;
     let jwk_changes = published.changes;
@@ -98,12 +98,30 @@ pub async fn load_active(
         Some(current) if current.keys_fingerprint == fingerprint => current.version.key_set,
         Some(_) | None => number(store::key_set_register(database, fingerprint).await?.0),
     };
-    let version =
-        BundleVersion { database_id, activation: number(record.activation.0), revision: number(record.revision.0), key_set, shadow: 0 };
+    let version = BundleVersion {
+        database_id,
+        activation: number(record.activation.0),
+        revision: number(record.revision.0),
+        key_set,
+        shadow: number(shadow),
+    };
     if current.is_some_and(|current| current.version == version && current.jwk_changes == jwk_changes) {
         return Ok(None);
     }
-    blocking(move || resolved.compile(version, CustomRules::Published)).await.map(Some)
+    let beside = async |(revision, files)| blocking(move || shadow_policy(revision, files)).await;
+    let shadow = match in_shadow {
+        None => None,
+        Some(shadow) => match beside(shadow).await {
+            Ok(policy) => Some(policy),
+            // It was good when its run began. What is in force must not wait for what is only looked at.
+            Err(LoadError::Fault(fault)) => {
+                tracing::error!(file = fault.file, line = fault.line, field = fault.field, error = %fault, "the revision in shadow cannot be loaded; it is left out");
+                None
+            }
+            Err(error @ (LoadError::NothingActive | LoadError::Database(_) | LoadError::Stopped(_))) => return Err(error),
+        },
+    };
+    blocking(move || resolved.beside(shadow).compile(version, CustomRules::Published)).await.map(Some)
 }
 
 /// Compiling takes milliseconds and secrets are files: neither belongs on an async thread.
@@ -151,8 +169,8 @@ fn switch_to(state: &AppState, loaded: ActivePolicy) {
         newer
     });
     if switched {
-        let BundleVersion { database_id: _, activation, revision, key_set, shadow: _ } = version;
-        tracing::info!(activation, revision, key_set, "switched policy");
+        let BundleVersion { database_id: _, activation, revision, key_set, shadow } = version;
+        tracing::info!(activation, revision, key_set, shadow, "switched policy");
         state.metrics.policy_in_force(&version);
     }
 }
@@ -188,10 +206,10 @@ pub async fn run(state: &AppState, woken: &Notify) {
 
 async fn poll_once(state: &AppState, secrets_due: bool) -> Result<(), LoadError> {
     let mut connection = state.database.acquire().await?;
-    let latest = store::activation_latest(&mut connection).await?;
+    let (activation, shadow) = store::newest(&mut connection).await?;
     let jwk_changes = keys::store::changes(&mut connection).await?;
     drop(connection);
     let current = state.policy();
-    let newer = latest.is_some_and(|latest| u64::try_from(latest.0).is_ok_and(|latest| latest > current.version.activation));
+    let newer = number(activation) > current.version.activation || number(shadow) > current.version.shadow;
     if newer || secrets_due || jwk_changes != current.jwk_changes { refresh(state).await } else { Ok(()) }
 }

@@ -4,8 +4,12 @@ use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
-use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary};
-use crate::policies::{Activation, ActivePolicy, Files, PolicyFault, Revision, check, embedded, explain, follow, schema};
+use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary, Switch};
+use crate::policies::validation::{Place, described};
+use crate::policies::{
+    Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history, rule_hits,
+    schema, shadow,
+};
 use crate::problem::{ApiError, Problem};
 use crate::revocations::store::left_behind;
 use crate::secrets::SecretsDirectory;
@@ -14,6 +18,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use sqlx::{Postgres, Transaction};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,6 +42,12 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(read))
         .routes(routes!(activate))
         .routes(routes!(explain::explain))
+        .merge(drafts::http::router())
+        .merge(history::router())
+        .merge(shadow::http::router())
+        .merge(compare::router())
+        .merge(enforcement::router())
+        .merge(rule_hits::router())
 }
 
 /// Policy files to be published, and why.
@@ -70,6 +81,8 @@ pub struct Validated {
     pub routes: usize,
     /// How many budgets.
     pub budgets: usize,
+    /// What is no error and looks like a mistake: a budget that matches no route, a permission that no role has, …
+    pub findings: Vec<Place>,
 }
 
 /// A revision with its files.
@@ -147,15 +160,8 @@ async fn validate(
     _caller: Caller,
     JsonBody(candidate): JsonBody<Candidate>,
 ) -> Result<Json<Validated>, ApiError> {
-    let hash = store::content_sha256(&candidate.files);
-    let compiled = compile_candidate(&state, candidate.files).await?;
-    Ok(Json(Validated {
-        content_sha256: hex(&hash),
-        issuers: compiled.document.issuers.len(),
-        roles: compiled.document.roles.len(),
-        routes: compiled.document.routes.len(),
-        budgets: compiled.document.budgets.len(),
-    }))
+    let compiled = compile_candidate(&state, candidate.files.clone()).await?;
+    described(compiled, candidate.files).await.map(Json)
 }
 
 /// List revisions, newest first.
@@ -168,10 +174,7 @@ async fn list(
     _caller: Caller,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<Vec<RevisionSummary>>, ApiError> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT);
-    if limit == 0 || limit > LIST_MAX {
-        return Err(ApiError::invalid("`limit` is not 1 to 200"));
-    }
+    let limit = page_limit(&query)?;
     Ok(Json(store::revision_list(&state.database, query.before.map(Revision), limit).await?))
 }
 
@@ -180,8 +183,8 @@ async fn list(
     get, path = "/admin/v1/policies/active", operation_id = "policies.active",
     responses((status = 200, body = InForce)),
 )]
-async fn active(State(state): State<AppState>, _caller: Caller) -> Result<Json<InForce>, ApiError> {
-    let (record, _files) = store::activation_active(&state.database).await?.ok_or(ApiError::Unavailable { what: "no policy is active" })?;
+pub(super) async fn active(State(state): State<AppState>, _caller: Caller) -> Result<Json<InForce>, ApiError> {
+    let record = store::activation_record(&state.database).await?.ok_or(ApiError::Unavailable { what: "no policy is active" })?;
     Ok(Json(InForce { record, enforced_version: state.policy().tag() }))
 }
 
@@ -222,34 +225,56 @@ async fn activate(
     let files = files_of(&state, revision).await?;
     let compiled = compile_candidate(&state, files).await?;
     require_way_back(&state, &compiled, &headers)?;
-    let issuers: Vec<String> = compiled.document.issuers.into_iter().map(|issuer| issuer.name).collect();
     let mut transaction = state.database.begin().await?;
     store::policies_lock(&mut transaction).await?;
-    if let Some(message) = left_behind(&mut transaction, &issuers).await? {
-        return Err(ApiError::conflict(message));
-    }
-    let (actor, expected) = (Actor::from(&caller), request.expected_activation);
-    store::revision_activate(&mut transaction, revision, actor, &request.reason, expected).await?;
-    transaction.commit().await?;
-    // So that the caller's next request here is decided by what was activated; other replicas are notified.
-    follow::refresh(&state).await?;
+    let switch = Switch { expected: request.expected_activation, ..Switch::to(revision) };
+    activated(transaction, &state, &compiled, switch, Actor::from(&caller), &request.reason).await?;
     let in_force = active(State(state), caller).await?;
     Ok((StatusCode::CREATED, in_force))
 }
 
-async fn find(state: &AppState, revision: Revision) -> Result<RevisionSummary, ApiError> {
+/// Activates, commits, and switches this replica, so that the caller's next request here is decided by what was activated;
+/// other replicas are notified. The transaction holds the lock on activations.
+pub(super) async fn activated(
+    mut transaction: Transaction<'_, Postgres>,
+    state: &AppState,
+    compiled: &ActivePolicy,
+    switch: Switch,
+    actor: Actor<'_>,
+    reason: &str,
+) -> Result<(), ApiError> {
+    let issuers: Vec<String> = compiled.document.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+    if let Some(message) = left_behind(&mut transaction, &issuers).await? {
+        return Err(ApiError::conflict(message));
+    }
+    store::revision_activate(&mut transaction, switch, actor, reason).await?;
+    transaction.commit().await?;
+    follow::refresh(state).await?;
+    Ok(())
+}
+
+/// The number of entries that a list is asked for.
+pub(super) fn page_limit(query: &ListQuery) -> Result<u32, ApiError> {
+    let limit = query.limit.unwrap_or(LIST_DEFAULT);
+    if limit == 0 || limit > LIST_MAX {
+        return Err(ApiError::invalid("`limit` is not 1 to 200"));
+    }
+    Ok(limit)
+}
+
+pub(super) async fn find(state: &AppState, revision: Revision) -> Result<RevisionSummary, ApiError> {
     let found = store::revision_find(&state.database, revision).await?;
     found.ok_or_else(|| ApiError::not_found("revision", revision))
 }
 
-async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiError> {
+pub(super) async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiError> {
     let found = store::revision_files(&state.database, revision).await?;
     found.ok_or_else(|| ApiError::not_found("revision", revision))
 }
 
 /// Compiles with this replica's secrets. The version is a placeholder: the result is looked at and never served.
-async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
-    check_names(&files)?;
+pub(super) async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
+    check_files(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
     let compiled = follow::compile_as(&state.database, files.clone(), secrets, state.settings.gate(), BundleVersion::default()).await?;
     check::check(&compiled.document, &state.settings.jwks_hosts, &files).map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
@@ -257,34 +282,38 @@ async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolic
 }
 
 /// Refuses a policy under which the very token of this request could no longer roll back.
-fn require_way_back(state: &AppState, candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn require_way_back(state: &AppState, candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
     admit(&candidate.loaded, &state.revoked, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
         .map(|_principal| ())
         .map_err(|refused| ApiError::WouldLockOut { reason: ApiError::from(refused).code() })
 }
 
-/// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only.
-fn check_names(files: &Files) -> Result<(), ApiError> {
+/// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only. Texts are
+/// stored, and Postgres has no NUL.
+pub(super) fn check_files(files: &Files) -> Result<(), ApiError> {
     if files.len() > FILES_MAX {
         return Err(ApiError::invalid("more than 512 files"));
+    }
+    if files.values().any(|text| text.contains('\0')) {
+        return Err(ApiError::invalid("a file contains NUL"));
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
     let good = |name: &str| {
         name.len() <= 200
             && name.bytes().all(plain)
             && name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
-            && (name.ends_with(".yaml") || name.ends_with(".yml"))
+            && [".yaml", ".yml", ".rego", ".json"].iter().any(|ending| name.ends_with(ending))
     };
     match files.keys().find(|name| !good(name)) {
         None => Ok(()),
         Some(_) => Err(ApiError::InvalidPolicy(Box::new(PolicyFault {
             field: Some("files".to_owned()),
-            message: "a file name is not a plain relative path that ends in `.yaml` or `.yml`".to_owned(),
+            message: "a file name is not a plain relative path that ends in `.yaml`, `.yml`, `.rego` or `.json`".to_owned(),
             ..PolicyFault::default()
         }))),
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

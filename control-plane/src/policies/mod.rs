@@ -6,14 +6,21 @@
 //! ```
 
 pub mod check;
+pub mod compare;
 pub mod compile;
 pub mod directory;
+pub mod drafts;
 pub mod embedded;
+pub mod enforcement;
 pub mod explain;
 pub mod follow;
+pub mod history;
 pub mod http;
+pub mod rule_hits;
 pub mod schema;
+pub mod shadow;
 pub mod store;
+pub mod validation;
 
 pub use authoring::{Files, PolicyFault};
 
@@ -91,12 +98,14 @@ pub struct PolicyFaults {
     pub directory: Option<PolicyFault>,
     /// The activated revision, or its secrets, cannot be loaded.
     pub activation: Option<PolicyFault>,
+    /// Workers enforce this activation, which is newer than any in the database: an older backup was restored.
+    pub workers_ahead: Option<Activation>,
 }
 
 impl PolicyFaults {
     /// Whether there is any.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.directory.is_none() && self.activation.is_none()
+        self.directory.is_none() && self.activation.is_none() && self.workers_ahead.is_none()
     }
 }

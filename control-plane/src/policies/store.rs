@@ -1,13 +1,14 @@
 //! Revisions, activations and key sets in Postgres. Rows are only ever added.
 
 use crate::admin_events::{self, Actor, AdminEvent};
+use crate::policies::shadow::store as shadows;
 use crate::policies::{Activation, Files, KeySet, Revision};
 use crate::problem::ApiError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
-use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -55,6 +56,23 @@ pub struct RevisionSummary {
     pub last_activation: Option<Activation>,
     /// Whether it is in force.
     pub active: bool,
+    /// Where it is in its life.
+    pub state: RevisionState,
+}
+
+/// Where a revision is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum RevisionState {
+    /// It was published and never in force.
+    Published,
+    /// It is evaluated beside the active one.
+    Shadow,
+    /// It is in force.
+    Active,
+    /// It was in force.
+    Superseded,
 }
 
 /// Which revision is in force, and who decided so.
@@ -127,15 +145,34 @@ pub async fn revision_publish(
     Ok(revision)
 }
 
-/// Puts a revision in force and records who did it. With `expected`, only if that activation is still in force.
-/// The caller holds [`policies_lock`].
+/// Which revision to put in force, and under which condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The revision.
+    pub revision: Revision,
+    /// Only if this activation is still in force.
+    pub expected: Option<Activation>,
+    /// The activation that a rollback goes back to.
+    pub rollback_to: Option<Activation>,
+}
+
+impl Switch {
+    /// Without any condition.
+    #[must_use]
+    pub const fn to(revision: Revision) -> Self {
+        Self { revision, expected: None, rollback_to: None }
+    }
+}
+
+/// Puts a revision in force and records who did it. A shadow that runs meanwhile ends if it is this revision, and begins
+/// anew against it if it is not. The caller holds [`policies_lock`].
 pub async fn revision_activate(
     transaction: &mut Transaction<'_, Postgres>,
-    revision: Revision,
+    switch: Switch,
     actor: Actor<'_>,
     reason: &str,
-    expected: Option<Activation>,
 ) -> Result<Activation, ApiError> {
+    let Switch { revision, expected, rollback_to } = switch;
     let before = activation_latest(transaction).await?;
     if expected.is_some() && expected != before {
         return Err(ApiError::conflict(match before {
@@ -144,21 +181,30 @@ pub async fn revision_activate(
         }));
     }
     let (activation,): (Activation,) = sqlx::query_as(
-        "INSERT INTO policy_activations (revision, author_issuer, author, reason) VALUES ($1, $2, $3, $4) \
+        "INSERT INTO policy_activations (revision, author_issuer, author, reason, rollback_to) VALUES ($1, $2, $3, $4, $5) \
          RETURNING activation",
     )
     .bind(revision)
     .bind(actor.issuer)
     .bind(actor.subject)
     .bind(reason)
+    .bind(rollback_to)
     .fetch_one(&mut **transaction)
     .await?;
-    let detail = json!({ "activation": activation, "before": before });
+    let detail = json!({ "activation": activation, "before": before, "rollback_to": rollback_to });
     let target = revision.to_string();
-    let event = AdminEvent { action: "policy.activate", target: &target, reason, detail };
+    let action = if rollback_to.is_some() { "policy.rollback" } else { "policy.activate" };
+    let event = AdminEvent { action, target: &target, reason, detail };
     admin_events::record(transaction, actor, event).await?;
-    sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(activation.to_string()).execute(&mut **transaction).await?;
+    shadows::activated(transaction, revision).await?;
+    notify(transaction, activation.0).await?;
     Ok(activation)
+}
+
+/// Wakes every replica, when the transaction is committed.
+pub async fn notify(transaction: &mut Transaction<'_, Postgres>, number: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(number.to_string()).execute(&mut **transaction).await?;
+    Ok(())
 }
 
 /// The activation in force.
@@ -167,21 +213,71 @@ pub async fn activation_latest(connection: &mut PgConnection) -> Result<Option<A
     Ok(row.0)
 }
 
-/// The activation in force, with who decided so and the files.
-pub async fn activation_active(database: &PgPool) -> Result<Option<(ActivationRecord, Files)>, sqlx::Error> {
+/// The activation in force, and who decided so.
+pub async fn activation_record(database: &PgPool) -> Result<Option<ActivationRecord>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT activation, revision, author_issuer, author, reason, activated_at FROM policy_activations \
+         ORDER BY activation DESC LIMIT 1",
+    )
+    .fetch_optional(database)
+    .await
+}
+
+/// The revision in force.
+pub async fn revision_active(executor: impl PgExecutor<'_>) -> Result<Option<Revision>, sqlx::Error> {
+    let row: Option<(Revision,)> =
+        sqlx::query_as("SELECT revision FROM policy_activations ORDER BY activation DESC LIMIT 1").fetch_optional(executor).await?;
+    Ok(row.map(|(revision,)| revision))
+}
+
+/// What is in force: the activation, its files, and the revision beside it.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The activation, and who decided so.
+    pub record: ActivationRecord,
+    /// The files of its revision.
+    pub files: Files,
+    /// The newest beginning or end of a shadow; 0 before the first.
+    pub shadow: i64,
+    /// The revision in shadow and its files, if there is one.
+    pub in_shadow: Option<(Revision, Files)>,
+}
+
+/// What is in force, read in one moment.
+pub async fn activation_active(database: &PgPool) -> Result<Option<InForce>, sqlx::Error> {
     #[derive(FromRow)]
     struct Row {
         #[sqlx(flatten)]
         record: ActivationRecord,
         files: Json<Files>,
+        shadow: i64,
+        shadow_revision: Option<Revision>,
+        shadow_files: Option<Json<Files>>,
     }
     let row: Option<Row> = sqlx::query_as(
-        "SELECT a.activation, a.revision, a.author_issuer, a.author, a.reason, a.activated_at, r.files \
-         FROM policy_activations a JOIN policy_revisions r USING (revision) ORDER BY a.activation DESC LIMIT 1",
+        "SELECT a.activation, a.revision, a.author_issuer, a.author, a.reason, a.activated_at, r.files, \
+             coalesce(s.number, 0) AS shadow, s.revision AS shadow_revision, sr.files AS shadow_files \
+         FROM policy_activations a JOIN policy_revisions r USING (revision) \
+         LEFT JOIN (SELECT number, revision FROM policy_shadows ORDER BY number DESC LIMIT 1) AS s ON true \
+         LEFT JOIN policy_revisions sr ON sr.revision = s.revision ORDER BY a.activation DESC LIMIT 1",
     )
     .fetch_optional(database)
     .await?;
-    Ok(row.map(|row| (row.record, row.files.0)))
+    Ok(row.map(|row| InForce {
+        record: row.record,
+        files: row.files.0,
+        shadow: row.shadow,
+        in_shadow: row.shadow_revision.zip(row.shadow_files.map(|files| files.0)),
+    }))
+}
+
+/// The numbers of the newest activation and of the newest beginning or end of a shadow; 0 before the first.
+pub async fn newest(connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "SELECT coalesce((SELECT max(activation) FROM policy_activations), 0), coalesce((SELECT max(number) FROM policy_shadows), 0)",
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// The files of a revision.
@@ -191,31 +287,35 @@ pub async fn revision_files(database: &PgPool, revision: Revision) -> Result<Opt
     Ok(row.map(|(files,)| files.0))
 }
 
+/// Summaries of the revisions that a condition selects.
+macro_rules! summaries {
+    ($condition:literal) => {
+        concat!(
+            "SELECT *, CASE WHEN active THEN 'active' WHEN in_shadow THEN 'shadow' WHEN last_activation IS NOT NULL THEN 'superseded' \
+                 ELSE 'published' END AS state \
+             FROM (SELECT r.revision, encode(r.content_sha256, 'hex') AS content_sha256, r.origin, r.author_issuer, r.author, r.reason, \
+                 r.created_at, (SELECT max(a.activation) FROM policy_activations a WHERE a.revision = r.revision) AS last_activation, \
+                 coalesce(r.revision = (SELECT a.revision FROM policy_activations a ORDER BY a.activation DESC LIMIT 1), false) AS active, \
+                 coalesce(r.revision = (SELECT s.revision FROM policy_shadows s ORDER BY s.number DESC LIMIT 1), false) AS in_shadow \
+             FROM policy_revisions r WHERE ",
+            $condition,
+            ") AS summary ORDER BY revision DESC"
+        )
+    };
+}
+
 /// One revision.
 pub async fn revision_find(database: &PgPool, revision: Revision) -> Result<Option<RevisionSummary>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT r.revision, encode(r.content_sha256, 'hex') AS content_sha256, r.origin, r.author_issuer, r.author, \
-         r.reason, r.created_at, (SELECT max(a.activation) FROM policy_activations a WHERE a.revision = r.revision) \
-         AS last_activation, r.revision = (SELECT a.revision FROM policy_activations a ORDER BY a.activation DESC LIMIT 1) \
-         AS active FROM policy_revisions r WHERE r.revision = $1",
-    )
-    .bind(revision)
-    .fetch_optional(database)
-    .await
+    sqlx::query_as(summaries!("r.revision = $1")).bind(revision).fetch_optional(database).await
 }
 
 /// Revisions, newest first, older than `before` if that is given.
 pub async fn revision_list(database: &PgPool, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionSummary>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT r.revision, encode(r.content_sha256, 'hex') AS content_sha256, r.origin, r.author_issuer, r.author, \
-         r.reason, r.created_at, (SELECT max(a.activation) FROM policy_activations a WHERE a.revision = r.revision) \
-         AS last_activation, r.revision = (SELECT a.revision FROM policy_activations a ORDER BY a.activation DESC LIMIT 1) \
-         AS active FROM policy_revisions r WHERE $1::bigint IS NULL OR r.revision < $1 ORDER BY r.revision DESC LIMIT $2",
-    )
-    .bind(before)
-    .bind(i64::from(limit))
-    .fetch_all(database)
-    .await
+    sqlx::query_as(summaries!("$1::bigint IS NULL OR r.revision < $1 ORDER BY r.revision DESC LIMIT $2"))
+        .bind(before)
+        .bind(i64::from(limit))
+        .fetch_all(database)
+        .await
 }
 
 /// The hash of the newest revision that came from the policies directory.

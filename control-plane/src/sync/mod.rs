@@ -82,6 +82,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         undos: &request.undos,
         terms: approvals::Terms { lifetime: Duration::from_secs(u64::from(governing.lifetime_s)), public_url: &state.settings.public_url },
         batch: checked_batch(request.records.as_ref())?,
+        shadow: request.shadow.as_ref(),
     };
     let committed = match store::commit(&state.database, &job).await {
         Err(SyncError::NotAdmitted(AdmitError::Foreign)) => {

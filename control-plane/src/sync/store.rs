@@ -1,4 +1,4 @@
-//! The transaction of a sync call: the holder, its accounts, its approvals, its records, in this order of locks.
+//! The transaction of a sync call: the holder, its accounts, its approvals, its shadow report, its records, in this order of locks.
 
 use super::SyncError;
 use crate::admin_events::{self, Actor, AdminEvent};
@@ -7,10 +7,11 @@ use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
 use crate::budgets::store::Applied;
 use crate::budgets::{Granting, Plan, Reports, store as accounts};
 use crate::holders::{Enforced, HolderId, admit};
+use crate::policies::shadow::store as shadow;
 use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use sqlx::PgPool;
-use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch};
+use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch, ShadowReport};
 
 /// How often a transaction that lost a race is tried.
 const ATTEMPTS_MAX: u32 = 4;
@@ -40,6 +41,8 @@ pub struct Job<'a> {
     pub terms: Terms<'a>,
     /// Records, and the sequence number of the first.
     pub batch: Option<(&'a RecordBatch, i64)>,
+    /// What the revision in shadow came to.
+    pub shadow: Option<&'a ShadowReport>,
 }
 
 /// What is committed.
@@ -87,6 +90,9 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
     let durable = accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness).await?;
     let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
     approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
+    if let Some(report) = job.shadow {
+        shadow::report(&mut transaction, job.holder, report).await?;
+    }
     let stored = match job.batch {
         Some((batch, first)) => {
             let sender = Sender { holder: job.holder, envoy_id: job.envoy_id };

@@ -74,7 +74,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         database: database.clone(),
         valkey: redis::aio::ConnectionManager::new(client).await.unwrap(),
         active: Arc::new(watch::channel(Arc::new(policy(cap))).0),
-        policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory: None, activation: None })),
+        policy_faults: Arc::new(watch::Sender::new(PolicyFaults::default())),
         revoked: Arc::new(Revoked::default()),
         outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
         keys_asked: Arc::default(),
