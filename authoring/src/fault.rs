@@ -90,7 +90,7 @@ impl PolicyFault {
     #[must_use]
     pub fn located(message: String, files: &Files) -> Self {
         let field = message.split_once(": ").map(|(field, _)| field).filter(|field| !field.contains(' '));
-        let place = field.and_then(|field| place_of(field, files));
+        let place = field.and_then(|field| place_of(field, files).or_else(|| section_of(field, files)));
         let (file, line) = place.map_or((None, None), |(file, line)| (Some(file), Some(line)));
         Self { file, line, field: field.map(str::to_owned), message }
     }
@@ -140,6 +140,12 @@ fn place_of(field: &str, files: &Files) -> Option<(String, usize)> {
         }
         None
     })
+}
+
+/// Where the field's section begins, for an entry in braces.
+fn section_of(field: &str, files: &Files) -> Option<(String, usize)> {
+    let section = format!("{}:", field.split(['[', '.']).next()?);
+    files.iter().find_map(|(file, text)| Some((file.clone(), line_of(text, &section)?)))
 }
 
 /// Whether a line of YAML has `name: <name>`, in block or flow style, or is the list entry itself.
