@@ -3,7 +3,6 @@
 mod builtins;
 mod check;
 pub mod gate;
-pub mod import;
 mod outline;
 mod run;
 mod samples;
@@ -57,27 +56,13 @@ pub fn gather(document: &PolicyDocument, files: &Files) -> Result<Option<RuleFil
     let named = rules.modules.iter().map(|name| read("modules", name)).collect::<Result<Vec<_>, _>>()?;
     let (tests, modules): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| name.ends_with("_test.rego"));
     let data = rules.data.as_ref().map(|name| read("data", name)).transpose()?;
-    Inputs::parse(&rules.inputs).map_err(|error| at_rules(PolicyFault::located(format!("rules.inputs: {error}"), files), files))?;
+    Inputs::parse(&rules.inputs).map_err(|error| PolicyFault::located(format!("rules.inputs: {error}"), files))?;
     let gathered = RuleFiles { modules, tests, data, inputs: rules.inputs.clone() };
     gathered.check_texts().map_err(|fault| match fault.file {
         Some(_) => fault,
-        None => at_rules(PolicyFault::located(fault.message, files), files),
+        None => PolicyFault::located(fault.message, files),
     })?;
     Ok(Some(gathered))
-}
-
-/// With the line of `rules:` where the field's own was not found: it may stand in braces.
-fn at_rules(fault: PolicyFault, files: &Files) -> PolicyFault {
-    let found = || {
-        files.iter().find_map(|(file, text)| {
-            let line = text.lines().position(|line| line.starts_with("rules:"))?;
-            Some((file.clone(), line.saturating_add(1)))
-        })
-    };
-    match (&fault.file, found()) {
-        (None, Some((file, line))) => PolicyFault { file: Some(file), line: Some(line), ..fault },
-        (Some(_), _) | (None, None) => fault,
-    }
 }
 
 /// What a bundle carries of a policy that is to be published: its rules have gone through the gate.

@@ -30,7 +30,8 @@ pub(super) struct Outline {
 pub(super) struct RuleOutline {
     pub(super) name: String,
     pub(super) line: usize,
-    pub(super) last_line: usize,
+    /// For each body the line of its last condition, which is looked at only when all others hold.
+    pub(super) bodies: Vec<usize>,
     pub(super) is_default: bool,
     /// Paths from `input` or `data`, as far as they are written out.
     pub(super) references: Vec<Reference>,
@@ -188,7 +189,6 @@ impl Walk<'_> {
     fn rule(&mut self, rule: &Rule) {
         let span = rule.span();
         self.rule.line = line(span);
-        self.rule.last_line = line(span).saturating_add(span.text().trim_end().matches('\n').count());
         match rule {
             Rule::Default { refr, args, value, .. } => {
                 self.rule.is_default = true;
@@ -212,9 +212,19 @@ impl Walk<'_> {
                         self.assigned(assign.as_ref());
                     }
                 }
-                for body in bodies {
+                let value = match head {
+                    RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. } => assign.as_ref(),
+                    RuleHead::Set { .. } => None,
+                };
+                for (number, body) in bodies.iter().enumerate() {
+                    let value = body.assign.as_ref().or(value.filter(|_| number == 0));
+                    let last = body.query.stmts.last().map(|last| &last.span);
+                    self.rule.bodies.extend(last.or(value.map(|value| value.value.span())).map(line));
                     self.assigned(body.assign.as_ref());
                     self.query(&body.query, 0);
+                }
+                if bodies.is_empty() {
+                    self.rule.bodies.extend(value.map(|value| line(value.value.span())));
                 }
             }
         }

@@ -43,14 +43,14 @@ pub enum TestOutcome {
     Failed(String),
 }
 
-/// A rule that no test reached.
+/// A body of a rule that no test came to the end of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreached {
     /// Its module.
     pub file: String,
     /// Its line.
     pub line: usize,
-    /// Its name, with its package.
+    /// The rule's name, with its package.
     pub rule: String,
 }
 
@@ -94,11 +94,10 @@ fn unreached(outlines: &[(Outline, Kind)], reached: &BTreeMap<String, BTreeSet<u
     let mut unreached = Vec::new();
     for (outline, _) in outlines.iter().filter(|(_, kind)| *kind == Kind::Rules) {
         let lines = reached.get(&outline.file);
-        for rule in &outline.rules {
-            let hit = lines.is_some_and(|lines| lines.range(rule.line..=rule.last_line.max(rule.line)).next().is_some());
-            // A default is what is left when nothing else applies: it has no condition to reach.
-            if !hit && !rule.is_default {
-                unreached.push(Unreached { file: outline.file.clone(), line: rule.line, rule: path_of(outline, &rule.name) });
+        // A default is what is left when nothing else applies: it has no condition to reach.
+        for rule in outline.rules.iter().filter(|rule| !rule.is_default) {
+            for line in rule.bodies.iter().filter(|line| !lines.is_some_and(|lines| lines.contains(*line))) {
+                unreached.push(Unreached { file: outline.file.clone(), line: *line, rule: path_of(outline, &rule.name) });
             }
         }
     }

@@ -35,7 +35,7 @@ pub(crate) fn failures(gate: &Gate) -> Vec<String> {
             expect("what is loaded again is the same", reloaded == image);
             let report = gate.run(&rules::gather(&document, &files).unwrap().unwrap()).unwrap();
             expect("its tests were run", report.tests.len() >= 3);
-            expect("its tests reach every rule", report.unreached.is_empty());
+            expect(&format!("its tests reach every rule, not {:?}", report.unreached), report.unreached.is_empty());
         }
         other => failures.push(format!("the example is not published: {other:?}")),
     }

@@ -1,1 +1,0 @@
-//! The original's policies: imported into tables, and asked as an oracle.
