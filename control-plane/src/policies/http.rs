@@ -251,7 +251,7 @@ async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolic
     check_names(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
     let compiled = follow::compile_as(&state.database, files.clone(), secrets, BundleVersion::default()).await?;
-    check::check(&compiled.document, &state.settings.jwks_hosts, &files).map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
+    check::check(&compiled.document, &state.settings, &files).await.map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
     Ok(compiled)
 }
 
