@@ -29,6 +29,7 @@ pub mod ports {
     pub const SECRETS: u16 = 20_600;
     pub const COLD: u16 = 20_800;
     pub const FORGED: u16 = 21_200;
+    pub const APPROVALS: u16 = 21_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.
