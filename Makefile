@@ -51,7 +51,8 @@ wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 $(BINDGEN):
 	cargo install wasm-bindgen-cli --version $(BINDGEN_VERSION) --root .tools/wasm-bindgen --no-default-features
 
-e2e: build ## the compiled filter in a real Envoy, with all real parts
+e2e: build ## the compiled filter in a real Envoy, with all real parts, and pages in a real browser
+	./tools/browser
 	cargo test --package e2e
 
 cases: ## the golden cases alone

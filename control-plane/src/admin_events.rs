@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::problem::ApiError;
 use serde_json::Value;
-use sqlx::{Postgres, Transaction};
+use sqlx::PgConnection;
 
 /// Longest reason, in characters.
 const REASON_CHARS_MAX: usize = 1_000;
@@ -54,8 +54,8 @@ pub struct AdminEvent<'a> {
     pub detail: Value,
 }
 
-/// Records a change. The caller commits it together with the change itself.
-pub async fn record(transaction: &mut Transaction<'_, Postgres>, actor: Actor<'_>, event: AdminEvent<'_>) -> Result<(), sqlx::Error> {
+/// Records a change, in the transaction that makes it.
+pub async fn record(connection: &mut PgConnection, actor: Actor<'_>, event: AdminEvent<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO admin_events (actor_issuer, actor_subject, action, target, reason, detail) \
          VALUES ($1, $2, $3, $4, $5, $6)",
@@ -66,7 +66,7 @@ pub async fn record(transaction: &mut Transaction<'_, Postgres>, actor: Actor<'_
     .bind(event.target)
     .bind(event.reason)
     .bind(event.detail)
-    .execute(&mut **transaction)
+    .execute(connection)
     .await
     .map(|_done| ())
 }

@@ -5,7 +5,7 @@ use crate::outbound::GuardedClient;
 use crate::policies::{ActivePolicy, PolicyFaults};
 use crate::revocations::{self, Revoked};
 use crate::settings::Settings;
-use crate::{approvals, audit, budgets, caller, data_plane, keys, openapi, policies, probes, problem, request_log};
+use crate::{approvals, audit, budgets, caller, data_plane, keys, openapi, pages, policies, probes, problem, request_log, webhooks};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -39,8 +39,10 @@ pub struct AppState {
     pub policy_faults: Arc<watch::Sender<PolicyFaults>>,
     /// Everything that is revoked; [`revocations::follow`] keeps it current.
     pub revoked: Arc<Revoked>,
-    /// Calls to the outside.
+    /// Calls to issuers, for key sets.
     pub outbound: GuardedClient,
+    /// Calls to receivers of events.
+    pub webhooks: GuardedClient,
     /// Which issuers were asked for keys lately because of who called the admin API.
     pub keys_asked: Arc<keys::Asked>,
     /// How this process was configured.
@@ -69,6 +71,7 @@ pub fn admin_routes() -> OpenApiRouter<AppState> {
         .merge(audit::http::router())
         .merge(keys::http::router())
         .merge(revocations::http::router())
+        .merge(webhooks::http::router())
 }
 
 /// The admin listener: admin API, its description, probes and metrics.
@@ -77,7 +80,7 @@ pub fn admin_app(state: AppState) -> Router {
     // Authorisation surrounds every route of the API, so that a handler cannot forget it.
     let api = api.route_layer(from_fn_with_state(state.clone(), caller::authorise));
     api.merge(probes::router())
-        .merge(approvals::http::pages())
+        .merge(pages::router())
         .route("/metrics", get(crate::metrics::metrics))
         .route("/openapi.json", openapi::serve(description))
         .fallback(problem::no_route)

@@ -16,7 +16,7 @@ use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::CompiledPolicy;
-use decision_core::principal::{CredentialFault, Principal};
+use decision_core::principal::{CredentialFault, Identity, Principal};
 use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub async fn authorise(State(state): State<AppState>, mut request: Request, next
 }
 
 /// Only of issuers whose tokens could open this API, and not for every call: nobody has been let in yet.
-async fn ask_for_keys(state: &AppState, document: &PolicyDocument, issuer: &str) {
+pub async fn ask_for_keys(state: &AppState, document: &PolicyDocument, issuer: &str) {
     let opens = document.issuers.iter().any(|known| known.name == issuer && known.gateways.contains(&wire::policy::Gateway::Admin));
     if opens && state.keys_asked.claim(issuer, Instant::now()) {
         keys::fetch::ask_for(state, &[issuer]).await;
@@ -128,8 +128,30 @@ pub fn admit(
     path: &str,
     now: Timestamp,
 ) -> Result<Principal, NotAdmitted> {
-    let authorization = only_authorization(headers)?.as_bytes();
-    let identity = authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust)?;
+    let identity = identify(bundle, only_authorization(headers)?.as_bytes(), now)?;
+    permit(bundle, revoked, identity, method, path, now)
+}
+
+/// Who presents this value of `Authorization`. Revocation is looked at when something is permitted, not here.
+///
+/// # Errors
+/// Nobody can be told.
+pub fn identify(bundle: &LoadedBundle, authorization: &[u8], now: Timestamp) -> Result<Identity, NotAdmitted> {
+    Ok(authn::authenticate(&bundle.issuers, authorization, now, &mut PureRust)?)
+}
+
+/// Decides whether somebody whose token was verified may do this, and has not been revoked since.
+///
+/// # Errors
+/// Why not.
+pub fn permit(
+    bundle: &LoadedBundle,
+    revoked: &Revoked,
+    identity: Identity,
+    method: &str,
+    path: &str,
+    now: Timestamp,
+) -> Result<Principal, NotAdmitted> {
     if let Some(kind) = revoked.find(&Marks::of(&identity)) {
         return Err(ApiError::CredentialRefused(CredentialFault::Revoked(kind)).into());
     }
@@ -241,7 +263,10 @@ impl FromRequestParts<AppState> for Envoy {
 }
 
 /// The one `Authorization` header. A repeated one is refused: which of them counts is anybody's guess.
-fn only_authorization(headers: &HeaderMap) -> Result<&HeaderValue, ApiError> {
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn only_authorization(headers: &HeaderMap) -> Result<&HeaderValue, ApiError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (None, _) => Err(ApiError::CredentialMissing),

@@ -1,11 +1,11 @@
 //! Reading requests: like axum's extractors, but what is wrong is answered with problem details.
 
 use crate::problem::ApiError;
-use axum::Json;
-use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::rejection::{BytesRejection, FormRejection, JsonRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::{Form, Json};
 use serde::de::DeserializeOwned;
 
 /// A JSON body.
@@ -44,6 +44,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(value) = Query::from_request_parts(parts, state).await.map_err(|refused| ApiError::invalid(refused.body_text()))?;
         Ok(Self(value))
+    }
+}
+
+/// A form of a page.
+#[derive(Clone, Copy, Debug)]
+pub struct FormOf<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for FormOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Form(value) = Form::from_request(request, state).await.map_err(refused_form)?;
+        Ok(Self(value))
+    }
+}
+
+/// The texts of axum would quote what was sent, which may be a token.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is axum's and non-exhaustive")]
+fn refused_form(refused: FormRejection) -> ApiError {
+    match refused {
+        FormRejection::InvalidFormContentType(_) => ApiError::UnsupportedMediaType { expected: "application/x-www-form-urlencoded" },
+        FormRejection::BytesRejection(cause) => refused_bytes(&cause),
+        _ => ApiError::invalid("a field of the form is missing, unknown or malformed"),
     }
 }
 

@@ -1,11 +1,12 @@
-//! What happens by itself: silent holders are closed, approvals, revocations and shadows expire, old counts are forgotten. Every replica does it; rows are taken with
+//! What happens by itself: silent holders are closed, approvals, revocations, shadows and sessions of pages expire, old counts
+//! are forgotten. Every replica does it; rows are taken with
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
 use crate::problem::chain;
-use crate::{approvals, audit, policies, revocations};
+use crate::{approvals, audit, pages, policies, revocations, webhooks};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -51,6 +52,11 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
 
 async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
     approvals::store::expire(&state.database).await?;
+    pages::session::forget(&state.database).await?;
+    while webhooks::store::forget(&state.database).await? > 0 {}
+    let (pending, dead) = webhooks::store::counts(&state.database).await?;
+    state.metrics.webhooks_pending.set(pending);
+    state.metrics.webhooks_dead.set(dead);
     while revocations::expiry::expire(&state.database).await? > 0 {}
     while revocations::expiry::forget(&state.database).await? > 0 {}
     policies::shadow::store::end_due(&state.database).await?;

@@ -74,6 +74,12 @@ pub struct Metrics {
     pub units_forfeited: Family<BudgetName, Counter>,
     /// Steps of approvals.
     pub approvals: Family<Outcome, Counter>,
+    /// Attempts to deliver events, by how they ended.
+    pub webhook_attempts: Family<Outcome, Counter>,
+    /// Events that wait for delivery.
+    pub webhooks_pending: Gauge,
+    /// Events that were given up and wait for an operator.
+    pub webhooks_dead: Gauge,
     /// Fetches of key sets.
     pub jwks_fetches: Family<Outcome, Counter>,
     /// Seconds since an issuer's key set was fetched; very many if it never was.
@@ -108,6 +114,9 @@ impl Metrics {
             holders_closed: Counter::default(),
             units_forfeited: Family::default(),
             approvals: Family::default(),
+            webhook_attempts: Family::default(),
+            webhooks_pending: Gauge::default(),
+            webhooks_dead: Gauge::default(),
             jwks_fetches: Family::default(),
             jwks_age_seconds: Family::default(),
             revocation_number: Gauge::default(),
@@ -136,6 +145,9 @@ impl Metrics {
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
         registry.register("approvals", "Steps of approvals", self.approvals.clone());
+        registry.register("webhook_attempts", "Attempts to deliver events by outcome", self.webhook_attempts.clone());
+        registry.register("webhooks_pending", "Events that wait for delivery", self.webhooks_pending.clone());
+        registry.register("webhooks_dead", "Events that were given up", self.webhooks_dead.clone());
         registry.register("jwks_fetches", "Fetches of key sets by outcome", self.jwks_fetches.clone());
         registry.register("jwks_age_seconds", "Age of the last good key set", self.jwks_age_seconds.clone());
         registry.register("revocation_number", "Latest revocation known", self.revocation_number.clone());

@@ -329,7 +329,9 @@ impl IntoResponse for ApiError {
         } else {
             tracing::debug!(status = problem.status, error = %self, "request refused");
         }
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = (status, Json(&problem)).into_response();
+        // For who would rather show a page than this JSON.
+        response.extensions_mut().insert(problem);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(challenge) = self.challenge() {

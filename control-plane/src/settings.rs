@@ -49,6 +49,18 @@ pub struct Settings {
     /// The program that reads candidates of policies and examines their custom rules, in a process of its own; this one.
     #[arg(long, env = "RULES_GATE_PROGRAM")]
     pub rules_gate_program: Option<PathBuf>,
+    /// The hosts that events may be delivered to, as `host` or `host:port`, separated by commas; none if empty.
+    #[arg(long, env = "WEBHOOK_HOSTS", default_value = "")]
+    pub webhook_hosts: AllowedHosts,
+    /// Private or loopback networks in which such a host may be, as `10.1.0.0/16`, separated by commas.
+    #[arg(long, env = "WEBHOOK_NETWORKS", default_value = "")]
+    pub webhook_networks: AllowedNetworks,
+    /// A PEM file of certificate authorities that such hosts may use beside the system's.
+    #[arg(long, env = "WEBHOOK_CA_FILE")]
+    pub webhook_ca_file: Option<PathBuf>,
+    /// How often an event is tried before it is given up; ten attempts take about half an hour.
+    #[arg(long, env = "WEBHOOK_ATTEMPTS_MAX", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub webhook_attempts_max: i32,
     /// Most connections to Postgres.
     #[arg(long, env = "DATABASE_CONNECTIONS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..))]
     pub database_connections_max: u32,

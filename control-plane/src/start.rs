@@ -5,6 +5,7 @@ use crate::envoys::{self, TokensFileError};
 use crate::jobs;
 use crate::metrics::Metrics;
 use crate::notifications;
+use crate::outbound::target::Purpose;
 use crate::outbound::{ClientError, GuardedClient, Limits};
 use crate::policies::directory::{self, Publication};
 use crate::policies::follow::{LoadError, compile_as, load_active};
@@ -13,6 +14,7 @@ use crate::problem::{ApiError, chain};
 use crate::revocations;
 use crate::secrets::SecretsDirectory;
 use crate::settings::Settings;
+use crate::webhooks;
 use axum::Router;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use sqlx::PgPool;
@@ -90,8 +92,8 @@ pub enum StartError {
     /// What was revoked is not known: a revoked operator could come in.
     #[error("revocations could not be read")]
     Revocations(#[source] sqlx::Error),
-    /// Key sets could not be fetched.
-    #[error("the client for key sets cannot be made; see JWKS_CA_FILE")]
+    /// Key sets could not be fetched, or events not delivered.
+    #[error("the clients for key sets and webhooks cannot be made; see JWKS_CA_FILE and WEBHOOK_CA_FILE")]
     Outbound(#[source] ClientError),
     /// A task was stopped.
     #[error("a starting task was stopped")]
@@ -159,7 +161,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         }
     };
     let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
-    let outbound = outbound(&settings).await?;
+    let (outbound, webhooks) = outbound(&settings).await?;
     let metrics = Metrics::new();
     metrics.revocations(revoked.number(), revoked.live());
     metrics.policy_in_force(&active.version);
@@ -171,6 +173,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, ..PolicyFaults::default() })),
         revoked: Arc::new(revoked),
         outbound,
+        webhooks,
         keys_asked: Arc::default(),
         settings: Arc::new(settings),
         metrics: Arc::new(metrics),
@@ -178,10 +181,17 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
     })
 }
 
-async fn outbound(settings: &Settings) -> Result<GuardedClient, StartError> {
+/// The clients for key sets and for webhooks.
+async fn outbound(settings: &Settings) -> Result<(GuardedClient, GuardedClient), StartError> {
     let (hosts, networks, ca_file) = (settings.jwks_hosts.clone(), settings.jwks_networks.0.clone(), settings.jwks_ca_file.clone());
-    let client = tokio::task::spawn_blocking(move || GuardedClient::new(hosts, networks, ca_file.as_ref(), Limits::SMALL));
-    client.await.map_err(StartError::Stopped)?.map_err(StartError::Outbound)
+    let (to_hosts, to_networks, to_ca_file) =
+        (settings.webhook_hosts.clone(), settings.webhook_networks.0.clone(), settings.webhook_ca_file.clone());
+    let clients = tokio::task::spawn_blocking(move || {
+        let key_sets = GuardedClient::new(hosts, networks, ca_file.as_ref(), Limits::SMALL)?;
+        let webhooks = GuardedClient::new(to_hosts, to_networks, to_ca_file.as_ref(), Limits::SMALL)?;
+        Ok((key_sets, webhooks.with_purpose(Purpose::Webhooks)))
+    });
+    clients.await.map_err(StartError::Stopped)?.map_err(StartError::Outbound)
 }
 
 /// Publishes the directory if it changed. A bad one is returned, and whatever is active stays.
@@ -207,7 +217,7 @@ async fn compiled_directory(settings: &Settings, database: &PgPool, secrets: &Se
         .map_err(LoadError::Stopped)?
         .map_err(|error| LoadError::Fault(error.into()))?;
     let compiled: ActivePolicy = compile_as(database, files.clone(), secrets.clone(), settings.gate(), BundleVersion::default()).await?;
-    check::check(&compiled.document, &settings.jwks_hosts, &files).map_err(LoadError::Fault)?;
+    check::check(&compiled.document, settings, &files).await.map_err(LoadError::Fault)?;
     let issuers = compiled.document.issuers.into_iter().map(|issuer| issuer.name).collect();
     Ok((files, issuers))
 }
@@ -273,6 +283,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let background = [
         watched("notifications", tokio::spawn(notifications::follow(state.clone())), &shutdown, &died),
         watched("jobs", jobs::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("webhooks", webhooks::deliver::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
     ];
     let servers = [
         spawn_server(admin, admin_app(state.clone()), shutdown.clone()),

@@ -12,9 +12,10 @@ use http_body_util::BodyExt as _;
 use plane::{Holder, state, token};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use std::sync::Arc;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::policy::Gateway;
+use wire::policy::{Approvals, Gateway};
 use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome, ApprovalRefusal, ApprovalUndo};
 
 fn ask(subject: &str, path: &str, approval_id: Option<&str>) -> ApprovalAsk {
@@ -192,8 +193,127 @@ async fn only_another_governor_decides(pool: PgPool) {
     let (status, one) = call(&holder, "GET", &format!("/admin/v1/approvals/{id}"), Some(&token("vera", "viewer", false)), None).await;
     assert_eq!((status, one.contains("force=1")), (StatusCode::OK, true));
     assert_eq!(call(&holder, "GET", "/admin/v1/approvals", None, None).await.0, StatusCode::UNAUTHORIZED);
-    let (status, page) = call(&holder, "GET", &format!("/approvals/{id}"), None, None).await;
+}
+
+/// Another section `approvals` is in force from now on.
+fn governed(holder: &Holder, approvers: u8) {
+    let mut policy = plane::policy(100);
+    policy.document.approvals = Some(Approvals { approvers, ..Approvals::default() });
+    holder.state.active.send_replace(Arc::new(policy));
+}
+
+async fn shown(holder: &Holder, id: &str) -> Value {
+    let (status, text) = call(holder, "GET", &format!("/admin/v1/approvals/{id}"), Some(&token("vera", "viewer", false)), None).await;
     assert_eq!(status, StatusCode::OK);
-    assert!(page.contains("/&lt;b&gt;") && !page.contains("<b>") && !page.contains("force=1"), "{page}");
-    assert_eq!(call(&holder, "GET", "/approvals/nonsense", None, None).await.0, StatusCode::NOT_FOUND);
+    serde_json::from_str(&text).unwrap()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn two_governors_have_to_approve_and_one_refuses(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    governed(&holder, 2);
+    let [grace, ann] = ["grace", "ann"].map(|name| token(name, "admin", true));
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(shown(&holder, &id).await["approvals_missing"], 2);
+    assert_eq!(decide(&holder, &id, &grace, "approve").await, 200);
+    let once = shown(&holder, &id).await;
+    assert_eq!((&once["status"], &once["approvals_missing"], &once["decided_at"]), (&json!("pending"), &json!(1), &Value::Null));
+    assert_eq!((&once["decisions"][0]["subject"], &once["decisions"][0]["decision"]), (&json!("grace"), &json!("approve")));
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, refused(ApprovalRefusal::Undecided), "one of two is no grant");
+    for again in ["approve", "reject"] {
+        assert_eq!(decide(&holder, &id, &grace, again).await, 409, "{again}: nobody decides twice");
+    }
+    assert_eq!(decide(&holder, &id, &token("ada", "admin", true), "approve").await, 403, "nor for oneself");
+    assert_eq!(decide(&holder, &id, &ann, "approve").await, 200);
+    let twice = shown(&holder, &id).await;
+    assert_eq!((&twice["status"], &twice["approvals_missing"], &twice["decided_by_subject"]), (&json!("approved"), &json!(0), &json!("ann")));
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, ApprovalOutcome::Granted);
+
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await);
+    assert_eq!(decide(&holder, &id, &grace, "approve").await, 200);
+    assert_eq!(decide(&holder, &id, &ann, "reject").await, 200);
+    assert_eq!(outcome(&mut holder, ask("ada", "/b", Some(&id))).await, refused(ApprovalRefusal::Rejected), "one refusal is enough");
+    let events: Vec<(String, String, Value)> =
+        sqlx::query_as("SELECT actor_subject, action, detail->'approvals_missing' FROM admin_events WHERE target = $1 ORDER BY id")
+            .bind(&id)
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    let event = |who: &str, what: &str, missing: i32| (who.to_owned(), what.to_owned(), json!(missing));
+    assert_eq!(events, [event("grace", "approval.approve", 1), event("ann", "approval.reject", 0)]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_stricter_of_both_settings_counts(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let [grace, ann] = ["grace", "ann"].map(|name| token(name, "admin", true));
+    governed(&holder, 2);
+    let strict = pending_id(&outcome(&mut holder, ask("ada", "/strict", None)).await);
+    governed(&holder, 1);
+    assert_eq!(decide(&holder, &strict, &grace, "approve").await, 200);
+    assert_eq!(shown(&holder, &strict).await["status"], "pending", "a lowered setting weakens nothing that waits");
+    let lax = pending_id(&outcome(&mut holder, ask("ada", "/lax", None)).await);
+    governed(&holder, 2);
+    assert_eq!(shown(&holder, &lax).await["approvers_needed"], 2);
+    assert_eq!(decide(&holder, &lax, &grace, "approve").await, 200);
+    assert_eq!(shown(&holder, &lax).await["status"], "pending", "a raised one counts at once");
+    for id in [&strict, &lax] {
+        assert_eq!(decide(&holder, id, &ann, "approve").await, 200);
+        assert_eq!(shown(&holder, id).await["status"], "approved");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn governors_who_decide_at_once_all_count_and_one_of_them_completes(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    governed(&holder, 2);
+    for round in 0..5 {
+        let id = pending_id(&outcome(&mut holder, ask("ada", &format!("/{round}"), None)).await);
+        let mut deciding = tokio::task::JoinSet::new();
+        for name in ["grace", "grace", "ann", "ann"] {
+            let (holder, id) = (holder.clone(), id.clone());
+            deciding.spawn(async move { decide(&holder, &id, &token(name, "admin", true), "approve").await });
+        }
+        let mut statuses = deciding.join_all().await;
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 409, 409]);
+        let decided = shown(&holder, &id).await;
+        assert_eq!((&decided["status"], decided["decisions"].as_array().unwrap().len()), (&json!("approved"), 2));
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn decisions_are_never_changed_and_never_by_the_requester(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    let own = "INSERT INTO approval_decisions (approval, governor_issuer, governor_subject, decision, reason) \
+               SELECT id, issuer, subject, 'approve', 'x' FROM approvals";
+    assert!(sqlx::query(own).execute(&pool).await.unwrap_err().to_string().contains("nobody decides on an own request"));
+    assert_eq!(decide(&holder, &id, &token("grace", "admin", true), "reject").await, 200);
+    for change in ["UPDATE approval_decisions SET decision = 'approve'", "DELETE FROM approval_decisions"] {
+        assert!(sqlx::query(change).execute(&pool).await.unwrap_err().to_string().contains("never changed"), "{change}");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_expires_or_comes_back_is_recorded(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(decide(&holder, &id, &token("grace", "admin", true), "approve").await, 200);
+    let used = ask("ada", "/a", Some(&id));
+    assert_eq!(outcome(&mut holder, used.clone()).await, ApprovalOutcome::Granted);
+    let mut giving_back = holder.request(vec![]);
+    giving_back.undos = vec![ApprovalUndo { request_id: used.request_id, approval_id: id.clone() }];
+    holder.send(&giving_back).await.unwrap();
+    sqlx::query("UPDATE approvals SET expires_at = now() - interval '1 second'").execute(&pool).await.unwrap();
+    assert_eq!(control_plane::approvals::store::expire(&pool).await.unwrap(), 1);
+    assert_eq!(control_plane::approvals::store::expire(&pool).await.unwrap(), 0);
+    let actions: Vec<(String,)> =
+        sqlx::query_as("SELECT action FROM admin_events WHERE target = $1 ORDER BY id").bind(&id).fetch_all(&pool).await.unwrap();
+    assert_eq!(actions.iter().map(|(action,)| &**action).collect::<Vec<_>>(), ["approval.approve", "approval.undo", "approval.expire"]);
 }

@@ -36,6 +36,8 @@ fn nothing(_world: &World) -> Value {
 const NOBODYS_APPROVAL: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000";
 const NOBODYS_DECISION: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000/decision";
 
+const NOBODYS_DELIVERY: &str = "/admin/v1/webhooks/deliveries/00000000-0000-7000-8000-000000000000/redelivery";
+
 /// One row per operation of `/openapi.json`.
 fn rows() -> Vec<Row> {
     let publication = |world: &World| json!({ "files": world.files(), "reason": "a test" });
@@ -75,6 +77,8 @@ fn rows() -> Vec<Row> {
         row(Method::GET, "/admin/v1/approvals", "/admin/v1/approvals", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/approvals/{id}", NOBODYS_APPROVAL, nothing, StatusCode::NOT_FOUND),
         row(Method::POST, "/admin/v1/approvals/{id}/decision", NOBODYS_DECISION, verdict, StatusCode::NOT_FOUND),
+        row(Method::GET, "/admin/v1/webhooks/deliveries", "/admin/v1/webhooks/deliveries", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/webhooks/deliveries/{id}/redelivery", NOBODYS_DELIVERY, activation, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit", "/admin/v1/audit", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/keys", "/admin/v1/keys", nothing, StatusCode::OK),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod idp;
 #[expect(dead_code, reason = "it is shared with other tests")]
 mod support;

@@ -1,6 +1,7 @@
 //! What the tests against real parts stand on: the stacks that they start, clients for odd requests and for load, tokens with one
 //! thing wrong, policies of their own; and the echo backend.
 
+pub mod browser;
 pub mod echo;
 pub mod identity_provider;
 pub mod large;
@@ -10,5 +11,6 @@ pub mod raw;
 pub mod relay;
 pub mod stacks;
 pub mod tokens;
+pub mod webhook_receiver;
 
 pub use cli::demo::{admin, http};

@@ -35,6 +35,7 @@ pub mod ports {
     pub const OWNERSHIP: u16 = 22_800;
     pub const EDGE: u16 = 21_600;
     pub const PROPAGATION: u16 = 21_400;
+    pub const APPROVALS: u16 = 21_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

@@ -1,12 +1,16 @@
 //! Approvals in Postgres. Asks of one user are serialised by an advisory lock, so that races make no second pending
 //! request and no twenty-first.
 
-use super::{Digests, PENDING_LIFETIME, PENDING_MAX, Terms, is_storable};
+use super::decisions::Decided;
+use super::{Digests, PENDING_MAX, Terms, is_storable};
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::audit::gateway_name;
+use crate::webhooks::{self, Event};
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalOutcome, ApprovalRefusal, ApprovalUndo};
@@ -65,17 +69,30 @@ async fn request(
     let id = match open {
         Some(id) => id,
         None if pending >= PENDING_MAX => return Ok(ApprovalOutcome::Refused(ApprovalRefusal::TooManyPending)),
-        None => open_pending(connection, envoy_id, ask, digests).await?,
+        None => open_pending(connection, envoy_id, ask, digests, terms).await?,
     };
-    let url = format!("{}/approvals/{id}", terms.public_url.trim_end_matches('/'));
-    Ok(ApprovalOutcome::Pending { approval_id: id.to_string(), url })
+    Ok(ApprovalOutcome::Pending { approval_id: id.to_string(), url: terms.page(id) })
+}
+
+/// Every expiry is recorded: with it ends what somebody asked for, or was granted. `$chosen` says which are looked at.
+macro_rules! expire_where {
+    ($chosen:literal) => {
+        concat!(
+            "WITH closed AS (UPDATE approvals AS a SET status = 'expired' FROM approvals AS before WHERE a.id = before.id AND ",
+            $chosen,
+            " RETURNING a.id, before.status AS was, a.issuer, a.subject, a.route, a.action) \
+             INSERT INTO admin_events (actor_issuer, actor_subject, action, target, reason, detail) \
+             SELECT 'control-plane', 'control-plane', 'approval.expire', id::text, 'not decided, or not used, in time', \
+                    jsonb_build_object('was', was, 'issuer', issuer, 'subject', subject, 'route', route, 'action', action) FROM closed"
+        )
+    };
 }
 
 async fn expire_of_user(connection: &mut PgConnection, digests: &Digests) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE approvals SET status = 'expired' WHERE expires_at <= now() \
-         AND ((user_sha256 = $1 AND status = 'pending') OR (binding_sha256 = $2 AND status IN ('pending', 'approved')))",
-    )
+    sqlx::query(expire_where!(
+        "a.expires_at <= now() AND ((a.user_sha256 = $1 AND a.status = 'pending') \
+             OR (a.binding_sha256 = $2 AND a.status IN ('pending', 'approved')))"
+    ))
     .bind(digests.user.as_slice())
     .bind(digests.binding.as_slice())
     .execute(connection)
@@ -83,13 +100,19 @@ async fn expire_of_user(connection: &mut PgConnection, digests: &Digests) -> Res
     .map(|_done| ())
 }
 
-async fn open_pending(connection: &mut PgConnection, envoy_id: &str, ask: &ApprovalAsk, digests: &Digests) -> Result<Uuid, sqlx::Error> {
+async fn open_pending(
+    connection: &mut PgConnection,
+    envoy_id: &str,
+    ask: &ApprovalAsk,
+    digests: &Digests,
+    terms: Terms<'_>,
+) -> Result<Uuid, sqlx::Error> {
     let id = Uuid::now_v7();
     let binding = &ask.binding;
     sqlx::query(
         "INSERT INTO approvals (id, envoy_id, gateway, issuer, subject, method, authority, path, query, body_sha256, route, action, \
-             user_sha256, binding_sha256, requested_by, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $16))",
+             user_sha256, binding_sha256, requested_by, expires_at, approvers_needed) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $16), $17)",
     )
     .bind(id)
     .bind(envoy_id)
@@ -106,9 +129,14 @@ async fn open_pending(connection: &mut PgConnection, envoy_id: &str, ask: &Appro
     .bind(digests.user.as_slice())
     .bind(digests.binding.as_slice())
     .bind(Uuid::from_bytes(ask.request_id))
-    .bind(PENDING_LIFETIME.as_secs_f64())
-    .execute(connection)
+    .bind(terms.lifetime.as_secs_f64())
+    .bind(i16::from(terms.approvers))
+    .execute(&mut *connection)
     .await?;
+    if let Some(webhook) = terms.webhook {
+        let opened = read(connection, id, terms.approvers).await?.ok_or(sqlx::Error::RowNotFound)?;
+        webhooks::store::enqueue(connection, webhook, Event::ApprovalRequested, opened.event(&terms)).await?;
+    }
     Ok(id)
 }
 
@@ -172,7 +200,7 @@ async fn mark_consumed(connection: &mut PgConnection, id: Uuid, envoy_id: &str, 
 pub async fn undo(connection: &mut PgConnection, envoy_id: &str, undos: &[ApprovalUndo]) -> Result<(), sqlx::Error> {
     for undo in undos {
         let Ok(id) = Uuid::try_parse(&undo.approval_id) else { continue };
-        sqlx::query(
+        let undone = sqlx::query(
             "UPDATE approvals AS a SET status = 'approved', consumed_at = NULL, consumed_by = NULL, consumed_envoy_id = NULL \
              WHERE id = $1 AND status = 'consumed' AND consumed_by = $2 AND consumed_envoy_id = $3 AND NOT EXISTS \
                  (SELECT FROM approvals AS other WHERE other.binding_sha256 = a.binding_sha256 AND other.status IN ('pending', 'approved'))",
@@ -182,16 +210,26 @@ pub async fn undo(connection: &mut PgConnection, envoy_id: &str, undos: &[Approv
         .bind(envoy_id)
         .execute(&mut *connection)
         .await?;
+        if undone.rows_affected() > 0 {
+            record_undo(connection, id, envoy_id, undo).await?;
+        }
     }
     Ok(())
 }
 
+async fn record_undo(connection: &mut PgConnection, id: Uuid, envoy_id: &str, undo: &ApprovalUndo) -> Result<(), sqlx::Error> {
+    let target = id.to_string();
+    let detail = serde_json::json!({"request_id": Uuid::from_bytes(undo.request_id), "envoy_id": envoy_id});
+    let event = AdminEvent { action: "approval.undo", target: &target, reason: "the backend was not reached", detail };
+    admin_events::record(connection, Actor::CONTROL_PLANE, event).await
+}
+
 /// Closes what nobody decided or used in time. The asks do so too for what they touch; this is for the lists.
 pub async fn expire(database: &PgPool) -> Result<u64, sqlx::Error> {
-    sqlx::query(
-        "UPDATE approvals SET status = 'expired' WHERE id IN (SELECT id FROM approvals WHERE status IN ('pending', 'approved') \
-         AND expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)",
-    )
+    sqlx::query(expire_where!(
+        "a.id IN (SELECT id FROM approvals WHERE status IN ('pending', 'approved') \
+             AND expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+    ))
     .execute(database)
     .await
     .map(|done| done.rows_affected())
@@ -214,7 +252,9 @@ pub enum Status {
 }
 
 impl Status {
-    fn parse(name: &str) -> Option<Self> {
+    /// From its name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
         [Self::Pending, Self::Approved, Self::Rejected, Self::Consumed, Self::Expired].into_iter().find(|status| status.name() == name)
     }
 
@@ -282,6 +322,29 @@ pub struct Approval {
     pub consumed_at: Option<OffsetDateTime>,
     /// The request that used it.
     pub consumed_by: Option<Uuid>,
+    /// How many governors have to approve: as many as the policy asked for when the request was made, or asks for now if
+    /// that is more.
+    pub approvers_needed: i16,
+    /// How many more have to; 0 once it is decided.
+    pub approvals_missing: i16,
+    /// What governors said so far, oldest first.
+    #[schema(value_type = Vec<Decided>)]
+    pub decisions: Json<Vec<Decided>>,
+}
+
+impl Approval {
+    /// What receivers outside learn: enough to find and judge it, without the query, which may carry secrets.
+    #[must_use]
+    pub fn event(&self, terms: &Terms<'_>) -> serde_json::Value {
+        let moment = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+        serde_json::json!({
+            "id": self.id, "url": terms.page(self.id), "status": self.status, "gateway": self.gateway,
+            "user": {"issuer": self.issuer, "subject": self.subject},
+            "method": self.method, "authority": self.authority, "path": self.path, "route": self.route, "action": self.action,
+            "requested_at": moment(self.requested_at), "expires_at": moment(self.expires_at),
+            "approvers_needed": self.approvers_needed, "decisions": self.decisions,
+        })
+    }
 }
 
 macro_rules! select_approvals {
@@ -289,105 +352,39 @@ macro_rules! select_approvals {
         concat!(
             "SELECT id, CASE WHEN status IN ('pending', 'approved') AND expires_at <= now() THEN 'expired' ELSE status END AS status, \
                  gateway, issuer, subject, method, authority, path, query, encode(body_sha256, 'hex') AS body_sha256, route, action, \
-                 requested_at, expires_at, decided_at, decided_by_issuer, decided_by_subject, decision_reason, consumed_at, consumed_by \
+                 requested_at, expires_at, decided_at, decided_by_issuer, decided_by_subject, decision_reason, consumed_at, consumed_by, \
+                 CASE WHEN status = 'pending' THEN greatest(approvers_needed, $1) ELSE approvers_needed END AS approvers_needed, \
+                 CASE WHEN status = 'pending' AND expires_at > now() THEN greatest(0, greatest(approvers_needed, $1) - (SELECT count(*) \
+                     FROM approval_decisions WHERE approval = approvals.id AND decision = 'approve'))::smallint \
+                     ELSE 0::smallint END AS approvals_missing, \
+                 (SELECT coalesce(json_agg(json_build_object('issuer', governor_issuer, 'subject', governor_subject, \
+                     'decision', decision, 'reason', reason, 'at', at) ORDER BY at, governor_issuer, governor_subject), '[]') \
+                     FROM approval_decisions WHERE approval = approvals.id) AS decisions \
              FROM approvals ",
             $rest
         )
     };
 }
 
-/// Approvals, newest first.
-pub async fn list(database: &PgPool, status: Option<Status>, limit: i64) -> Result<Vec<Approval>, sqlx::Error> {
-    sqlx::query_as(select_approvals!("WHERE $1::text IS NULL OR status = $1 ORDER BY requested_at DESC, id DESC LIMIT $2"))
-        .bind(status.map(Status::name))
-        .bind(limit)
-        .fetch_all(database)
-        .await
+/// Approvals, newest first. `approvers` is what the policy in force asks for.
+pub async fn list(database: &PgPool, status: Option<Status>, approvers: u8, limit: i64) -> Result<Vec<Approval>, sqlx::Error> {
+    sqlx::query_as(select_approvals!(
+        "WHERE ($2::text IS NULL OR status = $2) \
+             AND ($2::text IS NULL OR $2 NOT IN ('pending', 'approved') OR expires_at > now()) ORDER BY requested_at DESC, id DESC LIMIT $3"
+    ))
+    .bind(i16::from(approvers))
+    .bind(status.map(Status::name))
+    .bind(limit)
+    .fetch_all(database)
+    .await
 }
 
-/// One approval.
-pub async fn find(database: &PgPool, id: Uuid) -> Result<Option<Approval>, sqlx::Error> {
-    sqlx::query_as(select_approvals!("WHERE id = $1")).bind(id).fetch_optional(database).await
+/// One approval. `approvers` is what the policy in force asks for.
+pub async fn find(database: &PgPool, id: Uuid, approvers: u8) -> Result<Option<Approval>, sqlx::Error> {
+    read(&mut *database.acquire().await?, id, approvers).await
 }
 
-/// What a governor says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// The request may be made, once.
-    Approve,
-    /// It may not.
-    Reject,
-}
-
-impl Verdict {
-    const fn status(self) -> Status {
-        match self {
-            Self::Approve => Status::Approved,
-            Self::Reject => Status::Rejected,
-        }
-    }
-
-    const fn event(self) -> &'static str {
-        match self {
-            Self::Approve => "approval.approve",
-            Self::Reject => "approval.reject",
-        }
-    }
-}
-
-/// Why a decision was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum DecideError {
-    /// No such approval.
-    #[error("no such approval")]
-    Unknown,
-    /// The requester may not decide.
-    #[error("nobody decides on an own request")]
-    OwnRequest,
-    /// It is decided, or expired.
-    #[error("the approval is not pending")]
-    NotPending,
-    /// Postgres failed.
-    #[error("database failure")]
-    Database(#[from] sqlx::Error),
-}
-
-/// Decides a pending approval, and records who did and why.
-pub async fn decide(
-    database: &PgPool,
-    id: Uuid,
-    verdict: Verdict,
-    actor: Actor<'_>,
-    reason: &str,
-    terms: Terms<'_>,
-) -> Result<Approval, DecideError> {
-    let mut transaction = database.begin().await?;
-    let found: Option<Approval> =
-        sqlx::query_as(select_approvals!("WHERE id = $1 FOR UPDATE")).bind(id).fetch_optional(&mut *transaction).await?;
-    let found = found.ok_or(DecideError::Unknown)?;
-    if (found.issuer.as_str(), found.subject.as_str()) == (actor.issuer, actor.subject) {
-        return Err(DecideError::OwnRequest);
-    }
-    if Status::parse(&found.status) != Some(Status::Pending) {
-        return Err(DecideError::NotPending);
-    }
-    sqlx::query(
-        "UPDATE approvals SET status = $2, decided_at = now(), decided_by_issuer = $3, decided_by_subject = $4, decision_reason = $5, \
-             expires_at = now() + make_interval(secs => $6) WHERE id = $1",
-    )
-    .bind(id)
-    .bind(verdict.status().name())
-    .bind(actor.issuer)
-    .bind(actor.subject)
-    .bind(reason)
-    .bind(terms.lifetime.as_secs_f64())
-    .execute(&mut *transaction)
-    .await?;
-    let detail = serde_json::json!({"issuer": found.issuer, "subject": found.subject, "route": found.route, "action": found.action});
-    let target = id.to_string();
-    admin_events::record(&mut transaction, actor, AdminEvent { action: verdict.event(), target: &target, reason, detail }).await?;
-    let decided = sqlx::query_as(select_approvals!("WHERE id = $1")).bind(id).fetch_one(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(decided)
+/// One approval, within a transaction.
+pub(super) async fn read(connection: &mut PgConnection, id: Uuid, approvers: u8) -> Result<Option<Approval>, sqlx::Error> {
+    sqlx::query_as(select_approvals!("WHERE id = $2")).bind(i16::from(approvers)).bind(id).fetch_optional(connection).await
 }

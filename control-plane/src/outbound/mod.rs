@@ -7,16 +7,16 @@ pub mod address;
 pub mod target;
 
 use address::{Class, Network};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use target::{AllowedHosts, InvalidTarget, Target};
+use target::{AllowedHosts, InvalidTarget, Purpose, Target};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
@@ -79,7 +79,7 @@ pub enum CallError {
     /// The request cannot be written.
     #[error("the request cannot be written")]
     Request(#[source] hyper::http::Error),
-    /// Another status than 200; redirects are not followed.
+    /// Not a status of success; redirects are not followed.
     #[error("the answer has status {0} and not 200")]
     Status(StatusCode),
     /// Another kind of document.
@@ -117,10 +117,20 @@ pub enum ClientError {
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "a TLS configuration has nothing worth printing")]
 pub struct GuardedClient {
+    purpose: Purpose,
     hosts: AllowedHosts,
     networks: Vec<Network>,
     tls: TlsConnector,
     limits: Limits,
+}
+
+/// A document to be posted.
+#[derive(Clone, Debug)]
+pub struct Post<'a> {
+    /// Headers beside those that say what and to whom.
+    pub headers: &'a [(&'static str, String)],
+    /// JSON.
+    pub body: Vec<u8>,
 }
 
 impl GuardedClient {
@@ -139,13 +149,13 @@ impl GuardedClient {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(ClientError::Tls)?;
         let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { hosts, networks, tls: TlsConnector::from(Arc::new(config)), limits })
+        Ok(Self { purpose: Purpose::KeySets, hosts, networks, tls: TlsConnector::from(Arc::new(config)), limits })
     }
 
-    /// The hosts that may be asked.
+    /// The same for another purpose; one that is not said is the fetching of key sets.
     #[must_use]
-    pub const fn hosts(&self) -> &AllowedHosts {
-        &self.hosts
+    pub fn with_purpose(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
     }
 
     /// Fetches a JSON document.
@@ -153,12 +163,46 @@ impl GuardedClient {
     /// # Errors
     /// Why there is none.
     pub async fn get_json(&self, url: &str) -> Result<Bytes, CallError> {
-        let target = self.hosts.target(url)?;
-        let limit = self.limits.time;
-        tokio::time::timeout(limit, self.get(&target)).await.unwrap_or(Err(CallError::TimedOut(limit)))
+        let target = self.hosts.target(url, self.purpose)?;
+        let request = Request::get(&target.path_and_query)
+            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .body(Full::default())
+            .map_err(CallError::Request)?;
+        self.timed(self.call(&target, request, async |response| self.body(response).await)).await
     }
 
-    async fn get(&self, target: &Target) -> Result<Bytes, CallError> {
+    /// Posts a JSON document. Any status of success will do; what the answer says is not read.
+    ///
+    /// # Errors
+    /// Why nobody took it.
+    pub async fn post_json(&self, url: &str, post: Post<'_>) -> Result<StatusCode, CallError> {
+        let target = self.hosts.target(url, self.purpose)?;
+        let mut request = Request::post(&target.path_and_query).header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in post.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(post.body))).map_err(CallError::Request)?;
+        let read = async |response: Response<Incoming>| {
+            let status = response.status();
+            if status.is_success() { Ok(status) } else { Err(CallError::Status(status)) }
+        };
+        self.timed(self.call(&target, request, read)).await
+    }
+
+    async fn timed<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let limit = self.limits.time;
+        tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::TimedOut(limit)))
+    }
+
+    async fn call<T>(
+        &self,
+        target: &Target,
+        mut request: Request<Full<Bytes>>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let host = header::HeaderValue::try_from(target.authority()).map_err(|invalid| CallError::Request(invalid.into()))?;
+        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::USER_AGENT, header::HeaderValue::from_static("plant-gateway"));
         let addresses = self.checked_addresses(target).await?;
         // These addresses and no others: the name is not resolved again.
         let stream = TcpStream::connect(addresses.as_slice()).await.map_err(CallError::Connect)?;
@@ -168,15 +212,9 @@ impl GuardedClient {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(CallError::Http)?;
-        let request = Request::get(&target.path_and_query)
-            .header(header::HOST, target.authority())
-            .header(header::ACCEPT, "application/json, application/jwk-set+json")
-            .header(header::USER_AGENT, "plant-gateway")
-            .body(Empty::<Bytes>::new())
-            .map_err(CallError::Request)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(CallError::Http)?;
-            self.body(response).await
+            read(response).await
         };
         // Both in this task, so that a call that is given up leaves nothing behind.
         tokio::pin!(exchange);
@@ -201,7 +239,7 @@ impl GuardedClient {
         Ok(addresses)
     }
 
-    async fn body(&self, response: hyper::Response<hyper::body::Incoming>) -> Result<Bytes, CallError> {
+    async fn body(&self, response: Response<Incoming>) -> Result<Bytes, CallError> {
         if response.status() != StatusCode::OK {
             return Err(CallError::Status(response.status()));
         }

@@ -97,15 +97,32 @@ pub enum InvalidTarget {
     },
 }
 
-/// The setting that lists the hosts of JWK sets.
-pub const JWKS_HOSTS: &str = "JWKS_HOSTS";
+/// What the outside is asked for: each has its own list of hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Fetching JWK sets.
+    KeySets,
+    /// Delivering events.
+    Webhooks,
+}
+
+impl Purpose {
+    /// The setting that lists the hosts.
+    #[must_use]
+    pub const fn hosts_setting(self) -> &'static str {
+        match self {
+            Self::KeySets => "JWKS_HOSTS",
+            Self::Webhooks => "WEBHOOK_HOSTS",
+        }
+    }
+}
 
 impl AllowedHosts {
     /// Reads a URL. Numbers in any notation that browsers know become addresses here, and are compared as such.
     ///
     /// # Errors
     /// Why it may not be asked for.
-    pub fn target(&self, text: &str) -> Result<Target, InvalidTarget> {
+    pub fn target(&self, text: &str, purpose: Purpose) -> Result<Target, InvalidTarget> {
         if text.len() > URL_BYTES_MAX {
             return Err(InvalidTarget::NotUrl);
         }
@@ -123,7 +140,7 @@ impl AllowedHosts {
         if self.0.iter().any(|allowed| allowed.host == target.host && allowed.port == target.port) {
             return Ok(target);
         }
-        Err(InvalidTarget::HostNotAllowed { host: target.authority(), setting: JWKS_HOSTS })
+        Err(InvalidTarget::HostNotAllowed { host: target.authority(), setting: purpose.hosts_setting() })
     }
 }
 
@@ -144,7 +161,7 @@ mod tests {
             "https://[2001:db8::1]:8443/",
             "https://login.example:444/x",
         ] {
-            assert!(hosts.target(good).is_ok(), "{good}");
+            assert!(hosts.target(good, Purpose::KeySets).is_ok(), "{good}");
         }
         for other in [
             "https://id.example.com:444/",
@@ -154,13 +171,13 @@ mod tests {
             "https://id.example.com./",
             "https://[2001:db8::1]/",
         ] {
-            assert!(matches!(hosts.target(other), Err(InvalidTarget::HostNotAllowed { .. })), "{other}");
+            assert!(matches!(hosts.target(other, Purpose::KeySets), Err(InvalidTarget::HostNotAllowed { .. })), "{other}");
         }
     }
 
     #[test]
     fn without_hosts_nothing_may_be_asked() {
-        assert!(matches!(hosts("").target("https://id.example.com/"), Err(InvalidTarget::HostNotAllowed { .. })));
+        assert!(matches!(hosts("").target("https://id.example.com/", Purpose::KeySets), Err(InvalidTarget::HostNotAllowed { .. })));
     }
 
     #[test]
@@ -177,7 +194,7 @@ mod tests {
             ("https://", InvalidTarget::NotUrl),
             ("", InvalidTarget::NotUrl),
         ] {
-            assert_eq!(hosts.target(url), Err(expected), "{url}");
+            assert_eq!(hosts.target(url, Purpose::KeySets), Err(expected), "{url}");
         }
     }
 
@@ -185,7 +202,7 @@ mod tests {
     fn a_host_that_is_a_number_is_the_address_in_every_notation() {
         let hosts = hosts("127.0.0.1");
         for same in ["https://127.0.0.1/", "https://2130706433/", "https://0x7f000001/", "https://0177.0.0.1/", "https://127.1/"] {
-            assert_eq!(hosts.target(same).unwrap().host, Host::<String>::Ipv4(std::net::Ipv4Addr::LOCALHOST), "{same}");
+            assert_eq!(hosts.target(same, Purpose::KeySets).unwrap().host, Host::<String>::Ipv4(std::net::Ipv4Addr::LOCALHOST), "{same}");
         }
     }
 

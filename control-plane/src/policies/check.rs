@@ -1,10 +1,13 @@
 //! What a policy must keep to before it is published, beyond that it compiles: limits of settings, and what the control
 //! plane itself is asked to do. Not checked again when a revision is loaded: what is in force stays in force.
 
-use crate::outbound::target::AllowedHosts;
+use crate::outbound::target::{AllowedHosts, Purpose};
 use crate::policies::{Files, PolicyFault};
+use crate::secrets::SecretsDirectory;
+use crate::settings::Settings;
+use crate::webhooks::signature::SigningKey;
 use std::ops::RangeInclusive;
-use wire::policy::{JwksSource, PolicyDocument};
+use wire::policy::{JwksSource, PolicyDocument, Webhook};
 
 const STALE_AFTER_S: RangeInclusive<u32> = 60..=86_400;
 const COLD_START_HOLD_MS: RangeInclusive<u32> = 0..=10_000;
@@ -15,7 +18,27 @@ const JWKS_STALE_AFTER_S_MAX: u32 = 604_800;
 ///
 /// # Errors
 /// The first thing that is wrong, with its place.
-pub fn check(document: &PolicyDocument, hosts: &AllowedHosts, files: &Files) -> Result<(), PolicyFault> {
+pub async fn check(document: &PolicyDocument, settings: &Settings, files: &Files) -> Result<(), PolicyFault> {
+    check_document(document, &settings.jwks_hosts, files)?;
+    let webhook = document.approvals.as_ref().and_then(|approvals| approvals.webhook.as_ref());
+    let Some(webhook) = webhook else { return Ok(()) };
+    let checked = check_webhook("approvals.webhook", webhook, settings).await;
+    checked.map_err(|message| PolicyFault::located(message, files))
+}
+
+/// Whom events go to, and whether they can be signed.
+async fn check_webhook(field: &str, webhook: &Webhook, settings: &Settings) -> Result<(), String> {
+    settings.webhook_hosts.target(&webhook.url, Purpose::Webhooks).map_err(|error| format!("{field}.url: {error}"))?;
+    let (secrets, name) = (SecretsDirectory::new(&settings.secrets_dir), webhook.secret.clone());
+    let key = tokio::task::spawn_blocking(move || {
+        let secret = secrets.read(&name).map_err(|error| error.to_string())?;
+        SigningKey::of(&secret).map_err(|error| format!("the secret `{name}` {error}"))
+    });
+    let key = key.await.map_err(|stopped| stopped.to_string()).and_then(|read| read);
+    key.map(|_usable| ()).map_err(|error| format!("{field}.secret: {error}"))
+}
+
+fn check_document(document: &PolicyDocument, hosts: &AllowedHosts, files: &Files) -> Result<(), PolicyFault> {
     let located = |message: String| PolicyFault::located(message, files);
     if let Some(settings) = &document.settings {
         within("settings.stale_after_s", settings.stale_after_s, &STALE_AFTER_S).map_err(located)?;
@@ -28,7 +51,7 @@ pub fn check(document: &PolicyDocument, hosts: &AllowedHosts, files: &Files) -> 
 }
 
 fn check_source(field: &str, source: &JwksSource, hosts: &AllowedHosts) -> Result<(), String> {
-    hosts.target(&source.url).map_err(|error| format!("{field}.url: {error}"))?;
+    hosts.target(&source.url, Purpose::KeySets).map_err(|error| format!("{field}.url: {error}"))?;
     within(&format!("{field}.refresh_s"), source.refresh_s, &JWKS_REFRESH_S)?;
     within(&format!("{field}.stale_after_s"), source.stale_after_s, &(source.refresh_s..=JWKS_STALE_AFTER_S_MAX))
 }
@@ -47,7 +70,7 @@ mod tests {
         assert!(text.contains(from), "{from}");
         let files = Files::from([("policy.yaml".to_owned(), text.replace(from, to))]);
         let document = wire::sources::read(&files).unwrap();
-        let fault = check(&document, &"id.example.com".parse().unwrap(), &files).err()?;
+        let fault = check_document(&document, &"id.example.com".parse().unwrap(), &files).err()?;
         assert_eq!(fault.file.as_deref(), Some("policy.yaml"));
         Some((fault.line, fault.field, fault.message))
     }

@@ -277,7 +277,7 @@ pub(super) async fn compile_candidate(state: &AppState, files: Files) -> Result<
     check_files(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
     let compiled = follow::compile_as(&state.database, files.clone(), secrets, state.settings.gate(), BundleVersion::default()).await?;
-    check::check(&compiled.document, &state.settings.jwks_hosts, &files).map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
+    check::check(&compiled.document, &state.settings, &files).await.map_err(|fault| ApiError::InvalidPolicy(Box::new(fault)))?;
     Ok(compiled)
 }
 

@@ -12,7 +12,6 @@ use crate::budgets::{Granting, Plan, Reports, valkey};
 use crate::caller::Envoy;
 use crate::holders::{AdmitError, Enforced, HolderId};
 use crate::{approvals, audit, keys};
-use std::time::Duration;
 use store::{Committed, Job};
 use uuid::Uuid;
 use wire::sync::{RecordBatch, SyncAnswer, SyncRequest};
@@ -80,7 +79,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
         asks: &request.approvals,
         undos: &request.undos,
-        terms: approvals::Terms { lifetime: Duration::from_secs(u64::from(governing.lifetime_s)), public_url: &state.settings.public_url },
+        terms: approvals::Terms::of(&governing, &state.settings.public_url),
         batch: checked_batch(request.records.as_ref())?,
         shadow: request.shadow.as_ref(),
     };

@@ -34,8 +34,12 @@ pub(crate) struct Idp {
     pub(crate) port: u16,
     reply: Arc<Mutex<Reply>>,
     hits: Arc<AtomicUsize>,
+    requests: Requests,
     directory: TempDir,
 }
+
+/// What was asked: head and body, as they came.
+type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 impl Idp {
     /// Listens on a port of its own, with a certificate for `localhost` by an authority of its own.
@@ -46,8 +50,9 @@ impl Idp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (reply, hits) = (Arc::new(Mutex::new(Reply::Silence)), Arc::new(AtomicUsize::new(0)));
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::clone(&reply), Arc::clone(&hits)));
-        Self { port, reply, hits, directory }
+        let requests = Requests::default();
+        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::clone(&reply), Arc::clone(&hits), Arc::clone(&requests)));
+        Self { port, reply, hits, requests, directory }
     }
 
     pub(crate) fn answers(&self, reply: Reply) {
@@ -61,6 +66,11 @@ impl Idp {
 
     pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
+    }
+
+    /// What was asked since the last time that this was called.
+    pub(crate) fn requests(&self) -> Vec<(String, Vec<u8>)> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 
     pub(crate) fn url(&self) -> String {
@@ -94,10 +104,10 @@ fn certificates() -> (ServerConfig, String) {
     (config.with_no_client_auth().with_single_cert(vec![server.der().clone()], private).unwrap(), authority)
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, reply: Arc<Mutex<Reply>>, hits: Arc<AtomicUsize>) {
+async fn serve(listener: TcpListener, tls: TlsAcceptor, reply: Arc<Mutex<Reply>>, hits: Arc<AtomicUsize>, requests: Requests) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (tls, reply, hits) = (tls.clone(), Arc::clone(&reply), Arc::clone(&hits));
+        let (tls, reply, hits, requests) = (tls.clone(), Arc::clone(&reply), Arc::clone(&hits), Arc::clone(&requests));
         tokio::spawn(async move {
             let Ok(mut stream) = tls.accept(stream).await else { return };
             let mut request = Vec::new();
@@ -105,6 +115,13 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, reply: Arc<Mutex<Reply>>
                 let Ok(byte) = stream.read_u8().await else { return };
                 request.push(byte);
             }
+            let head = String::from_utf8(request).unwrap().to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+            let mut body = vec![0; length];
+            if stream.read_exact(&mut body).await.is_err() {
+                return;
+            }
+            requests.lock().unwrap().push((head, body));
             hits.fetch_add(1, Ordering::SeqCst);
             let reply = reply.lock().unwrap().clone();
             let bytes = match reply {

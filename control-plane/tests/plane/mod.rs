@@ -6,7 +6,7 @@ use clap::Parser as _;
 use control_plane::app::AppState;
 use control_plane::caller::Envoy;
 use control_plane::metrics::Metrics;
-use control_plane::outbound::target::AllowedHosts;
+use control_plane::outbound::target::{AllowedHosts, Purpose};
 use control_plane::outbound::{GuardedClient, Limits};
 use control_plane::policies::{ActivePolicy, PolicyFaults};
 use control_plane::revocations::Revoked;
@@ -77,6 +77,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults::default())),
         revoked: Arc::new(Revoked::default()),
         outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
+        webhooks: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap().with_purpose(Purpose::Webhooks),
         keys_asked: Arc::default(),
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),

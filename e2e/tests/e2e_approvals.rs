@@ -1,0 +1,339 @@
+//! Approvals through everything: a client is refused, a governor decides by API or in a real browser, the request passes once,
+//! receivers outside are told, and all of it is recorded.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cli::stack::{Part, Stack, State};
+use cli::token::{TokenSpec, mint};
+use e2e::admin::Admin;
+use e2e::browser::Browser;
+use e2e::http::{Answer, Ask, Client};
+use e2e::policies::without_budgets;
+use e2e::stacks::{eventually, options, ports, told};
+use e2e::webhook_receiver::{Received, WebhookReceiver};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+
+const SECRET: &str = "a secret of thirty-two bytes....";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stack, a receiver of webhooks, and the files of the policy.
+struct World {
+    stack: Stack,
+    receiver: WebhookReceiver,
+    home: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let receiver = WebhookReceiver::start(home.path()).await.unwrap();
+        let mut options = options("approvals", ports::APPROVALS).unwrap();
+        options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
+        options.control_plane_env = receiver.control_plane_env();
+        options.control_plane_env.push(("WEBHOOK_ATTEMPTS_MAX".to_owned(), "2".to_owned()));
+        let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap();
+        let stack = stack.unwrap_or_else(|error| panic!("{}", told(&error)));
+        std::fs::write(stack.state().run_dir.join("secrets/webhook"), SECRET).unwrap();
+        Self { stack, receiver, home }
+    }
+
+    fn state(&self) -> &State {
+        self.stack.state()
+    }
+
+    fn admin(&self) -> Admin {
+        Admin::new(self.state())
+    }
+
+    /// Puts another section `approvals` in force and waits until the gateway enforces it.
+    async fn govern(&self, section: &str) {
+        let text = format!("approvals:\n{section}  webhook: {{url: '{}', secret: webhook}}\n", self.receiver.url());
+        let folder = self.home.path().join("policies");
+        std::fs::write(folder.join("approvals.yaml"), text).unwrap();
+        let files = authoring::directory::read(&folder).unwrap();
+        let mut admin = self.admin();
+        let published = admin.json(Ask::post("/admin/v1/policies").json(&json!({"files": files, "reason": "a test"}))).await.unwrap();
+        let path = format!("/admin/v1/policies/{}/activation", published["revision"]);
+        let active = admin.json(Ask::post(&path).json(&json!({"reason": "a test"}))).await.unwrap();
+        let enforced = eventually(PATIENCE, async || {
+            let ready = Client::new(&self.state().gateways["PP"]).send(&Ask::get("/ready")).await.unwrap();
+            (ready.json()["activation"] == active["activation"]).then_some(())
+        });
+        assert!(enforced.await.is_some(), "the policy is never enforced: {active}");
+        // The other workers.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    fn token(&self, subject: &str) -> String {
+        mint(&self.state().issuers["pp"], &TokenSpec::new(subject, &["agent_orchestrator"])).unwrap()
+    }
+
+    fn governor(&self, subject: &str) -> String {
+        mint(&self.state().issuers["ops"], &TokenSpec::new(subject, &["admin"]).governor("governor-1")).unwrap()
+    }
+
+    async fn pp(&self, ask: &Ask) -> Answer {
+        Client::new(&self.state().gateways["PP"]).send(ask).await.unwrap()
+    }
+
+    /// The request is refused, and waits.
+    async fn refused(&self, ask: &Ask) -> (String, String) {
+        let answer = self.pp(ask).await;
+        let body = answer.json();
+        assert_eq!((answer.status, body["check"].as_str()), (403, Some("approval")), "{}", answer.text());
+        assert!(answer.header("x-echo-listener").is_none());
+        let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("no {name}: {body}")).to_owned();
+        (text("approval_id"), text("approval_url"))
+    }
+
+    async fn decide(&self, id: &str, bearer: &str, decision: &str) -> u16 {
+        let ask = Ask::post(&format!("/admin/v1/approvals/{id}/decision")).bearer(bearer);
+        let ask = ask.json(&json!({"decision": decision, "reason": "a test"}));
+        Client::new(&self.state().admin).send(&ask).await.unwrap().status
+    }
+
+    async fn approval(&self, id: &str) -> Value {
+        self.admin().json(Ask::get(&format!("/admin/v1/approvals/{id}"))).await.unwrap()
+    }
+
+    async fn sql(&self, statement: &'static str) {
+        let mut database = PgConnection::connect(&self.state().database_url).await.unwrap();
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+
+    /// The deliveries about one approval, oldest first.
+    fn told_of(&self, id: &str) -> Vec<Received> {
+        self.receiver.received().into_iter().filter(|received| received.json()["data"]["id"] == id).collect()
+    }
+}
+
+fn delete(token: &str, path: &str) -> Ask {
+    Ask::new("DELETE", &format!("/api/v1/agents/{path}")).bearer(token)
+}
+
+fn with(ask: &Ask, id: &str) -> Ask {
+    ask.clone().header("x-approval-id", id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn approvals_end_to_end() {
+    let world = World::start().await;
+    world.govern("  lifetime_s: 600\n").await;
+    bound_to_one_request_and_good_once(&world).await;
+    given_back_when_the_backend_was_not_reached(&world).await;
+    useless_after_its_time(&world).await;
+    at_most_twenty_wait(&world).await;
+    told_again_and_given_up(&world).await;
+    in_the_browser(&world).await;
+    world.govern("  approvers: 2\n  lifetime_s: 600\n").await;
+    two_governors_in_the_browser(&world).await;
+    world.govern("  answer: redirect\n  lifetime_s: 600\n").await;
+    answered_with_a_redirect(&world).await;
+    world.stack.stop();
+}
+
+async fn bound_to_one_request_and_good_once(world: &World) {
+    let ada = world.token("ada");
+    let ask = delete(&ada, "a-1?force=1").body("{\"why\":\"old\"}");
+    let (id, url) = world.refused(&ask).await;
+    assert_eq!(url, format!("{}/approvals/{id}", world.state().admin));
+    assert_eq!(world.refused(&ask).await.0, id, "the same request waits once");
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 403, "nobody has decided");
+    assert_eq!(world.decide(&id, &world.governor("grace"), "approve").await, 200);
+    for (what, other) in [
+        ("another body", delete(&ada, "a-1?force=1").body("{\"why\":\"new\"}")),
+        ("no body", delete(&ada, "a-1?force=1")),
+        ("another query", delete(&ada, "a-1?force=2").body("{\"why\":\"old\"}")),
+        ("another path", delete(&ada, "a-2?force=1").body("{\"why\":\"old\"}")),
+        ("another user", delete(&world.token("bob"), "a-1?force=1").body("{\"why\":\"old\"}")),
+        ("another method", Ask::post("/api/v1/agents").bearer(&ada).body("{\"why\":\"old\"}")),
+    ] {
+        let refused = world.pp(&with(&other, &id)).await;
+        assert_eq!((refused.status, refused.json()["check"].as_str()), (403, Some("approval")), "{what}: {}", refused.text());
+    }
+    let passed = world.pp(&with(&ask, &id).header("x-correlation-id", "approved-once")).await;
+    assert_eq!((passed.status, passed.header("x-echo-listener")), (200, Some("production")), "{}", passed.text());
+    assert!(passed.echoed("x-approval-id").is_empty(), "the backend does not see it");
+    let second = world.pp(&with(&ask, &id)).await;
+    assert_eq!((second.status, second.json()["detail"].as_str()), (403, Some("The approval was used already")), "{}", second.text());
+
+    let record = world.admin().audit_record("approved-once", PATIENCE).await.unwrap().unwrap();
+    assert_eq!((&record["approval_id"], &record["decision"]), (&json!(id), &json!("permit")), "{record}");
+    let requested = arrived(world, &id, "approval.requested").await;
+    assert_eq!(requested.json()["data"]["user"], json!({"issuer": "pp", "subject": "ada"}));
+    let decided = arrived(world, &id, "approval.decided").await;
+    assert_eq!(decided.json()["data"]["status"], "approved");
+}
+
+/// The delivery, whose signature is good.
+async fn arrived(world: &World, id: &str, event: &str) -> Received {
+    let found = eventually(PATIENCE, async || {
+        world.told_of(id).into_iter().find(|received| received.status == 204 && received.json()["type"] == event)
+    });
+    let found = found.await.unwrap_or_else(|| panic!("{event} of {id} never arrived"));
+    // Verified by another implementation than the one that signed.
+    let signed = [found.header("webhook-id").as_bytes(), b".", found.header("webhook-timestamp").as_bytes(), b".", &found.body].concat();
+    assert_eq!(found.header("webhook-signature"), format!("v1,{}", hmac(&signed)));
+    found
+}
+
+/// HMAC-SHA-256 by Python's standard library, in base64.
+fn hmac(signed: &[u8]) -> String {
+    let script = "import base64, hmac, sys; print(base64.b64encode(hmac.digest(sys.argv[1].encode(), sys.stdin.buffer.read(), 'sha256')).decode())";
+    let mut python = Command::new("python3");
+    python.args(["-c", script, SECRET]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = python.spawn().unwrap();
+    python.stdin.take().unwrap().write_all(signed).unwrap();
+    let printed = python.wait_with_output().unwrap();
+    String::from_utf8(printed.stdout).unwrap().trim().to_owned()
+}
+
+async fn given_back_when_the_backend_was_not_reached(world: &World) {
+    let ask = delete(&world.token("undone"), "u-1");
+    let (id, _) = world.refused(&ask).await;
+    assert_eq!(world.decide(&id, &world.governor("grace"), "approve").await, 200);
+    world.stack.kill(Part::Backend).unwrap();
+    let unreached = world.pp(&with(&ask, &id)).await;
+    assert_eq!(unreached.status, 503, "{}", unreached.text());
+    let back = eventually(PATIENCE, async || (world.approval(&id).await["status"] == "approved").then_some(())).await;
+    assert!(back.is_some(), "{}", world.approval(&id).await);
+    let up = eventually(PATIENCE, async || Client::new(&world.state().backend).send(&Ask::get("/")).await.ok()).await;
+    assert!(up.is_some(), "the backend is started again");
+    let passed = eventually(PATIENCE, async || Some(world.pp(&with(&ask, &id)).await).filter(|answer| answer.status != 503)).await.unwrap();
+    assert_eq!(passed.status, 200, "{}", passed.text());
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 403);
+}
+
+async fn useless_after_its_time(world: &World) {
+    let ask = delete(&world.token("late"), "l-1");
+    let (id, _) = world.refused(&ask).await;
+    assert_eq!(world.decide(&id, &world.governor("grace"), "approve").await, 200);
+    world.sql("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE status = 'approved'").await;
+    let late = world.pp(&with(&ask, &id)).await;
+    assert_eq!((late.status, late.json()["detail"].as_str()), (403, Some("The approval has expired")), "{}", late.text());
+    assert_ne!(world.refused(&ask).await.0, id, "asking again opens another one");
+}
+
+async fn at_most_twenty_wait(world: &World) {
+    let token = world.token("eager");
+    for number in 0..20 {
+        world.refused(&delete(&token, &format!("e-{number}"))).await;
+    }
+    let refused = world.pp(&delete(&token, "e-20")).await;
+    assert_eq!(refused.json()["detail"], "Too many requests of this user wait for an approval", "{}", refused.text());
+}
+
+async fn told_again_and_given_up(world: &World) {
+    settled(world).await;
+    world.receiver.answer([500]);
+    let (id, _) = world.refused(&delete(&world.token("retried"), "r-1")).await;
+    let second = arrived(world, &id, "approval.requested").await;
+    let all = world.told_of(&id);
+    assert_eq!(all.iter().map(|received| received.status).collect::<Vec<_>>(), [500, 204]);
+    assert_eq!(all[0].header("webhook-id"), second.header("webhook-id"), "the same event keeps its id");
+
+    settled(world).await;
+    world.receiver.answer([500, 302]);
+    let (id, _) = world.refused(&delete(&world.token("given-up"), "g-1")).await;
+    let deliveries = async || world.admin().json(Ask::get("/admin/v1/webhooks/deliveries?state=dead")).await.unwrap()["deliveries"].clone();
+    let dead = eventually(PATIENCE, async || deliveries().await.get(0).cloned()).await.unwrap();
+    assert_eq!((&dead["attempts"], &dead["last_error"], &dead["last_status"]), (&json!(2), &json!("status"), &json!(302)));
+    let path = format!("/admin/v1/webhooks/deliveries/{}/redelivery", dead["id"].as_str().unwrap());
+    world.admin().json(Ask::post(&path).json(&json!({"reason": "it is back"}))).await.unwrap();
+    arrived(world, &id, "approval.requested").await;
+    assert_eq!(world.told_of(&id).len(), 3);
+    let metrics = Client::new(&world.state().admin).send(&Ask::get("/metrics")).await.unwrap().text();
+    assert!(metrics.contains("gateway_control_plane_webhook_attempts_total{outcome=\"dead\"} 1"), "{metrics}");
+}
+
+/// Nothing waits for delivery any more, so that the next answers are for the next event.
+async fn settled(world: &World) {
+    let settled = eventually(PATIENCE, async || {
+        let pending = world.admin().json(Ask::get("/admin/v1/webhooks/deliveries?state=pending")).await.unwrap();
+        pending["deliveries"].as_array().unwrap().is_empty().then_some(())
+    });
+    assert!(settled.await.is_some());
+}
+
+async fn browser(home: &Path) -> Browser {
+    Browser::start(home).await.unwrap_or_else(|error| panic!("{}", told(&error)))
+}
+
+/// Opens a link, signs in on the way, and is led back to it.
+async fn open_signed_in(browser: &mut Browser, url: &str, token: &str) {
+    browser.open(url).await.unwrap();
+    assert_eq!(browser.read("h1").await.unwrap(), "Sign in");
+    browser.write("#token", token).await.unwrap();
+    browser.click("#sign-in").await.unwrap();
+    assert_eq!(browser.url().await.unwrap(), url);
+}
+
+async fn in_the_browser(world: &World) {
+    let ask = delete(&world.token("clicked"), "c-1?x=%3Cscript%3E");
+    let (id, url) = world.refused(&ask).await;
+    let mut window = browser(world.home.path()).await;
+    open_signed_in(&mut window, &url, &world.governor("grace")).await;
+    assert_eq!(window.read("#user").await.unwrap(), "clicked at pp");
+    assert!(window.read("#request").await.unwrap().starts_with("DELETE "));
+    assert_eq!(window.style(".status", "font-weight").await.unwrap(), "600", "the style sheet is let in by the page's own policy");
+    let cookies = window.cookies().await.unwrap();
+    assert!(cookies.len() == 1 && cookies[0]["httpOnly"] == true && cookies[0]["sameSite"] == "Strict", "{cookies:?}");
+    // The browser itself insists on a reason.
+    window.click("#approve").await.unwrap();
+    assert_eq!(world.approval(&id).await["status"], "pending");
+    window.write("#reason", "I looked at it").await.unwrap();
+    window.click("#approve").await.unwrap();
+    assert!(window.read("#outcome").await.unwrap().starts_with("You approved the request"));
+    assert_eq!(window.read("#status").await.unwrap(), "approved");
+    assert!(window.read("#decisions").await.unwrap().contains("I looked at it"));
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 200);
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 403, "once and only once");
+
+    let ask = delete(&world.token("clicked"), "c-2");
+    let (id, url) = world.refused(&ask).await;
+    window.open(&url).await.unwrap();
+    window.write("#reason", "no need").await.unwrap();
+    window.click("#reject").await.unwrap();
+    assert_eq!(window.read("#outcome").await.unwrap(), "You refused the request.");
+    assert!(!window.has("#approve").await.unwrap());
+    let refused = world.pp(&with(&ask, &id)).await;
+    assert_eq!(refused.json()["detail"], "A governor refused this request", "{}", refused.text());
+    window.click("header button").await.unwrap();
+    assert_eq!(window.read("h1").await.unwrap(), "Sign in");
+    window.open(&url).await.unwrap();
+    assert_eq!(window.read("h1").await.unwrap(), "Sign in", "signed out is signed out");
+}
+
+async fn two_governors_in_the_browser(world: &World) {
+    let ask = delete(&world.token("twice"), "t-1");
+    let (id, url) = world.refused(&ask).await;
+    for (name, missing) in [("grace", "2 of 2"), ("ann", "1 of 2")] {
+        assert_eq!(world.pp(&with(&ask, &id)).await.status, 403);
+        let mut window = browser(world.home.path()).await;
+        open_signed_in(&mut window, &url, &world.governor(name)).await;
+        assert_eq!(window.read("#missing").await.unwrap(), format!("{missing} still to approve"));
+        window.write("#reason", &format!("{name} agrees")).await.unwrap();
+        window.click("#approve").await.unwrap();
+        assert!(!window.has("#approve").await.unwrap(), "nobody decides twice");
+    }
+    assert_eq!(world.approval(&id).await["decisions"].as_array().unwrap().len(), 2);
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 200);
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 403);
+}
+
+async fn answered_with_a_redirect(world: &World) {
+    let ask = delete(&world.token("led"), "d-1?x=a%26b%3Dc");
+    let led = world.pp(&ask).await;
+    assert_eq!(led.status, 307, "{}", led.text());
+    let location = led.header("location").unwrap().to_owned();
+    let id = location.strip_prefix(&format!("{}/approvals/", world.state().admin)).unwrap_or_else(|| panic!("{location}")).to_owned();
+    assert!(id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'), "{location}: nothing of the request is in it");
+    assert_eq!(world.approval(&id).await["query"], "x=a%26b%3Dc");
+    assert_eq!(world.decide(&id, &world.governor("grace"), "approve").await, 200);
+    assert_eq!(world.pp(&with(&ask, &id)).await.status, 200);
+}
