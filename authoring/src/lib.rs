@@ -7,11 +7,11 @@ pub mod diff;
 pub mod directory;
 pub mod evaluate;
 pub mod fault;
+pub mod findings;
 pub mod matrix;
 mod place;
 pub mod rules;
 pub mod schema;
-pub mod findings;
 
 pub use fault::PolicyFault;
 

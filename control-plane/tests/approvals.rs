@@ -227,7 +227,10 @@ async fn two_governors_have_to_approve_and_one_refuses(pool: PgPool) {
     assert_eq!(decide(&holder, &id, &token("ada", "admin", true), "approve").await, 403, "nor for oneself");
     assert_eq!(decide(&holder, &id, &ann, "approve").await, 200);
     let twice = shown(&holder, &id).await;
-    assert_eq!((&twice["status"], &twice["approvals_missing"], &twice["decided_by_subject"]), (&json!("approved"), &json!(0), &json!("ann")));
+    assert_eq!(
+        (&twice["status"], &twice["approvals_missing"], &twice["decided_by_subject"]),
+        (&json!("approved"), &json!(0), &json!("ann"))
+    );
     assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, ApprovalOutcome::Granted);
 
     let id = pending_id(&outcome(&mut holder, ask("ada", "/b", None)).await);

@@ -49,7 +49,8 @@ async fn a_draft_goes_from_the_active_revision_to_a_published_one(database: PgPo
     let draft = world.get("/admin/v1/drafts/1").await;
     assert_eq!((draft.header("etag"), &draft.json()["files"]), ("\"1\"", &world.files()));
     let files = edited(&world, "settings.yaml", "no_route_status: 404", "no_route_status: 403");
-    let saved = conditional(&world, Method::PUT, "/admin/v1/drafts/1", Some("\"1\""), Some(&json!({ "files": files, "reason": "hide" }))).await;
+    let saved =
+        conditional(&world, Method::PUT, "/admin/v1/drafts/1", Some("\"1\""), Some(&json!({ "files": files, "reason": "hide" }))).await;
     assert_eq!((saved.status, saved.header("etag")), (StatusCode::OK, "\"2\""), "{saved:?}");
     assert_eq!(world.get("/admin/v1/drafts").await.json()[0]["reason"], "hide");
     let diff = world.get("/admin/v1/policies/diff?from=1&to=draft:1").await.json();
@@ -194,7 +195,8 @@ async fn drafts_are_bounded_in_number_size_and_names(database: PgPool) {
 async fn a_draft_that_would_lock_its_author_out_is_not_published(database: PgPool) {
     let world = World::new(database).await;
     begin(&world, json!({})).await;
-    let without = edited(&world, "routes/admin-api.yaml", "path: /admin/v1/policies/{revision}/activation", "path: /admin/v1/elsewhere/{revision}");
+    let without =
+        edited(&world, "routes/admin-api.yaml", "path: /admin/v1/policies/{revision}/activation", "path: /admin/v1/elsewhere/{revision}");
     let change = json!({ "files": without, "reason": "a test" });
     assert_eq!(conditional(&world, Method::PUT, "/admin/v1/drafts/1", Some("\"1\""), Some(&change)).await.status, StatusCode::OK);
     let refused = world.post("/admin/v1/drafts/1/publication", &json!({ "reason": "a test" })).await;

@@ -170,7 +170,10 @@ async fn hits_are_counted_with_their_records_and_once(database: PgPool) {
         record(route, "ok"),
         AuditRecord { charges: vec![charged(5), charged(0)], ..record(route, "ok") },
         AuditRecord { rule: Some("hours".into()), ..record(route, "rule_refused") },
-        AuditRecord { checks: vec![CheckOutcome { check: Check::Trial, outcome: Outcome::SkippedByFlag }], ..record("of an older policy", "ok") },
+        AuditRecord {
+            checks: vec![CheckOutcome { check: Check::Trial, outcome: Outcome::SkippedByFlag }],
+            ..record("of an older policy", "ok")
+        },
     ];
     let mut worker = Worker::new();
     for _ in 0..3 {
@@ -217,7 +220,8 @@ async fn many_workers_count_the_same_rules_at_once(database: PgPool) {
         }
     };
     tokio::join!(deliver(), deliver(), deliver(), deliver(), deliver(), deliver());
-    let hits: i64 = sqlx::query_scalar("SELECT sum(hits)::bigint FROM rule_hits WHERE rule = $1").bind(&route).fetch_one(&database).await.unwrap();
+    let hits: i64 =
+        sqlx::query_scalar("SELECT sum(hits)::bigint FROM rule_hits WHERE rule = $1").bind(&route).fetch_one(&database).await.unwrap();
     assert_eq!(hits, 30);
 }
 

@@ -100,7 +100,10 @@ async fn a_rollback_goes_back_one_step_and_the_next_one_further(database: PgPool
             (1, 1, None, false),
         ]
     );
-    assert_eq!((&history[0]["reason"], &history[0]["author"], &history[0]["replaced_activation"]), (&json!("it was wrong"), &json!("subject-1"), &json!(7)));
+    assert_eq!(
+        (&history[0]["reason"], &history[0]["author"], &history[0]["replaced_activation"]),
+        (&json!("it was wrong"), &json!("subject-1"), &json!(7))
+    );
     let page = world.get("/admin/v1/policies/activations?before=3&limit=1").await.json();
     assert_eq!((page.as_array().map(Vec::len), &page[0]["activation"]), (Some(1), &json!(2)));
     assert_eq!(world.get("/admin/v1/policies/activations?limit=0").await.status, StatusCode::BAD_REQUEST);
@@ -120,7 +123,8 @@ async fn of_two_rollbacks_at_once_one_wins(database: PgPool) {
     statuses.sort();
     assert_eq!(statuses, [StatusCode::CREATED, StatusCode::CONFLICT]);
     assert_eq!(world.state.policy().version.revision, 2, "one step, not two");
-    let events: i64 = sqlx::query_scalar("SELECT count(*) FROM admin_events WHERE action = 'policy.rollback'").fetch_one(&database).await.unwrap();
+    let events: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM admin_events WHERE action = 'policy.rollback'").fetch_one(&database).await.unwrap();
     assert_eq!(events, 1);
 }
 

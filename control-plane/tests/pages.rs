@@ -150,10 +150,7 @@ async fn a_governor_signs_in_reads_and_decides(pool: PgPool) {
         assert_eq!(page.text.contains(part), there, "{part} in {}", page.text);
     }
     for (name, want) in [
-        (
-            "content-security-policy",
-            "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        ),
+        ("content-security-policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"),
         ("cache-control", "no-store"),
         ("x-content-type-options", "nosniff"),
         ("referrer-policy", "same-origin"),
@@ -163,7 +160,8 @@ async fn a_governor_signs_in_reads_and_decides(pool: PgPool) {
     let key = page.form_key();
     let empty = browser.post(&format!("{path}/decision"), &[("form_key", &key), ("decision", "approve"), ("reason", " ")]).await;
     assert!(empty.status == 400 && empty.text.contains("Not done"), "{}", empty.text);
-    let done = browser.post(&format!("{path}/decision"), &[("form_key", &key), ("decision", "approve"), ("reason", "I <i>looked</i>")]).await;
+    let done =
+        browser.post(&format!("{path}/decision"), &[("form_key", &key), ("decision", "approve"), ("reason", "I <i>looked</i>")]).await;
     assert_eq!((done.status, done.header("location")), (303, &*format!("{path}?done=approve")), "{}", done.text);
     assert_eq!(status_of(&pool, &id).await, "approved");
     let after = browser.get(done.header("location")).await;
@@ -189,8 +187,7 @@ async fn forms_of_other_sites_do_nothing(pool: PgPool) {
         [(Some("https://evil.test"), &*key), (Some("null"), &key), (None, &key), (Some(ORIGIN), ""), (Some(ORIGIN), &of_another)]
     {
         browser.origin = origin;
-        let refused =
-            browser.post(&format!("{path}/decision"), &[("form_key", form_key), ("decision", "approve"), ("reason", "x")]).await;
+        let refused = browser.post(&format!("{path}/decision"), &[("form_key", form_key), ("decision", "approve"), ("reason", "x")]).await;
         assert_eq!(refused.status, 403, "{origin:?}");
         assert!(refused.text.contains("PUBLIC_URL"), "{}", refused.text);
         assert_eq!(browser.post("/sign-out", &[("form_key", form_key)]).await.status, 403);

@@ -7,8 +7,8 @@ mod support;
 
 use axum::http::StatusCode;
 use control_plane::caller::Envoy;
-use control_plane::policies::shadow::store;
 use control_plane::policies::follow;
+use control_plane::policies::shadow::store;
 use control_plane::sync;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -66,13 +66,7 @@ impl Worker {
 }
 
 fn difference(route: &str, count: u64) -> ShadowDifference {
-    ShadowDifference {
-        check: Check::Permission,
-        route: route.into(),
-        active: "ok".into(),
-        shadow: "permission_missing".into(),
-        count,
-    }
+    ShadowDifference { check: Check::Permission, route: route.into(), active: "ok".into(), shadow: "permission_missing".into(), count }
 }
 
 fn compared(shadow: i64, compared: u64, differences: Vec<ShadowDifference>) -> ShadowReport {
@@ -105,7 +99,10 @@ async fn the_bundle_carries_the_revision_in_shadow_and_its_number_only_rises(dat
 #[sqlx::test(migrations = "../migrations")]
 async fn what_workers_report_is_added_up_by_its_greatest_value(database: PgPool) {
     let world = World::new(database).await;
-    let run = { let revision = publish(&world).await; begin(&world, revision).await };
+    let run = {
+        let revision = publish(&world).await;
+        begin(&world, revision).await
+    };
     let empty = report(&world).await;
     assert_eq!((&empty["summary"], &empty["promotable"]), (&json!("no request was compared yet"), &json!(false)));
     let (mut one, mut other) = (Worker::new(), Worker::new());
@@ -119,7 +116,10 @@ async fn what_workers_report_is_added_up_by_its_greatest_value(database: PgPool)
     other.says(&world, compared(run, 400, vec![difference("agents.create", 1)])).await;
     let told = report(&world).await;
     assert_eq!(told["summary"], "3 of 12,400 requests would change; all by rule `agents.create`");
-    assert_eq!((&told["compared"], &told["changed"], &told["workers"], &told["promotable"]), (&json!(12_400), &json!(3), &json!(2), &json!(false)));
+    assert_eq!(
+        (&told["compared"], &told["changed"], &told["workers"], &told["promotable"]),
+        (&json!(12_400), &json!(3), &json!(2), &json!(false))
+    );
     let expected = json!([{ "check": "permission", "route": "agents.create", "active": "ok", "shadow": "permission_missing", "count": 3 }]);
     assert_eq!(told["differences"], expected);
     assert_eq!((&told["revision"], &told["active_revision"], &told["running"]), (&json!(2), &json!(1), &json!(true)));
@@ -145,7 +145,10 @@ async fn a_report_of_a_run_that_is_over_is_ignored(database: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn nothing_in_a_report_stops_the_call_that_it_comes_with(database: PgPool) {
     let world = World::new(database).await;
-    let run = { let revision = publish(&world).await; begin(&world, revision).await };
+    let run = {
+        let revision = publish(&world).await;
+        begin(&world, revision).await
+    };
     let odd = ShadowDifference { route: "nul \0 ".repeat(200), count: u64::MAX, ..difference("", 1) };
     let mut many: Vec<_> = (0..5_000).map(|number| difference(&format!("r{number}"), 1)).collect();
     many.insert(0, odd.clone());
@@ -169,7 +172,11 @@ async fn a_run_ends_when_its_revision_is_activated_and_begins_anew_when_another_
     };
     activate(second).await;
     let told = report(&world).await;
-    assert_eq!((&told["number"], &told["active_revision"], &told["compared"]), (&json!(2), &json!(second), &json!(0)), "counts are not mixed");
+    assert_eq!(
+        (&told["number"], &told["active_revision"], &told["compared"]),
+        (&json!(2), &json!(second), &json!(0)),
+        "counts are not mixed"
+    );
     assert_eq!(world.state.policy().version.shadow, 2);
     activate(third).await;
     let told = report(&world).await;
@@ -229,10 +236,7 @@ async fn counts_of_a_run_are_forgotten_a_month_after_its_end(database: PgPool) {
     Worker::new().says(&world, compared(run, 5, vec![difference("x", 1)])).await;
     world.post("/admin/v1/policies/shadow/end", &json!({ "reason": "seen enough" })).await;
     assert_eq!(store::forget(&database).await.unwrap(), 0);
-    for statement in [
-        "ALTER TABLE policy_shadows DISABLE TRIGGER ALL",
-        "UPDATE policy_shadows SET at = at - interval '31 days'",
-    ] {
+    for statement in ["ALTER TABLE policy_shadows DISABLE TRIGGER ALL", "UPDATE policy_shadows SET at = at - interval '31 days'"] {
         sqlx::query(statement).execute(&database).await.unwrap();
     }
     assert_eq!(store::forget(&database).await.unwrap(), 2);

@@ -49,11 +49,8 @@ impl World {
         let networks: AllowedNetworks = "127.0.0.0/8,::1/128".parse().unwrap();
         let client = GuardedClient::new(hosts.parse().unwrap(), networks.0, Some(&receiver.ca_file()), Limits::SMALL).unwrap();
         state.webhooks = client.with_purpose(Purpose::Webhooks);
-        state.settings = Arc::new(Settings {
-            secrets_dir: secrets.path().to_owned(),
-            webhook_attempts_max: 3,
-            ..Settings::clone(&state.settings)
-        });
+        state.settings =
+            Arc::new(Settings { secrets_dir: secrets.path().to_owned(), webhook_attempts_max: 3, ..Settings::clone(&state.settings) });
         let mut policy = plane::policy(100);
         let webhook = Webhook { url: format!("https://localhost:{}/hook?to=ops", receiver.port), secret: "hook".into() };
         policy.document.approvals = Some(Approvals { webhook: Some(webhook), ..Approvals::default() });
@@ -175,7 +172,10 @@ async fn what_is_not_taken_is_tried_again_given_up_and_delivered_once_more_on_de
     assert_eq!(field(&world.receiver.requests()[0].0, "webhook-id"), dead["id"].as_str().unwrap(), "the same event has the same id");
     assert_eq!(world.deliveries("?state=delivered").await.len(), 1);
     let event: (String, String, String) =
-        sqlx::query_as("SELECT actor_subject, target, reason FROM admin_events WHERE action = 'webhook.redeliver'").fetch_one(&pool).await.unwrap();
+        sqlx::query_as("SELECT actor_subject, target, reason FROM admin_events WHERE action = 'webhook.redeliver'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
     assert_eq!(event, ("grace".to_owned(), dead["id"].as_str().unwrap().to_owned(), "it is back".to_owned()));
 }
 
@@ -230,7 +230,10 @@ async fn replicas_share_the_work_and_a_lost_one_loses_nothing(pool: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn an_event_is_written_with_what_it_tells_or_not_at_all(pool: PgPool) {
     let world = World::new(&pool).await;
-    sqlx::query("ALTER TABLE webhook_deliveries ADD CONSTRAINT never CHECK (event_type <> 'approval.decided')").execute(&pool).await.unwrap();
+    sqlx::query("ALTER TABLE webhook_deliveries ADD CONSTRAINT never CHECK (event_type <> 'approval.decided')")
+        .execute(&pool)
+        .await
+        .unwrap();
     world.request("/a").await;
     let (id,): (Uuid,) = sqlx::query_as("SELECT id FROM approvals").fetch_one(&pool).await.unwrap();
     let path = format!("/admin/v1/approvals/{id}/decision");

@@ -184,7 +184,8 @@ async fn arrived(world: &World, id: &str, event: &str) -> Received {
 
 /// HMAC-SHA-256 by Python's standard library, in base64.
 fn hmac(signed: &[u8]) -> String {
-    let script = "import base64, hmac, sys; print(base64.b64encode(hmac.digest(sys.argv[1].encode(), sys.stdin.buffer.read(), 'sha256')).decode())";
+    let script =
+        "import base64, hmac, sys; print(base64.b64encode(hmac.digest(sys.argv[1].encode(), sys.stdin.buffer.read(), 'sha256')).decode())";
     let mut python = Command::new("python3");
     python.args(["-c", script, SECRET]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut python = python.spawn().unwrap();
@@ -332,7 +333,10 @@ async fn answered_with_a_redirect(world: &World) {
     assert_eq!(led.status, 307, "{}", led.text());
     let location = led.header("location").unwrap().to_owned();
     let id = location.strip_prefix(&format!("{}/approvals/", world.state().admin)).unwrap_or_else(|| panic!("{location}")).to_owned();
-    assert!(id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'), "{location}: nothing of the request is in it");
+    assert!(
+        id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'),
+        "{location}: nothing of the request is in it"
+    );
     assert_eq!(world.approval(&id).await["query"], "x=a%26b%3Dc");
     assert_eq!(world.decide(&id, &world.governor("grace"), "approve").await, 200);
     assert_eq!(world.pp(&with(&ask, &id)).await.status, 200);

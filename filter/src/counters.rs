@@ -27,9 +27,10 @@ impl Counters {
 
     /// `gateway_checks_skipped_total{check}`.
     pub(crate) fn skipped(&mut self, host: &impl Host, check: Check) {
-        let id = *self.skipped.entry(check).or_insert_with(|| {
-            host.define(Metric::Counter, &format!("gateway.checks_skipped.check=.={};.;total", check_name(check)))
-        });
+        let id = *self
+            .skipped
+            .entry(check)
+            .or_insert_with(|| host.define(Metric::Counter, &format!("gateway.checks_skipped.check=.={};.;total", check_name(check))));
         if let Some(id) = id {
             host.increment(id, 1);
         }

@@ -514,8 +514,12 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
             vm.answers.remove(&request_id);
             undo_approval(exchange, vm, consumes);
         }
-        State::New | State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => {
-        }
+        State::New
+        | State::AwaitingKnowledge { .. }
+        | State::AwaitingBody { .. }
+        | State::Forwarded { .. }
+        | State::Replied
+        | State::Finished => {}
     }
 }
 
@@ -543,7 +547,10 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 }
             }
         }
-        state @ (State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. }) => {
+        state @ (State::AwaitingKnowledge { .. }
+        | State::AwaitingBody { .. }
+        | State::AwaitingLease { .. }
+        | State::AwaitingApproval { .. }) => {
             exchange.state = state;
             leave(exchange, vm);
             exchange.state = State::Finished;

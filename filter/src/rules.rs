@@ -50,10 +50,7 @@ impl ReadyRules {
     /// Those of a bundle, all steps at once.
     pub(crate) fn of(bundle: &LoadedBundle) -> Result<Self, LoadError> {
         let shadow = bundle.shadow.as_ref().and_then(|shadow| shadow.rules.as_ref());
-        Ok(Self {
-            active: bundle.rules.as_ref().map(CustomRules::load).transpose()?,
-            shadow: shadow.map(CustomRules::load).transpose()?,
-        })
+        Ok(Self { active: bundle.rules.as_ref().map(CustomRules::load).transpose()?, shadow: shadow.map(CustomRules::load).transpose()? })
     }
 }
 
@@ -77,11 +74,8 @@ impl LoadingRules {
 
     /// Takes one step; all of them when there is nothing left to do.
     pub(crate) fn step(&mut self) -> Result<Option<ReadyRules>, LoadError> {
-        let (pending, ready) = if self.active.is_some() {
-            (&mut self.active, &mut self.ready.active)
-        } else {
-            (&mut self.shadow, &mut self.ready.shadow)
-        };
+        let (pending, ready) =
+            if self.active.is_some() { (&mut self.active, &mut self.ready.active) } else { (&mut self.shadow, &mut self.ready.shadow) };
         match pending.take().map(Loading::step).transpose()? {
             Some(Loaded::Partly(more)) => *pending = Some(more),
             Some(Loaded::Whole(rules)) => *ready = Some(rules),

@@ -3,7 +3,9 @@
 use decision_core::decision::Target;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::compile::compile;
-use decision_core::policy::source::{CredentialForwarding, ExchangeKind, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource};
+use decision_core::policy::source::{
+    CredentialForwarding, ExchangeKind, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource,
+};
 use decision_core::principal::{Identity, Trial};
 use decision_core::time::Timestamp;
 use rules::{Judged, Loader, Progress, RuleSet, RuleSource};

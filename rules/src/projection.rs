@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn the_clock_is_utc() {
-        for (seconds, at) in [(0, (0, "thursday")), (1_767_225_599, (23, "wednesday")), (1_767_225_600, (0, "thursday")), (-1, (23, "wednesday"))] {
+        for (seconds, at) in
+            [(0, (0, "thursday")), (1_767_225_599, (23, "wednesday")), (1_767_225_600, (0, "thursday")), (-1, (23, "wednesday"))]
+        {
             let now = Timestamp::from_seconds(seconds);
             assert_eq!((hour(now), weekday(now)), at, "{seconds}");
         }

@@ -40,8 +40,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Undefined, Self::Failed, Self::TimedOut, Self::NotAnObject, Self::Malformed, Self::UnknownTarget];
+    pub const ALL: [Self; 6] = [Self::Undefined, Self::Failed, Self::TimedOut, Self::NotAnObject, Self::Malformed, Self::UnknownTarget];
 
     /// The fixed name under which it refuses.
     #[must_use]

@@ -4,7 +4,9 @@ use decision_core::decision::{RuleVerdict, Target};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::compile;
-use decision_core::policy::source::{CredentialForwarding, ExchangeKind, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource};
+use decision_core::policy::source::{
+    CredentialForwarding, ExchangeKind, IssuerSource, PolicySource, RequirementSource, RoleSource, RouteSource,
+};
 use decision_core::principal::{Identity, Principal, Trial};
 use decision_core::time::Timestamp;
 use proptest::prelude::*;
@@ -107,7 +109,10 @@ fn everything_else_denies_under_a_fixed_name() {
     for (module, expected) in [
         (r#"decision := {"allow": true, "rule": "r"} if "admin" in input.jwt.roles"#, Fault::Undefined),
         ("other := 1", Fault::Failed),
-        ("decision := {\"allow\": true, \"rule\": \"a\"} if input.path\ndecision := {\"allow\": true, \"rule\": \"b\"} if input.path", Fault::Failed),
+        (
+            "decision := {\"allow\": true, \"rule\": \"a\"} if input.path\ndecision := {\"allow\": true, \"rule\": \"b\"} if input.path",
+            Fault::Failed,
+        ),
         (r#"decision := {"allow": true, "rule": lower(input.jwt.roles)}"#, Fault::Failed),
         ("decision := true", Fault::NotAnObject),
         (r#"decision := ["allow"]"#, Fault::NotAnObject),

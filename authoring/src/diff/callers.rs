@@ -67,7 +67,8 @@ impl Callers {
             Caller { names: vec!["nobody".to_owned()], kind: Kind::Anonymous },
             Caller { names: vec!["a registration key".to_owned()], kind: Kind::Registered },
         ];
-        let roles: BTreeSet<&str> = [from, to].into_iter().flat_map(|side| side.document.roles.iter().map(|role| role.name.as_str())).collect();
+        let roles: BTreeSet<&str> =
+            [from, to].into_iter().flat_map(|side| side.document.roles.iter().map(|role| role.name.as_str())).collect();
         let mut known: HashMap<[Option<Seen>; 2], usize> = HashMap::new();
         for issuer in issuers(gateway, from, to) {
             for role in &roles {

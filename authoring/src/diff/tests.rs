@@ -79,7 +79,10 @@ fn a_more_specific_route_is_seen_as_the_change_that_it_is() {
     let more = "routes:\n  - {name: health, gateways: [PLANT], methods: [GET], path: /agents/health, require: public}\n";
     let comparison = edited("routes:\n", more);
     let told = told(&comparison);
-    assert!(told.contains(&"PLANT GET /agents/health; nobody, a registration key: deny: credential_missing -> permit".to_owned()), "{told:?}");
+    assert!(
+        told.contains(&"PLANT GET /agents/health; nobody, a registration key: deny: credential_missing -> permit".to_owned()),
+        "{told:?}"
+    );
     assert_eq!(comparison.changed, 6, "two without a token, and two roles on trial and after it");
 }
 
@@ -122,7 +125,9 @@ fn text_is_a_unified_diff_per_file() {
 /// 10,000 routes and 1,000 roles with different permissions; every role changes.
 #[test]
 fn a_large_policy_is_compared_in_bounded_time() {
-    let mut text = "issuers:\n  - {name: cp, issuer: cp.example, gateways: [PLANT], algorithms: [RS256], jwks: {url: 'https://cp.example/keys'}}\n".to_owned();
+    let mut text =
+        "issuers:\n  - {name: cp, issuer: cp.example, gateways: [PLANT], algorithms: [RS256], jwks: {url: 'https://cp.example/keys'}}\n"
+            .to_owned();
     let permissions: Vec<String> = (0..250).map(|number| format!("p.n{number}")).collect();
     text.push_str(&format!("permissions: [{}]\nroles:\n", permissions.join(", ")));
     for role in 0..1_000 {

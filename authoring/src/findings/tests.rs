@@ -59,7 +59,12 @@ fn each_finding_names_what_and_where() {
         ),
         ("rollout_percent: 20", "rollout_percent: 0", 14, "routes[beta].flag: nobody can use the route: its flag is never on"),
         ("default: off, rollout_percent: 20", "default: on", 11, "flags[beta]: it is on for everybody, so it switches nothing off"),
-        ("scope: platform,", "scope: platform, gateways: [PP],", 17, "budgets[daily]: it matches no route: no request is ever charged to it"),
+        (
+            "scope: platform,",
+            "scope: platform, gateways: [PP],",
+            17,
+            "budgets[daily]: it matches no route: no request is ever charged to it",
+        ),
         ("unit: micro_usd", "unit: tasks", 17, "budgets[daily]: it matches no route: no request is ever charged to it"),
         (
             "reason: permission_missing",

@@ -88,7 +88,8 @@ impl Modules<'_> {
         } else {
             "no module of the package `gateway` defines `decision`"
         };
-        let file = modules().find(|outline| outline.package == ["gateway"]).or_else(|| modules().next()).map(|outline| outline.file.clone());
+        let file =
+            modules().find(|outline| outline.package == ["gateway"]).or_else(|| modules().next()).map(|outline| outline.file.clone());
         Err(PolicyFault { file, line: None, field: Some("data.gateway.decision".into()), message: message.into() })
     }
 
@@ -193,7 +194,8 @@ impl Modules<'_> {
 fn check_builtin(outline: &Outline, rule: &RuleOutline, call: &Call, nodes: &BTreeSet<Node>) -> Result<(), PolicyFault> {
     let name = call.path.join(".");
     if !builtins::is_allowed(&name) {
-        let own: Vec<&str> = nodes.iter().filter(|node| node.starts_with(&outline.package)).filter_map(|node| node.last()).map(String::as_str).collect();
+        let own: Vec<&str> =
+            nodes.iter().filter(|node| node.starts_with(&outline.package)).filter_map(|node| node.last()).map(String::as_str).collect();
         let hint = nearest(&name, builtins::ALLOWED.into_iter().chain(own));
         let hint = hint.map_or_else(String::new, |name| format!("; the nearest name is `{name}`"));
         return Err(fault(outline, rule, call.line, format!("`{name}` is not a function that rules may call{hint}")));

@@ -208,7 +208,10 @@ pub(super) fn is_child() -> bool {
 #[must_use]
 pub fn serve() -> ExitCode {
     if let Err(error) = limit() {
-        return answer(&refused(PolicyFault { message: format!("rules: the gate's limits cannot be set: {error}"), ..PolicyFault::default() }));
+        return answer(&refused(PolicyFault {
+            message: format!("rules: the gate's limits cannot be set: {error}"),
+            ..PolicyFault::default()
+        }));
     }
     CHILD.store(true, Ordering::Relaxed);
     let mut question = Vec::new();
@@ -217,7 +220,10 @@ pub fn serve() -> ExitCode {
     let question = match question {
         Ok(question) => question,
         Err(error) => {
-            return answer(&refused(PolicyFault { message: format!("rules: the gate does not understand: {error}"), ..PolicyFault::default() }));
+            return answer(&refused(PolicyFault {
+                message: format!("rules: the gate does not understand: {error}"),
+                ..PolicyFault::default()
+            }));
         }
     };
     let examined = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || examine(question));

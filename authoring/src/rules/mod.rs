@@ -122,7 +122,12 @@ impl RuleFiles {
 
     fn data_object(&self) -> Result<Map<String, Value>, PolicyFault> {
         let Some((file, text)) = &self.data else { return Ok(Map::new()) };
-        let fault = |line: Option<usize>, message: String| PolicyFault { file: Some(file.clone()), line, field: Some("rules.data".into()), message };
+        let fault = |line: Option<usize>, message: String| PolicyFault {
+            file: Some(file.clone()),
+            line,
+            field: Some("rules.data".into()),
+            message,
+        };
         let value: Value = if file.ends_with(".json") {
             serde_json::from_str(text).map_err(|error| fault(Some(error.line()), error.to_string()))?
         } else {
@@ -167,7 +172,12 @@ impl RuleFiles {
                 // Writing to a string does not fail.
                 write!(message, ": {why}").unwrap_or(());
             }
-            return Err(PolicyFault { file: Some(failed.file.clone()), line: Some(failed.line), field: Some(failed.name.clone()), message });
+            return Err(PolicyFault {
+                file: Some(failed.file.clone()),
+                line: Some(failed.line),
+                field: Some(failed.name.clone()),
+                message,
+            });
         }
         let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
         let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all))?;

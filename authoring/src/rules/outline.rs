@@ -149,7 +149,9 @@ fn static_path(expr: &Expr) -> (Vec<String>, Vec<&Expr>) {
             }
             Expr::RefBrack { refr, index, .. } => {
                 steps.push(match index.as_ref() {
-                    Expr::String { value: Value::String(name), .. } | Expr::RawString { value: Value::String(name), .. } => Ok(name.to_string()),
+                    Expr::String { value: Value::String(name), .. } | Expr::RawString { value: Value::String(name), .. } => {
+                        Ok(name.to_string())
+                    }
                     other => Err(other),
                 });
                 at = refr;

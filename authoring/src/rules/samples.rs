@@ -43,7 +43,8 @@ pub(super) fn inputs(fields: &[InputField], outlines: &[&Outline]) -> Vec<String
 }
 
 fn values(field: InputField, texts: &[&str]) -> Vec<Option<Value>> {
-    let known: Vec<&str> = if field.values().is_empty() { texts.iter().copied().chain(["sample-1"]).collect() } else { field.values().to_vec() };
+    let known: Vec<&str> =
+        if field.values().is_empty() { texts.iter().copied().chain(["sample-1"]).collect() } else { field.values().to_vec() };
     let text = |text: &&str| Some(json!(text));
     match field.field_type() {
         FieldType::Text => known.iter().map(text).collect(),

@@ -164,9 +164,21 @@ fn names() -> Vec<Entry> {
         rego("`with` in a rule", "x := y if y := input.path with input as {}", Some(5), "`with` belongs into tests"),
         named("a module that nothing names", "rules: {modules: [rules/mian.rego], inputs: [], gateways: [PP]}", "no file includes it")
             .at(MODULE, "no file includes it"),
-        named("no such module", "rules: {modules: [rules/main.rego, rules/mian.rego], inputs: [], gateways: [PP]}", "`rules/mian.rego` does not exist; the nearest name is `rules/main.rego`"),
-        named("no such data", &format!("{RULES}\n  data: rules/data.json"), "`rules/data.json` does not exist; the nearest name is `rules/main.rego`"),
-        named("no such input", "rules: {modules: [rules/main.rego], inputs: [jwt.rolls], gateways: [PP]}", "the nearest name is `jwt.roles`"),
+        named(
+            "no such module",
+            "rules: {modules: [rules/main.rego, rules/mian.rego], inputs: [], gateways: [PP]}",
+            "`rules/mian.rego` does not exist; the nearest name is `rules/main.rego`",
+        ),
+        named(
+            "no such data",
+            &format!("{RULES}\n  data: rules/data.json"),
+            "`rules/data.json` does not exist; the nearest name is `rules/main.rego`",
+        ),
+        named(
+            "no such input",
+            "rules: {modules: [rules/main.rego], inputs: [jwt.rolls], gateways: [PP]}",
+            "the nearest name is `jwt.roles`",
+        ),
         named("rules of the admin API", "rules: {modules: [rules/main.rego], inputs: [], gateways: [ADMIN]}", "decided by tables alone"),
         named("rules of no gateway", "rules: {modules: [rules/main.rego], inputs: [], gateways: []}", "at least one gateway"),
         named("an unknown permission", &format!("{RULES}\nbudgets: []\nroles: [{{name: a, permissions: [agent.raed]}}]"), "duplicate"),
@@ -185,8 +197,17 @@ fn types() -> Vec<Entry> {
         plain("nothing", "", ""),
         plain("a default of another shape", "package gateway\ndefault decision := true", "the decision is no object"),
         plain("a default without rule", "package gateway\ndefault decision := {\"allow\": true}", "the decision is not {allow"),
-        plain("a target of another name", "package gateway\ndefault decision := {\"allow\": true, \"rule\": \"r\", \"target\": \"x\"}", "target"),
-        rego("a conflict", "decision := {\"allow\": true, \"rule\": \"a\"}\ndecision := {\"allow\": true, \"rule\": \"b\"}", Some(6), "conflicts"),
+        plain(
+            "a target of another name",
+            "package gateway\ndefault decision := {\"allow\": true, \"rule\": \"r\", \"target\": \"x\"}",
+            "target",
+        ),
+        rego(
+            "a conflict",
+            "decision := {\"allow\": true, \"rule\": \"a\"}\ndecision := {\"allow\": true, \"rule\": \"b\"}",
+            Some(6),
+            "conflicts",
+        ),
         rego("a builtin on another type", "decision := {\"allow\": true, \"rule\": lower(input.jwt.roles)}", None, "string"),
         rego("a division by nothing", "decision := {\"allow\": 1 / count([]) > 1, \"rule\": \"r\"}", None, "divide"),
         data("data that are no object", "rules/data.json", "[1]".into(), "have to be an object"),
@@ -227,8 +248,13 @@ fn yaml_of_all_kinds() -> Vec<Entry> {
         yaml("a nul", "permissions: [\"a\u{0}b\"]\n".into(), None, ""),
         yaml("two documents", "permissions: []\n---\npermissions: []\n".into(), None, "document"),
         yaml("an unknown field", "permision: []\n".into(), Some(1), "unknown field"),
-        yaml("an unknown role", policy(&format!("{RULES}\n")).replace("permissions: [agent.read]}", "permissions: [agent.raed]}"), None, "agent.raed")
-            .with_module(),
+        yaml(
+            "an unknown role",
+            policy(&format!("{RULES}\n")).replace("permissions: [agent.read]}", "permissions: [agent.raed]}"),
+            None,
+            "agent.raed",
+        )
+        .with_module(),
     ]
 }
 
@@ -251,9 +277,19 @@ fn tests_that_fail() -> Vec<Entry> {
         Entry { name, files, file: Some(TESTS), line, says }
     };
     vec![
-        tested("a test that is false", "test_a if data.gateway.decision.allow with input as {}", Some(3), "`gateway_test.test_a` does not pass: it is undefined"),
+        tested(
+            "a test that is false",
+            "test_a if data.gateway.decision.allow with input as {}",
+            Some(3),
+            "`gateway_test.test_a` does not pass: it is undefined",
+        ),
         tested("a test that fails", "test_a if lower(1) == data.gateway.decision.rule", Some(3), "does not pass"),
-        tested("a test without end", "xs := [1, 2, 3, 4, 5, 6, 7, 8, 9]\ntest_a if count([1 | some a in xs; some b in xs; some c in xs; some d in xs; some e in xs; some f in xs; some g in xs]) == 0", Some(4), "time limit"),
+        tested(
+            "a test without end",
+            "xs := [1, 2, 3, 4, 5, 6, 7, 8, 9]\ntest_a if count([1 | some a in xs; some b in xs; some c in xs; some d in xs; some e in xs; some f in xs; some g in xs]) == 0",
+            Some(4),
+            "time limit",
+        ),
         tested("a test that recurses", "f(x) := f(x)\ntest_a if f(1)", Some(3), "depends on itself"),
         tested("a test of nothing", "test_a if data.gateway.decison.allow", Some(3), "the nearest name is `data.gateway.decision`"),
         rego("a test among rules", "test_a if true", Some(5), "`_test.rego`"),

@@ -90,9 +90,7 @@ const SHARDS: u8 = 16;
 
 /// Forgets counts that are too old.
 pub async fn forget(database: &PgPool) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query("DELETE FROM rule_hits WHERE day < (now() AT TIME ZONE 'UTC')::date - $1")
-        .bind(KEEP_DAYS)
-        .execute(database)
-        .await?;
+    let done =
+        sqlx::query("DELETE FROM rule_hits WHERE day < (now() AT TIME ZONE 'UTC')::date - $1").bind(KEEP_DAYS).execute(database).await?;
     Ok(done.rows_affected())
 }

@@ -242,10 +242,7 @@ mod tests {
         let key = SessionKey::random().unwrap();
         let sent = |url| key.cookie(url, Duration::from_secs(60)).unwrap().to_str().unwrap().to_owned();
         let value = String::from_utf8(key.as_bytes().to_vec()).unwrap();
-        assert_eq!(
-            sent("https://a.test"),
-            format!("__Host-plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure")
-        );
+        assert_eq!(sent("https://a.test"), format!("__Host-plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure"));
         assert_eq!(sent("http://a.test"), format!("plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict"));
         let headers = |cookie: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::try_from(cookie).unwrap())]);
         assert!(SessionKey::of(&headers(&format!("a=b; plant-session={value}"))) == Some(key));

@@ -115,7 +115,8 @@ mod tests {
     fn nothing_but_our_own_pages_is_gone_to() {
         let id = Uuid::nil();
         assert_eq!(local(Some(&format!("/approvals/{id}"))), format!("/approvals/{id}"));
-        for other in ["", "/", "//evil.test", "https://evil.test", "/\\evil.test", "/approvals/..//evil", "/approvals/x\r\nset-cookie: a=b"] {
+        for other in ["", "/", "//evil.test", "https://evil.test", "/\\evil.test", "/approvals/..//evil", "/approvals/x\r\nset-cookie: a=b"]
+        {
             assert_eq!(local(Some(other)), "/approvals", "{other:?}");
         }
         assert_eq!(way_in(&format!("/approvals/{id}/decision")), format!("/sign-in?next=/approvals/{id}"));

@@ -5,11 +5,11 @@ use crate::keys::store::StoredSet;
 use crate::policies::{ActivePolicy, Files, PolicyFault, Revision};
 use crate::problem::chain;
 use crate::secrets::SecretsDirectory;
+use ::rules::{Loader, RuleSource};
 use authoring::rules::{self, Gate};
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ::rules::{Loader, RuleSource};
 use decision_core::policy::compile::compile;
 use sha2::{Digest, Sha256};
 use std::sync::Mutex;
@@ -125,14 +125,8 @@ impl Resolved {
             CustomRules::Published => rules::reload(&self.document, &self.files),
         }?;
         let Self { files, document, keys, jwk_changes, shadow } = self;
-        let bundle = Bundle {
-            version,
-            policy: document,
-            keys: keys.issuers,
-            registration_key_hashes: keys.registration_key_hashes,
-            rules,
-            shadow,
-        };
+        let bundle =
+            Bundle { version, policy: document, keys: keys.issuers, registration_key_hashes: keys.registration_key_hashes, rules, shadow };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;

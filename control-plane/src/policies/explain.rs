@@ -169,8 +169,7 @@ fn judge(policy: &ActivePolicy, facts: &RequestFacts<'_>, path: &str, conditiona
     let (Some(rules), Some(route), Authentication::Verified(principal)) = (&policy.rules, facts.route, facts.authentication) else {
         return undefined();
     };
-    let judged =
-        Judged { gateway: facts.gateway, method: facts.method, path, route, principal, target: conditional.target(), now };
+    let judged = Judged { gateway: facts.gateway, method: facts.method, path, route, principal, target: conditional.target(), now };
     // A question that panicked has left rules that may be half-way through another input.
     rules.lock().map_or_else(|_poisoned| undefined(), |mut rules| rules.judge(&judged))
 }

@@ -4,7 +4,7 @@ use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, QueryOf};
-use crate::policies::http::{InForce, ListQuery, active, activated, compile_candidate, files_of, page_limit, require_way_back};
+use crate::policies::http::{InForce, ListQuery, activated, active, compile_candidate, files_of, page_limit, require_way_back};
 use crate::policies::store::{Switch, activation_latest, policies_lock};
 use crate::policies::{Activation, Revision};
 use crate::problem::{ApiError, Problem};

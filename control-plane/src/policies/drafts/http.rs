@@ -98,11 +98,7 @@ pub struct Saved {
         (status = 404, description = "No such revision", body = Problem), (status = 409, description = "There are 100 drafts", body = Problem),
     ),
 )]
-async fn create(
-    State(state): State<AppState>,
-    caller: Caller,
-    JsonBody(request): JsonBody<NewDraftRequest>,
-) -> Result<Response, ApiError> {
+async fn create(State(state): State<AppState>, caller: Caller, JsonBody(request): JsonBody<NewDraftRequest>) -> Result<Response, ApiError> {
     let NewDraftRequest { name, reason, files, base_revision } = request;
     admin_events::check_reason(&reason)?;
     if name.trim().is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {

@@ -145,10 +145,8 @@ pub async fn end(
 
 /// Why a change of a version was not carried out: the draft is gone, or somebody was first.
 async fn passed_by(transaction: &mut Transaction<'_, Postgres>, id: DraftId) -> Result<ApiError, sqlx::Error> {
-    let newest: Option<DraftSummary> = sqlx::query_as(drafts!("SELECT", "", "FROM policy_drafts WHERE id = $1"))
-        .bind(id)
-        .fetch_optional(&mut **transaction)
-        .await?;
+    let newest: Option<DraftSummary> =
+        sqlx::query_as(drafts!("SELECT", "", "FROM policy_drafts WHERE id = $1")).bind(id).fetch_optional(&mut **transaction).await?;
     Ok(newest.map_or_else(|| ApiError::not_found("draft", id), |newest| stale(&newest)))
 }
 
@@ -157,7 +155,9 @@ async fn passed_by(transaction: &mut Transaction<'_, Postgres>, id: DraftId) -> 
 pub fn stale(newest: &DraftSummary) -> ApiError {
     let at = newest.updated_at.format(&Rfc3339).unwrap_or_default();
     let DraftSummary { version, author_issuer, author, .. } = newest;
-    ApiError::PreconditionFailed { detail: format!("the draft is at version {version}: `{author}` of `{author_issuer}` changed it at {at}") }
+    ApiError::PreconditionFailed {
+        detail: format!("the draft is at version {version}: `{author}` of `{author_issuer}` changed it at {at}"),
+    }
 }
 
 /// All drafts, newest change first.

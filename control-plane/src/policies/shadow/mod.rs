@@ -125,7 +125,18 @@ impl Report {
         let summary = summary(totals, changed, &differences);
         let Totals { compared, unjudged, workers } = totals;
         let running = run.ended_at.is_none();
-        Self { running, run, compared, unjudged, changed, workers, differences, examples, summary, promotable: compared > 0 && changed == 0 }
+        Self {
+            running,
+            run,
+            compared,
+            unjudged,
+            changed,
+            workers,
+            differences,
+            examples,
+            summary,
+            promotable: compared > 0 && changed == 0,
+        }
     }
 }
 

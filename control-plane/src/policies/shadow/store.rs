@@ -207,10 +207,8 @@ pub async fn totals(database: &PgPool, run: i64) -> Result<Totals, sqlx::Error> 
 
 /// How the two revisions of a run differ, most frequent first, and how often in all.
 pub async fn differences(database: &PgPool, run: i64) -> Result<(Vec<Difference>, i64), sqlx::Error> {
-    let (changed,): (i64,) = sqlx::query_as("SELECT coalesce(sum(count), 0)::bigint FROM shadow_counts WHERE shadow = $1")
-        .bind(run)
-        .fetch_one(database)
-        .await?;
+    let (changed,): (i64,) =
+        sqlx::query_as("SELECT coalesce(sum(count), 0)::bigint FROM shadow_counts WHERE shadow = $1").bind(run).fetch_one(database).await?;
     let differences = sqlx::query_as(
         "SELECT check_name AS \"check\", route, active, in_shadow AS shadow, sum(count)::bigint AS count \
          FROM shadow_counts WHERE shadow = $1 GROUP BY check_name, route, active, in_shadow \
