@@ -147,7 +147,7 @@ impl<'s> Bench<'s> {
             first_seen: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
             first_seen_elsewhere: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
             decided: Arc::new(Traffic::new(load::DECIDED_PATH, &[identity::uncharged_token(stack.state(), identity::CUSTOMER)?])),
-            ruled: Arc::new(Traffic::new(load::DECIDED_PATH, &[ruled_token.clone()])),
+            ruled: Arc::new(Traffic::new(load::DECIDED_PATH, std::slice::from_ref(&ruled_token))),
             ruled_anew: Arc::new(Traffic::different_paths(&[ruled_token]).map_err(BenchError::Traffic)?),
             shadow,
             header_count,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cli::demo::admin::{Admin, AdminError};
 use cli::demo::http::Ask;
 use cli::stack::State;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::BenchError;
 
@@ -23,13 +23,15 @@ impl Shadow {
     /// Publishes what is in force once more, in other words.
     pub(crate) async fn publish(state: &State) -> Result<Self, BenchError> {
         let mut admin = Admin::new(state);
-        let active = admin.json(Ask::get("/admin/v1/policies/active")).await?;
-        let mut policy = admin.json(Ask::get(&format!("/admin/v1/policies/{}", active["revision"]))).await?;
-        let mut files = policy["files"].take();
-        files["settings.yaml"] = json!(format!("# In shadow.\n{}", files["settings.yaml"].as_str().unwrap_or_default()));
+        let number = |answer: &Value| answer.get("revision").and_then(Value::as_i64).ok_or_else(|| unreadable("revision"));
+        let active = number(&admin.json(Ask::get("/admin/v1/policies/active")).await?)?;
+        let mut policy = admin.json(Ask::get(&format!("/admin/v1/policies/{active}"))).await?;
+        let mut files = policy.get_mut("files").map(Value::take).ok_or_else(|| unreadable("files"))?;
+        if let Some(Value::String(settings)) = files.get_mut("settings.yaml") {
+            settings.insert_str(0, "# In shadow.\n");
+        }
         let published = admin.json(Ask::post("/admin/v1/policies").json(&json!({"files": files, "reason": REASON}))).await?;
-        let unreadable = AdminError::Unreadable { line: "/admin/v1/policies".to_owned(), member: "revision" };
-        Ok(Self { revision: published["revision"].as_i64().ok_or(unreadable)? })
+        Ok(Self { revision: number(&published)? })
     }
 
     /// Puts it into shadow.
@@ -42,9 +44,13 @@ impl Shadow {
         self.tell(state, "/admin/v1/policies/shadow/end", &json!({"reason": REASON})).await
     }
 
-    async fn tell(self, state: &State, path: &str, body: &serde_json::Value) -> Result<(), BenchError> {
+    async fn tell(self, state: &State, path: &str, body: &Value) -> Result<(), BenchError> {
         Admin::new(state).json(Ask::post(path).json(body)).await?;
         tokio::time::sleep(TAKEN).await;
         Ok(())
     }
+}
+
+fn unreadable(member: &'static str) -> BenchError {
+    AdminError::Unreadable { line: "/admin/v1/policies".to_owned(), member }.into()
 }

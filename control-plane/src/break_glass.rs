@@ -88,28 +88,45 @@ pub async fn run(arguments: &Arguments) -> Result<RolledBack, BreakGlassError> {
 /// Nothing was changed.
 pub async fn roll_back(connection: &mut PgConnection, to: Option<Revision>, reason: &str) -> Result<RolledBack, BreakGlassError> {
     let mut transaction = sqlx::Connection::begin(connection).await?;
-    store::policies_lock(&mut transaction).await?;
+    match roll_back_in(&mut transaction, to, reason).await {
+        Ok(done) => {
+            transaction.commit().await?;
+            Ok(done)
+        }
+        Err(error) => {
+            // At once, not with the connection's next use: the lock on policies must not outlive the attempt.
+            transaction.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn roll_back_in(
+    transaction: &mut Transaction<'_, Postgres>,
+    to: Option<Revision>,
+    reason: &str,
+) -> Result<RolledBack, BreakGlassError> {
+    store::policies_lock(transaction).await?;
     let switch = match to {
         Some(revision) => Switch::to(revision),
         None => {
-            let current = store::activation_latest(&mut transaction).await?.ok_or(BreakGlassError::Nothing)?;
-            let before = history::before(&mut transaction, current).await?.ok_or(BreakGlassError::Nothing)?;
+            let current = store::activation_latest(transaction).await?.ok_or(BreakGlassError::Nothing)?;
+            let before = history::before(transaction, current).await?.ok_or(BreakGlassError::Nothing)?;
             Switch { revision: before.revision, expected: None, rollback_to: Some(before.activation) }
         }
     };
     let revision = switch.revision;
-    let files = files(&mut transaction, revision).await?.ok_or(BreakGlassError::NoRevision(revision))?;
+    let files = files(transaction, revision).await?.ok_or(BreakGlassError::NoRevision(revision))?;
     let candidate = Candidate::new(files).map_err(|fault| BreakGlassError::Invalid { revision, fault: Box::new(fault) })?;
     let issuers: Vec<String> = candidate.document.issuers.into_iter().map(|issuer| issuer.name).collect();
-    if let Some(message) = left_behind(&mut transaction, &issuers).await? {
+    if let Some(message) = left_behind(transaction, &issuers).await? {
         return Err(BreakGlassError::RevocationsLost(message));
     }
     // Whoever has the database's password is known to it by role alone; the machine's user is said, not proven.
-    let (role,): (String,) = sqlx::query_as("SELECT session_user::text").fetch_one(&mut *transaction).await?;
+    let (role,): (String,) = sqlx::query_as("SELECT session_user::text").fetch_one(&mut **transaction).await?;
     let subject = std::env::var("USER").map_or(role.clone(), |user| format!("{role} ({user})"));
     let actor = Actor { issuer: "database", subject: &subject };
-    let activation = store::revision_activate(&mut transaction, switch, actor, reason).await?;
-    transaction.commit().await?;
+    let activation = store::revision_activate(transaction, switch, actor, reason).await?;
     Ok(RolledBack { activation, revision })
 }
 

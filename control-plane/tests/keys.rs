@@ -30,7 +30,7 @@ fn issuer(name: &str, iss: &str, url: &str) -> String {
 
 fn directory(issuers: &str) -> TempDir {
     let directory = World::prepared();
-    std::fs::write(directory.path().join("policies/idp.yaml"), format!("issuers:\n{issuers}")).unwrap();
+    std::fs::write(directory.path().join("policies/routes/idp.yaml"), format!("issuers:\n{issuers}")).unwrap();
     directory
 }
 
@@ -331,13 +331,13 @@ async fn a_policy_whose_url_may_not_be_asked_for_is_refused_with_its_place(datab
         [("https://id.example.com/keys", "JWKS_HOSTS"), ("http://localhost/keys", "the scheme is not `https`"), ("nonsense", "not a URL")]
     {
         let mut files = world.files();
-        files["idp.yaml"] = json!(format!("issuers:\n{}", issuer("idp", ISS, url)));
+        files["routes/idp.yaml"] = json!(format!("issuers:\n{}", issuer("idp", ISS, url)));
         let answer = world.post("/admin/v1/policies", &json!({ "files": files, "reason": "a test" })).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
         let problem = answer.json();
         assert_eq!(
             (&problem["file"], &problem["line"], &problem["field"]),
-            (&json!("idp.yaml"), &json!(2), &json!("issuers[idp].jwks.url"))
+            (&json!("routes/idp.yaml"), &json!(2), &json!("issuers[idp].jwks.url"))
         );
         assert!(problem["detail"].as_str().unwrap().contains(expected), "{problem}");
     }

@@ -134,7 +134,7 @@ async fn two_revisions_are_compared_as_text_and_as_decisions(database: PgPool) {
     let mut files = world.files();
     let routes = files["routes/admin-api.yaml"].as_str().unwrap();
     // Whoever may read policies may also explain.
-    let changed = routes.replacen("permission: policy.explain", "permission: agent.read", 1);
+    let changed = routes.replacen("permission: policy.explain", "permission: agent.view", 1);
     assert_ne!(routes, changed);
     files["routes/admin-api.yaml"] = changed.into();
     let revision = publish(&world, &files).await;

@@ -105,9 +105,9 @@ async fn waiting(state: &AppState, subject: &str, path: &str) -> String {
         action: "agents.delete".into(),
     }];
     let answer = holder.send(&request).await.unwrap();
-    match &answer.approvals[0].outcome {
-        wire::sync::ApprovalOutcome::Pending { approval_id, .. } => approval_id.clone(),
-        other => panic!("{other:?}"),
+    match answer.approvals.first().map(|answer| &answer.outcome) {
+        Some(wire::sync::ApprovalOutcome::Pending { approval_id, .. }) => approval_id.clone(),
+        other @ (Some(wire::sync::ApprovalOutcome::Granted | wire::sync::ApprovalOutcome::Refused(_)) | None) => unreachable!("{other:?}"),
     }
 }
 

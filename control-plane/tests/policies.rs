@@ -79,7 +79,7 @@ async fn a_bad_directory_keeps_the_active_policy_and_is_shown(database: PgPool) 
     assert_eq!(ready.status, StatusCode::OK, "{ready:?}");
     let fault = &ready.json()["policy"]["directory_fault"];
     assert_eq!(fault["file"], "roles.yaml");
-    assert_eq!(fault["field"], "permisions");
+    assert_eq!(fault["field"], "roles[admin].permisions");
     assert!(fault["line"].as_u64().is_some_and(|line| line > 0));
     let metrics = world.get("/metrics").await;
     assert!(String::from_utf8_lossy(&metrics.body).contains("gateway_control_plane_policy_fault 1"));
@@ -101,7 +101,7 @@ async fn a_bad_directory_and_nothing_active_does_not_start(database: PgPool) {
     let Err(error) = world.restarted().await else { panic!("started without a policy") };
     let StartError::Policy(fault) = error else { panic!("{error:?}") };
     assert_eq!(fault.file.as_deref(), Some("roles.yaml"));
-    assert_eq!(fault.field.as_deref(), Some("permisions"));
+    assert_eq!(fault.field.as_deref(), Some("roles[admin].permisions"));
 }
 
 #[sqlx::test(migrations = "../migrations")]

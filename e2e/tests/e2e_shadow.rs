@@ -1,6 +1,5 @@
 //! A revision in shadow, through Envoy: what would change is counted by rule and sampled into the audit log, and nothing changes. And what
 //! the control plane knows of what is enforced.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 

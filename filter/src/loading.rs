@@ -29,7 +29,7 @@ pub(crate) struct Loading {
 #[derive(Debug)]
 enum Stage {
     /// Its tables and keys.
-    Tables(Loader),
+    Tables(Box<Loader>),
     /// Its custom rules.
     Rules(Box<Ruled>),
 }
@@ -79,7 +79,7 @@ pub(crate) fn begin(vm: &mut Vm, host: &impl Host, image: Vec<u8>, source: Sourc
     });
     match begun {
         Ok(loader) => {
-            vm.loading = Some(Loading { version: *loader.version(), stage: Stage::Tables(loader), source });
+            vm.loading = Some(Loading { version: *loader.version(), stage: Stage::Tables(Box::new(loader)), source });
             None
         }
         Err(why) => Some(Outcome::Not { why, source }),

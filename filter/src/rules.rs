@@ -19,8 +19,8 @@ struct Loading(Loader);
 /// What a step of loading came to.
 #[derive(Debug)]
 enum Loaded {
-    Partly(Loading),
-    Whole(CustomRules),
+    Partly(Box<Loading>),
+    Whole(Box<CustomRules>),
 }
 
 impl Loading {
@@ -33,8 +33,8 @@ impl Loading {
     /// A caller that has time left takes another step at once.
     fn step(self) -> Result<Loaded, LoadError> {
         Ok(match self.0.step()? {
-            Progress::More(loader) => Loaded::Partly(Self(loader)),
-            Progress::Ready(rules) => Loaded::Whole(CustomRules(RefCell::new(*rules))),
+            Progress::More(loader) => Loaded::Partly(Box::new(Self(loader))),
+            Progress::Ready(rules) => Loaded::Whole(Box::new(CustomRules(RefCell::new(*rules)))),
         })
     }
 }
@@ -77,8 +77,8 @@ impl LoadingRules {
         let (pending, ready) =
             if self.active.is_some() { (&mut self.active, &mut self.ready.active) } else { (&mut self.shadow, &mut self.ready.shadow) };
         match pending.take().map(Loading::step).transpose()? {
-            Some(Loaded::Partly(more)) => *pending = Some(more),
-            Some(Loaded::Whole(rules)) => *ready = Some(rules),
+            Some(Loaded::Partly(more)) => *pending = Some(*more),
+            Some(Loaded::Whole(rules)) => *ready = Some(*rules),
             None => {}
         }
         let done = self.active.is_none() && self.shadow.is_none();
@@ -92,8 +92,8 @@ impl CustomRules {
         let mut loading = Loading::begin(image)?;
         loop {
             match loading.step()? {
-                Loaded::Partly(more) => loading = more,
-                Loaded::Whole(rules) => return Ok(rules),
+                Loaded::Partly(more) => loading = *more,
+                Loaded::Whole(rules) => return Ok(*rules),
             }
         }
     }

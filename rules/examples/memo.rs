@@ -1,4 +1,5 @@
 //! What a ruling costs, from memory and anew: `cargo run --release -p rules --example memo`.
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use decision_core::decision::Target;
 use decision_core::gateway::{Gateway, Method};

@@ -127,7 +127,7 @@ impl Modules<'_> {
 
     fn data_fault(&self, path: &[String], nodes: &BTreeSet<Node>) -> Option<String> {
         let asked = path.get(1..).unwrap_or_default();
-        let Some(root) = asked.first() else { return None };
+        let root = asked.first()?;
         if nodes.iter().any(|node| node.first() == Some(root)) {
             let known = nodes.iter().any(|node| node.starts_with(asked) || asked.starts_with(node));
             return (!known).then(|| {
@@ -138,7 +138,7 @@ impl Modules<'_> {
         let mut at = Some(self.data);
         let mut seen = String::from("data");
         for name in asked {
-            let Some(object) = at else { return None };
+            let object = at?;
             let Some(value) = object.get(name) else {
                 return Some(unknown(&seen, name, object.keys().map(String::as_str)));
             };

@@ -86,10 +86,10 @@ mod tests {
             ("stale_after_s: 60\n", "stale_after_s: 59\n", 2, "settings.stale_after_s"),
             ("stale_after_s: 60\n", "stale_after_s: 86401\n", 2, "settings.stale_after_s"),
             ("10000", "10001", 3, "settings.cold_start_hold_ms"),
-            ("refresh_s: 60", "refresh_s: 59", 5, "issuers[idp].jwks.refresh_s"),
-            ("refresh_s: 60", "refresh_s: 86401", 5, "issuers[idp].jwks.refresh_s"),
-            ("604800", "604801", 5, "issuers[idp].jwks.stale_after_s"),
-            ("604800", "59", 5, "issuers[idp].jwks.stale_after_s"),
+            ("refresh_s: 60", "refresh_s: 59", 9, "issuers[idp].jwks.refresh_s"),
+            ("refresh_s: 60", "refresh_s: 86401", 9, "issuers[idp].jwks.refresh_s"),
+            ("604800", "604801", 9, "issuers[idp].jwks.stale_after_s"),
+            ("604800", "59", 9, "issuers[idp].jwks.stale_after_s"),
         ] {
             let (at, named, message) = fault(from, to).unwrap();
             assert_eq!((at, named.as_deref()), (Some(line), Some(field)), "{message}");

@@ -36,6 +36,7 @@ roles:
 routes:
   - {name: admin-read, gateways: [ADMIN], methods: [GET], path: '/admin/v1/{rest...}', require: permission, permission: admin.read, cost_micros: 0}
   - {name: decide, gateways: [ADMIN], methods: [POST], path: '/admin/v1/approvals/{id}/decision', require: permission, permission: admin.decide, cost_micros: 0}
+  - {name: redeliver, gateways: [ADMIN], methods: [POST], path: '/admin/v1/webhooks/deliveries/{id}/redelivery', require: permission, permission: admin.decide, cost_micros: 0}
 budgets:
   - {name: daily, unit: micro_usd, window: day, scope: 'agent:{agent_id|subject}', cap: CAP}
   - {name: hourly, unit: requests, window: hour, scope: 'agent:{agent_id|subject}', cap: CAP, durable: false}

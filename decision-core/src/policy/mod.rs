@@ -81,6 +81,9 @@ pub enum Ownership {
     Body(Box<str>),
 }
 
+/// Coded reasons with the operator's texts.
+type Responses = Box<[(Box<str>, Box<str>)]>;
+
 /// Settings that decisions depend on.
 pub type PolicySettings = source::SettingsSource;
 
@@ -110,7 +113,7 @@ pub struct CompiledPolicy {
     index: route::RouteIndex,
     flags: Vec<Flag>,
     /// Sorted by coded reason.
-    responses: Box<[(Box<str>, Box<str>)]>,
+    responses: Responses,
     ruled: GatewaySet,
 }
 

@@ -11,7 +11,7 @@ pub(super) fn is_parameter(raw: &[u8], owner: &str) -> bool {
     let text = String::from_utf8_lossy(trimmed(&decoded));
     let mut rest = text.chars();
     for expected in owner.chars() {
-        if !rest.next().is_some_and(|given| mangled(given) == mangled(expected)) {
+        if rest.next().is_none_or(|given| mangled(given) != mangled(expected)) {
             return false;
         }
     }

@@ -4,6 +4,7 @@ use super::error::{CompileError, range, unique, unknown};
 use crate::decision::DenyReason;
 use crate::failure::Fault;
 use crate::flag::{FLAGS_MAX, Flag, FlagId, FlagSet, FlagState, SwitchedOff};
+use crate::policy::Responses;
 use crate::policy::source::FlagSource;
 
 const DETAIL_BYTES_MAX: usize = 512;
@@ -48,7 +49,7 @@ pub(super) fn check_used(flags: &[Flag], named: FlagSet) -> Result<(), CompileEr
     }
 }
 
-pub(super) fn compile_responses(sources: &[(String, String)]) -> Result<Box<[(Box<str>, Box<str>)]>, CompileError> {
+pub(super) fn compile_responses(sources: &[(String, String)]) -> Result<Responses, CompileError> {
     let mut responses: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(sources.len());
     for (reason, detail) in sources {
         let at = format!("responses[{reason}]");

@@ -14,7 +14,7 @@ pub use error::CompileError;
 
 use super::route::RouteIndex;
 use super::source::{IssuerSource, PolicySource, RoleSource, RouteSource, SettingsSource};
-use super::{CompiledPolicy, IssuerPowers, Route};
+use super::{CompiledPolicy, IssuerPowers, Responses, Route};
 use crate::budget::Budget;
 use crate::decision::Charge;
 use crate::flag::{Flag, FlagSet};
@@ -55,7 +55,7 @@ pub struct Compiler {
     issuers: Vec<IssuerSource>,
     budgets: Vec<Budget>,
     flags: Vec<Flag>,
-    responses: Box<[(Box<str>, Box<str>)]>,
+    responses: Responses,
     ruled: GatewaySet,
     routes: Vec<Route>,
     /// Indices into `routes`, by name.
