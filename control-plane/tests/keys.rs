@@ -398,7 +398,7 @@ async fn the_embedded_bundle_has_public_keys_only_and_loads(database: PgPool) {
         (answer, Bundle::decode(&image).unwrap(), image)
     };
     let (answer, bundle, _) = fetch().await;
-    assert_eq!(answer["issuers_without_keys"], json!(["idp", "legacy"]));
+    assert_eq!(answer["issuers_without_keys"], json!(["legacy", "idp"]));
     assert_eq!(bundle.version, world.state.policy().version);
     fetch_due(&world).await;
     let (answer, bundle, image) = fetch().await;

@@ -184,5 +184,6 @@ fn text(value: Option<&Value>) -> String {
 /// `ChromeDriver was started successfully on port 34567.`
 fn port(driver: &mut Child) -> Option<u16> {
     let lines = BufReader::new(driver.stdout.take()?).lines();
-    lines.map_while(Result::ok).find_map(|line| line.rsplit_once("on port ")?.1.trim_end_matches('.').parse().ok())
+    // Its first line names the port that it was asked for, which is none.
+    lines.map_while(Result::ok).find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())
 }

@@ -54,7 +54,7 @@ async fn query_and_path_name_the_token_s_customer() {
     assert_eq!((older.status, older.json()["path"].as_str()), (200, Some("/api/v1/auth/google/verify")), "{}", older.text());
     let correlation = older.header("x-correlation-id").unwrap().to_owned();
     let record = Admin::new(state).audit_record(&correlation, Duration::from_secs(10)).await.unwrap().unwrap();
-    assert_eq!(record["path"].as_str(), Some("/auth/google/verify"), "{record}");
+    assert_eq!(record["endpoint"].as_str(), Some("/auth/google/verify"), "{record}");
 }
 
 #[tokio::test]
