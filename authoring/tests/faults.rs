@@ -1,4 +1,5 @@
 //! One wrong policy per kind of error: each names the file, the line, the field, and the nearest valid name.
+#![expect(clippy::panic, clippy::too_many_lines, reason = "a test that cannot go on has failed; a table is as long as it is")]
 
 use authoring::evaluate::without_keys;
 use authoring::{Files, PolicyFault};

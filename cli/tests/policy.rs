@@ -1,7 +1,6 @@
 //! `plant-gateway policy`: what it prints, and what it ends with. The examples of `docs/policy-cli.md` are run here too.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-
 mod plane;
 
 use std::path::{Path, PathBuf};

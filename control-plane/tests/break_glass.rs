@@ -1,6 +1,5 @@
 //! The way back past the admin API: audited, and never to a lower number.
 
-
 #[expect(dead_code, reason = "it is shared with other tests")]
 mod support;
 

@@ -1,7 +1,6 @@
 //! Proof of enforcement over real Postgres: which workers enforce what, which rules match, and a database that is behind its workers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-
 #[expect(dead_code, reason = "it is shared with other tests")]
 mod support;
 

@@ -1,4 +1,5 @@
 //! The corpus. What is large is made here, so that it need not lie in the repository.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use authoring::Files;
 use std::fmt::Write as _;

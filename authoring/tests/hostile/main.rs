@@ -1,5 +1,6 @@
 //! Bundles that mean harm, and bundles that are merely wrong: each goes through reading, compiling and the gate, and is
 //! refused within 5 s by an error that says what and where. The service, which is this process, goes on.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod corpus;
 mod good;
