@@ -167,7 +167,7 @@ fn every_way_to_differ_is_counted_under_its_check() {
 
 #[test]
 fn what_was_not_verified_is_not_judged() {
-    let ways: [(&str, Change, Change, Request); 3] = [
+    let ways: [(&str, Change, Change, Request); 2] = [
         (
             "a token that the active revision did not look at",
             nothing,
@@ -180,19 +180,6 @@ fn what_was_not_verified_is_not_judged() {
             |policy| policy.roles.push(Role { name: "newcomer".into(), aliases: vec![], permissions: vec!["task.read".into()] }),
             tasks().bearer(&tokens::with_role("newcomer")),
         ),
-        (
-            "custom rules",
-            nothing,
-            |policy| {
-                policy.rules = Some(wire::policy::Rules {
-                    modules: vec!["a.rego".into()],
-                    inputs: vec![],
-                    gateways: vec![wire::policy::Gateway::Plant],
-                    data: None,
-                });
-            },
-            tasks().bearer(&tokens::admin()),
-        ),
     ];
     for (what, active, shadow, request) in ways {
         let mut gate = gate(active, shadow);
@@ -200,6 +187,23 @@ fn what_was_not_verified_is_not_judged() {
         let report = report(&gate);
         assert_eq!((report.compared, report.unjudged, report.differences.len()), (0, 1, 0), "{what}");
     }
+}
+
+#[test]
+fn custom_rules_that_cannot_be_asked_refuse_in_shadow_as_they_do_in_force() {
+    let mut gate = gate(nothing, |policy| {
+        policy.rules = Some(wire::policy::Rules {
+            modules: vec!["a.rego".into()],
+            inputs: vec![],
+            gateways: vec![wire::policy::Gateway::Plant],
+            data: None,
+        });
+    });
+    gate.begin(&tasks().bearer(&tokens::admin()));
+    let report = report(&gate);
+    let difference = report.differences.first().unwrap();
+    assert_eq!((report.compared, report.unjudged, difference.check), (1, 0, wire::audit::Check::Rules));
+    assert_eq!((difference.active.as_str(), difference.shadow.as_str()), ("ok", "rule_refused"));
 }
 
 #[test]
