@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 /// The key under which WebDriver names elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
+/// How long an element that is not there is waited for.
+const IMPLICIT_WAIT_MS: u32 = 2_000;
+
 /// The browser did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BrowserError {
@@ -73,6 +76,8 @@ impl Browser {
         let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let opened = browser.send(Ask::post("/session").json(&wanted)).await?;
         browser.session = text(opened.get("sessionId"));
+        // A click may return before the page that it leads to is there.
+        browser.post("timeouts", json!({"implicit": IMPLICIT_WAIT_MS})).await?;
         Ok(browser)
     }
 

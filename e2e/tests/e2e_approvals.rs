@@ -271,6 +271,8 @@ async fn open_signed_in(browser: &mut Browser, url: &str, token: &str) {
     assert_eq!(browser.read("h1").await.unwrap(), "Sign in");
     browser.write("#token", token).await.unwrap();
     browser.click("#sign-in").await.unwrap();
+    // A click may return before the next page is there: what only that page has is waited for.
+    browser.read("#status").await.unwrap();
     assert_eq!(browser.url().await.unwrap(), url);
 }
 
@@ -305,6 +307,7 @@ async fn in_the_browser(world: &World) {
     let refused = world.pp(&with(&ask, &id)).await;
     assert_eq!(refused.json()["detail"], "A governor refused this request", "{}", refused.text());
     window.click("header button").await.unwrap();
+    window.read("#token").await.unwrap();
     assert_eq!(window.read("h1").await.unwrap(), "Sign in");
     window.open(&url).await.unwrap();
     assert_eq!(window.read("h1").await.unwrap(), "Sign in", "signed out is signed out");
@@ -320,6 +323,8 @@ async fn two_governors_in_the_browser(world: &World) {
         assert_eq!(window.read("#missing").await.unwrap(), format!("{missing} still to approve"));
         window.write("#reason", &format!("{name} agrees")).await.unwrap();
         window.click("#approve").await.unwrap();
+        let outcome = window.read("#outcome").await.unwrap();
+        assert!(outcome.starts_with(if name == "grace" { "Your approval counts." } else { "You approved the request" }), "{outcome}");
         assert!(!window.has("#approve").await.unwrap(), "nobody decides twice");
     }
     assert_eq!(world.approval(&id).await["decisions"].as_array().unwrap().len(), 2);

@@ -61,7 +61,8 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
 
     let path = format!("/admin/v1/policies/{revision}/activation");
     admin.json(Ask::post(&path).json(&json!({"reason": "nobody is hurt"}))).await.unwrap();
-    let enforced = eventually(PATIENCE, async || {
+    // A worker without requests reports every 20 s.
+    let enforced = eventually(PATIENCE * 4, async || {
         let enforcement = admin.json(Ask::get("/admin/v1/policies/enforcement")).await.unwrap();
         let all = enforcement["workers"].as_u64() > Some(0) && enforcement["workers"] == enforcement["enforcing"];
         (enforcement["revision"].as_i64() == Some(revision) && all).then_some(enforcement)
