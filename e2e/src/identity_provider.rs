@@ -51,6 +51,20 @@ struct Published {
     failing: AtomicBool,
 }
 
+/// A TLS listener on a free port of loopback, for `localhost`; whose authority is in that file.
+pub(crate) async fn localhost(ca_file: &Path) -> Result<(TcpListener, TlsAcceptor), IdentityProviderError> {
+    let mut authority = CertificateParams::new(Vec::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
+    std::fs::write(ca_file, authority.pem())?;
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private)?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    Ok((listener, TlsAcceptor::from(Arc::new(config))))
+}
+
 /// A running identity provider. It ends with the runtime that it was started in.
 #[derive(Debug)]
 pub struct IdentityProvider {
@@ -65,19 +79,11 @@ impl IdentityProvider {
     /// # Errors
     /// When there is no port, certificate or file.
     pub async fn start(home: &Path) -> Result<Self, IdentityProviderError> {
-        let mut authority = CertificateParams::new(Vec::new())?;
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
         let ca_file = home.join("idp-ca.pem");
-        std::fs::write(&ca_file, authority.pem())?;
-        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private)?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let (listener, acceptor) = localhost(&ca_file).await?;
         let port = listener.local_addr()?.port();
         let published = Arc::new(Published::default());
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::clone(&published)));
+        tokio::spawn(serve(listener, acceptor, Arc::clone(&published)));
         Ok(Self { published, port, ca_file })
     }
 

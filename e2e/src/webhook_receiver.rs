@@ -9,14 +9,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::identity_provider::IdentityProviderError;
+use crate::identity_provider::{IdentityProviderError, localhost};
 
 /// One delivery, as it arrived.
 #[derive(Clone, Debug)]
@@ -63,19 +60,11 @@ impl WebhookReceiver {
     /// # Errors
     /// When there is no port, certificate or file.
     pub async fn start(home: &Path) -> Result<Self, IdentityProviderError> {
-        let mut authority = CertificateParams::new(Vec::new())?;
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
         let ca_file = home.join("webhook-ca.pem");
-        std::fs::write(&ca_file, authority.pem())?;
-        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private)?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let (listener, acceptor) = localhost(&ca_file).await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared::default());
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::clone(&shared)));
+        tokio::spawn(serve(listener, acceptor, Arc::clone(&shared)));
         Ok(Self { shared, port, ca_file })
     }
 
