@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cli::stack::Stack;
+use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
@@ -12,12 +12,16 @@ use e2e::stacks::{eventually, options, ports, told};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A switch is enforced within a second, and told within another; the machine of a test has other things to do.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
+const WORKERS: u16 = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     let home = tempfile::tempdir().unwrap();
     let mut options = options("shadow", ports::SHADOW).unwrap();
     options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
+    options.concurrency = WORKERS;
     let folder = options.policies.clone();
     let stack =
         tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
@@ -59,19 +63,40 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     let unchanged = admin.audit_record("shadow-1", PATIENCE).await.unwrap().unwrap();
     assert_eq!(unchanged["shadow"], Value::Null, "{unchanged}");
 
+    every_worker_serves(state, &mut admin, &operator).await;
     let path = format!("/admin/v1/policies/{revision}/activation");
     admin.json(Ask::post(&path).json(&json!({"reason": "nobody is hurt"}))).await.unwrap();
-    // A worker without requests reports every 20 s.
-    let enforced = eventually(PATIENCE * 4, async || {
-        let enforcement = admin.json(Ask::get("/admin/v1/policies/enforcement")).await.unwrap();
-        let all = enforcement["workers"].as_u64() > Some(0) && enforcement["workers"] == enforcement["enforcing"];
+    let enforced = eventually(TOLD_WITHIN, async || {
+        let enforcement = enforcement(&mut admin).await;
+        let all = [&enforcement["workers"], &enforcement["enforcing"]].into_iter().all(|count| count.as_u64() == Some(u64::from(WORKERS)));
         (enforcement["revision"].as_i64() == Some(revision) && all).then_some(enforcement)
     });
-    let enforcement = enforced.await.unwrap_or_else(|| panic!("the revision is not enforced"));
+    let enforcement = enforced.await.unwrap_or_else(|| panic!("workers without requests do not tell what they enforce"));
+    assert_eq!(enforcement["summary"], format!("revision {revision} is enforced by {WORKERS} of {WORKERS} workers"));
     println!("{}", enforcement["summary"]);
     assert_eq!(client.send(&Ask::get("/api/v1/agents").bearer(&viewer)).await.unwrap().status, 403);
     let rules = admin.json(Ask::get("/admin/v1/policies/rules?unmatched_for_days=30")).await.unwrap();
     assert!(!rules.to_string().contains("\"agents.list\""), "a rule that matched 400 times is not unmatched: {rules}");
     assert!(rules.to_string().contains("\"tickets."), "a rule that never matched is: {rules}");
     stack.stop();
+}
+
+async fn enforcement(admin: &mut Admin) -> Value {
+    admin.json(Ask::get("/admin/v1/policies/enforcement")).await.unwrap()
+}
+
+/// Every worker has had a request, and has nothing left to deliver: from now on only its heartbeat would call.
+async fn every_worker_serves(state: &State, admin: &mut Admin, token: &str) {
+    let mut sent = 0;
+    let all = eventually(PATIENCE, async || {
+        // A new connection comes to any worker.
+        let ask = Ask::get("/api/v1/agents").bearer(token).header("x-correlation-id", format!("any-{sent}"));
+        assert_eq!(Client::new(&state.gateways["PP"]).send(&ask).await.unwrap().status, 200);
+        sent += 1;
+        (enforcement(admin).await["workers"].as_u64() == Some(u64::from(WORKERS))).then_some(())
+    });
+    assert!(all.await.is_some(), "{sent} connections reached one worker");
+    for number in 0..sent {
+        assert!(admin.audit_record(&format!("any-{number}"), PATIENCE).await.unwrap().is_some(), "any-{number}");
+    }
 }
