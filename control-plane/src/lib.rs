@@ -21,6 +21,7 @@ pub mod notifications;
 pub mod openapi;
 pub mod outbound;
 pub mod pages;
+pub mod paging;
 pub mod policies;
 pub mod probes;
 pub mod problem;

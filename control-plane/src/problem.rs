@@ -8,6 +8,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use decision_core::causes::chain;
 use decision_core::principal::CredentialFault;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -342,19 +343,6 @@ impl IntoResponse for ApiError {
         }
         response
     }
-}
-
-/// An error and its causes in one line, for the log.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// The answer to a path that does not exist.

@@ -2,6 +2,7 @@
 
 use crate::budget::{BudgetId, Units};
 use crate::decide::Observer;
+use crate::flag::Switch;
 use crate::path::AmbiguousPath;
 use crate::policy::{CHARGES_MAX, RouteId};
 use crate::principal::CredentialFault;
@@ -21,6 +22,20 @@ pub enum Check {
     Routing,
     Rules,
     Budget,
+}
+
+impl From<Switch> for Check {
+    /// The check that is switched.
+    fn from(switch: Switch) -> Self {
+        match switch {
+            Switch::Permission => Self::Permission,
+            Switch::Trial => Self::Trial,
+            Switch::Approval => Self::Approval,
+            Switch::Routing => Self::Routing,
+            Switch::Rules => Self::Rules,
+            Switch::Budget => Self::Budget,
+        }
+    }
 }
 
 impl Check {

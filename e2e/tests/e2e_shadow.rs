@@ -1,5 +1,6 @@
 //! A revision in shadow, through Envoy: what would change is counted by rule and sampled into the audit log, and nothing changes. And what
 //! the control plane knows of what is enforced.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
 use e2e::policies::without_budgets;
+use e2e::revisions::{activate, enforced, enforcement, publish};
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::{Value, json};
 
@@ -32,8 +34,7 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     // Viewers may no longer see agents.
     let (head, viewer) = roles.split_once("- name: viewer").unwrap();
     *roles = format!("{head}- name: viewer{}", viewer.replacen("      - agent.view\n", "", 1));
-    let draft = json!({"files": files, "reason": "viewers see less"});
-    let revision = admin.json(Ask::post("/admin/v1/policies").json(&draft)).await.unwrap()["revision"].as_i64().unwrap();
+    let revision = publish(&mut admin, &files, "viewers see less").await.unwrap();
     let begin = json!({"revision": revision, "reason": "is anybody a viewer?"});
     admin.json(Ask::post("/admin/v1/policies/shadow").json(&begin)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -64,14 +65,9 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     assert_eq!(unchanged["shadow"], Value::Null, "{unchanged}");
 
     every_worker_serves(state, &mut admin, &operator).await;
-    let path = format!("/admin/v1/policies/{revision}/activation");
-    admin.json(Ask::post(&path).json(&json!({"reason": "nobody is hurt"}))).await.unwrap();
-    let enforced = eventually(TOLD_WITHIN, async || {
-        let enforcement = enforcement(&mut admin).await;
-        let all = [&enforcement["workers"], &enforcement["enforcing"]].into_iter().all(|count| count.as_u64() == Some(u64::from(WORKERS)));
-        (enforcement["revision"].as_i64() == Some(revision) && all).then_some(enforcement)
-    });
-    let enforcement = enforced.await.unwrap_or_else(|| panic!("workers without requests do not tell what they enforce"));
+    activate(&mut admin, revision, "nobody is hurt").await.unwrap();
+    let enforcement = enforced(&mut admin, revision, TOLD_WITHIN).await;
+    let enforcement = enforcement.unwrap_or_else(|| panic!("workers without requests do not tell what they enforce"));
     assert_eq!(enforcement["summary"], format!("revision {revision} is enforced by {WORKERS} of {WORKERS} workers"));
     println!("{}", enforcement["summary"]);
     assert_eq!(client.send(&Ask::get("/api/v1/agents").bearer(&viewer)).await.unwrap().status, 403);
@@ -79,10 +75,6 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     assert!(!rules.to_string().contains("\"agents.list\""), "a rule that matched 400 times is not unmatched: {rules}");
     assert!(rules.to_string().contains("\"tickets."), "a rule that never matched is: {rules}");
     stack.stop();
-}
-
-async fn enforcement(admin: &mut Admin) -> Value {
-    admin.json(Ask::get("/admin/v1/policies/enforcement")).await.unwrap()
 }
 
 /// Every worker has had a request, and has nothing left to deliver: from now on only its heartbeat would call.
@@ -93,7 +85,7 @@ async fn every_worker_serves(state: &State, admin: &mut Admin, token: &str) {
         let ask = Ask::get("/api/v1/agents").bearer(token).header("x-correlation-id", format!("any-{sent}"));
         assert_eq!(Client::new(&state.gateways["PP"]).send(&ask).await.unwrap().status, 200);
         sent += 1;
-        (enforcement(admin).await["workers"].as_u64() == Some(u64::from(WORKERS))).then_some(())
+        (enforcement(admin).await.unwrap()["workers"].as_u64() == Some(u64::from(WORKERS))).then_some(())
     });
     assert!(all.await.is_some(), "{sent} connections reached one worker");
     for number in 0..sent {

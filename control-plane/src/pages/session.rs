@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 use std::time::Duration;
+use wire::hex::hex;
 
 /// The longest that a browser stays signed in, however long its token lives.
 const LIFETIME_MAX: Duration = Duration::from_secs(8 * 3_600);
@@ -30,7 +31,7 @@ impl SessionKey {
     pub fn random() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
-        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Self(hex(&bytes)))
     }
 
     /// That of the cookie which a browser sent.

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use decision_core::principal::{CredentialFault, Identity, Principal};
 use sha2::{Digest, Sha256};
 use wire::bundle::LoadedBundle;
+use wire::hex::hex;
 
 /// Who may see this needs no more than who may list approvals on the API.
 pub const READ: (&str, &str) = ("GET", "/admin/v1/approvals");
@@ -95,8 +96,7 @@ fn key_still_counts(bundle: &LoadedBundle, identity: &Identity) -> bool {
 
 /// Derived from what only the viewer has, so that nothing is to be kept.
 fn form_key(credential: &[u8]) -> String {
-    let digest = Sha256::new_with_prefix(b"plant-gateway form\0").chain_update(credential).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::new_with_prefix(b"plant-gateway form\0").chain_update(credential).finalize())
 }
 
 #[cfg(test)]

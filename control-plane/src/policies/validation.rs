@@ -1,12 +1,13 @@
 //! Whether files are a policy that could be published here, and what about it is odd.
 
 use crate::app::AppState;
-use crate::policies::http::{Validated, compile_candidate, hex};
+use crate::policies::http::{Validated, compile_candidate};
 use crate::policies::store::content_sha256;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::ApiError;
 use serde::Serialize;
 use utoipa::ToSchema;
+use wire::hex::hex;
 
 /// A verdict that is no error: an invalid draft is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

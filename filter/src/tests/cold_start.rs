@@ -3,12 +3,12 @@
 use super::gate::{Gate, Request, document, image, version};
 use super::host::SharedData;
 use super::tokens;
-use crate::bundle_feed::chain;
 use crate::pipeline::Step;
 use crate::root::configure;
 use crate::vm::Origin;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use decision_core::causes::chain;
 use jwt_simple::algorithms::{ECDSAP256KeyPairLike, ES256KeyPair};
 use serde_json::json;
 use std::rc::Rc;
