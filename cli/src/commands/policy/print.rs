@@ -16,6 +16,11 @@ pub(super) fn text(text: &str) {
     println!("{}", escaped(text.trim_end_matches('\n')));
 }
 
+/// Text on standard error, beside a result that stands for itself.
+pub(super) fn note(text: &str) {
+    eprintln!("{}", escaped(text.trim_end_matches('\n')));
+}
+
 /// An answer, as it came or in words.
 pub(super) fn answer(format: Format, answer: &Value, words: impl FnOnce(&Value) -> String) {
     match format {
