@@ -1,7 +1,7 @@
 //! The list of differences that were chosen: `oracle.yaml` beside the golden cases. Each entry has to occur, and so has every
 //! value that it lists; else it would hide a difference that nobody chose.
 
-use super::{Compared, Says, Situation};
+use super::{Compared, Says, Situation, Subject};
 use crate::cases::{FOLDER, ORACLE};
 use crate::fault::{PolicyFault, chain};
 use serde::Deserialize;
@@ -34,19 +34,56 @@ struct Entry {
     policy: Says,
     /// What the rule says.
     oracle: Says,
-    /// Only where the route takes one of these.
-    #[serde(default)]
-    permissions: Vec<String>,
-    /// Only on these routes.
-    #[serde(default)]
-    routes: Vec<String>,
-    /// Only where the token has none but these roles.
-    #[serde(default)]
-    roles: Vec<String>,
+    /// Only there.
+    #[serde(default, rename = "where")]
+    place: Place,
     /// The original's fault, by its number.
     fault: Option<String>,
     /// Why we decide otherwise.
-    reason: String,
+    because: String,
+}
+
+/// Where a choice was made: in every respect that is listed, one of the values. Each value has to occur.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Place {
+    /// The route's permission.
+    permissions: Vec<String>,
+    /// The route.
+    routes: Vec<String>,
+    /// A role of the token.
+    roles: Vec<String>,
+    /// The request's method.
+    methods: Vec<String>,
+    /// The coded reason of our decision.
+    outcomes: Vec<String>,
+}
+
+impl Place {
+    fn lists(&self) -> [(&[String], fn(&Subject) -> Vec<&str>); 5] {
+        [
+            (&self.permissions, |subject| subject.permission.as_deref().into_iter().collect()),
+            (&self.routes, |subject| vec![subject.route.as_str()]),
+            (&self.roles, |subject| subject.roles.iter().map(String::as_str).collect()),
+            (&self.methods, |subject| vec![subject.method.as_str()]),
+            (&self.outcomes, |subject| vec![subject.outcome.as_str()]),
+        ]
+    }
+
+    fn covers(&self, subject: &Subject) -> bool {
+        let one = |listed: &[String], values: &[&str]| values.iter().any(|value| listed.iter().any(|one| one == value));
+        self.lists().into_iter().all(|(listed, values)| listed.is_empty() || one(listed, &values(subject)))
+    }
+
+    /// What is listed and was never met.
+    fn unmet(&self, met: &[Compared]) -> Vec<&str> {
+        let mut unmet = Vec::new();
+        for (listed, values) in self.lists() {
+            let seen: BTreeSet<&str> = met.iter().flat_map(|compared| values(&compared.judgement.subject)).collect();
+            unmet.extend(listed.iter().map(String::as_str).filter(|value| !seen.contains(value)));
+        }
+        unmet
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -68,33 +105,18 @@ impl Form {
 impl Entry {
     fn covers(&self, form: &str, compared: &Compared) -> bool {
         let judgement = &compared.judgement;
-        let subject = &judgement.subject;
-        let listed = |list: &[String], value: Option<&str>| list.is_empty() || value.is_some_and(|value| list.iter().any(|one| one == value));
         self.set.name() == form
             && self.rule == judgement.rule
             && self.situation == judgement.situation
             && (self.policy, Some(self.oracle)) == (judgement.ours, compared.theirs)
-            && listed(&self.permissions, subject.permission.as_deref())
-            && listed(&self.routes, Some(&subject.route))
-            && subject.roles.iter().all(|role| listed(&self.roles, Some(role)))
+            && self.place.covers(&judgement.subject)
     }
 
     fn told(&self) -> String {
         match &self.fault {
-            Some(fault) => format!("{fault}: {}", self.reason),
-            None => self.reason.clone(),
+            Some(fault) => format!("{fault}: {}", self.because),
+            None => self.because.clone(),
         }
-    }
-
-    /// What it lists and what never occurred.
-    fn unmet<'e>(&'e self, met: &[&Compared]) -> Vec<&'e str> {
-        let roles: BTreeSet<&str> = met.iter().flat_map(|compared| &compared.judgement.subject.roles).map(String::as_str).collect();
-        let permissions: BTreeSet<&str> = met.iter().filter_map(|compared| compared.judgement.subject.permission.as_deref()).collect();
-        let routes: BTreeSet<&str> = met.iter().map(|compared| compared.judgement.subject.route.as_str()).collect();
-        let missing = |listed: &'e [String], seen: &BTreeSet<&str>| {
-            listed.iter().map(String::as_str).filter(|value| !seen.contains(value)).collect::<Vec<_>>()
-        };
-        [missing(&self.permissions, &permissions), missing(&self.routes, &routes), missing(&self.roles, &roles)].concat()
     }
 }
 
@@ -154,12 +176,74 @@ impl Expected {
             if met.is_empty() {
                 sorted.stale.push(format!("no difference is as the choice about {} says: {}", entry.rule, entry.told()));
             }
-            let all: Vec<&Compared> = met.iter().collect();
-            for value in entry.unmet(&all).into_iter().filter(|_| !met.is_empty()) {
+            for value in entry.place.unmet(&met).into_iter().filter(|_| !met.is_empty()) {
                 sorted.stale.push(format!("`{value}` does not occur in the choice about {}: {}", entry.rule, entry.told()));
             }
             sorted.chosen.extend(met.into_iter().map(|compared| (compared, entry.told())));
         }
         sorted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Judgement;
+    use super::*;
+    use crate::opa::examine::Question;
+    use serde_json::Value;
+
+    const LIST: &str = "differences:
+  - { set: levels, rule: g.allow, policy: deny, oracle: allow, where: { permissions: [a.read, a.write], roles: [viewer] }, because: narrow }
+  - { set: levels, rule: g.allow, policy: deny, oracle: allow, where: { outcomes: [late] }, fault: D1, because: wide }
+  - { set: permissions, rule: g.allow, situation: granted, policy: allow, oracle: deny, because: of the other set }
+";
+
+    fn compared(permission: &str, role: &str, outcome: &str) -> Compared {
+        let judgement = Judgement {
+            file: "cases/a.yaml".into(),
+            case: format!("{permission} {role}"),
+            rule: "g.allow".into(),
+            situation: Situation::AsAsked,
+            ours: Says::Deny,
+            subject: Subject {
+                permission: Some(permission.into()),
+                route: "r".into(),
+                roles: vec![role.into(), "other".into()],
+                method: "GET".into(),
+                outcome: outcome.into(),
+            },
+            question: Question { rule: "g.allow".into(), input: Value::Null, data: Value::Null },
+        };
+        Compared { judgement, theirs: Some(Says::Allow), why: None }
+    }
+
+    fn sorted(differences: Vec<Compared>) -> (Vec<String>, usize, Vec<String>) {
+        let sorted = Expected::read(LIST).unwrap().sort("levels", differences);
+        (sorted.chosen.into_iter().map(|(_, told)| told).collect(), sorted.unexpected.len(), sorted.stale)
+    }
+
+    #[test]
+    fn the_first_choice_that_covers_a_difference_has_it() {
+        let all = vec![compared("a.read", "viewer", "late"), compared("a.write", "viewer", ""), compared("b.read", "viewer", "late")];
+        assert_eq!(sorted(all), (vec!["narrow".into(), "narrow".into(), "D1: wide".into()], 0, vec![]));
+    }
+
+    #[test]
+    fn what_nobody_chose_is_unexpected_and_what_does_not_occur_is_told() {
+        let (chosen, unexpected, stale) = sorted(vec![compared("a.read", "viewer", ""), compared("a.read", "admin", "")]);
+        assert_eq!((chosen.len(), unexpected), (1, 1));
+        assert_eq!(
+            stale,
+            ["`a.write` does not occur in the choice about g.allow: narrow", "no difference is as the choice about g.allow says: D1: wide"]
+        );
+        let mut other = compared("a.read", "viewer", "late");
+        other.judgement.situation = Situation::Granted;
+        assert_eq!(sorted(vec![other]).1, 1, "another situation is another question");
+    }
+
+    #[test]
+    fn a_list_that_is_none_names_its_line() {
+        let fault = Expected::read(&LIST.replace("because: wide", "becaus: wide")).unwrap_err();
+        assert_eq!((fault.file.as_deref(), fault.line), (Some("cases/oracle.yaml"), Some(3)), "{fault}");
     }
 }

@@ -71,6 +71,9 @@ struct Subject {
     permission: Option<String>,
     route: String,
     roles: Vec<String>,
+    method: String,
+    /// The coded reason of our decision.
+    outcome: String,
 }
 
 /// One thing that a rule is asked about a case.

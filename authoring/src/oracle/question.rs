@@ -123,6 +123,8 @@ impl Asking<'_> {
                 permission: self.route.permission.clone(),
                 route: self.route.name.clone(),
                 roles: roles.filter_map(Value::as_str).map(str::to_owned).collect(),
+                method: case.method.clone(),
+                outcome: self.answer().reason.clone(),
             },
             question: Question { rule: rule.to_owned(), input, data },
         }

@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// A folder with policies of an OPA server, which judge the cases too; repeat it for each set.
     #[arg(long, value_name = "DIR")]
     oracle: Vec<PathBuf>,
+    /// List each difference from an oracle that was chosen, not only how many each choice explains.
+    #[arg(long, requires = "oracle")]
+    list_chosen: bool,
 }
 
 /// What came of it.
@@ -98,7 +101,7 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
     outcome.oracles = opinions(arguments, &sets, oracles)?;
     match format {
         Format::Json => print::json(&report::as_json(&outcome)),
-        Format::Text => print::text(&report::as_text(&outcome)),
+        Format::Text => print::text(&report::as_text(&outcome, arguments.list_chosen)),
     }
     judge(arguments, &outcome)
 }

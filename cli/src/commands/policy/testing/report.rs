@@ -52,7 +52,7 @@ fn opinion_json(opinion: &Opinion) -> Value {
     value
 }
 
-pub(super) fn as_text(outcome: &Outcome) -> String {
+pub(super) fn as_text(outcome: &Outcome, list_chosen: bool) -> String {
     let mut text = String::new();
     for Failure { file, name, difference } in &outcome.failures {
         text.push_str(&format!("{file}: {name}: {difference}\n"));
@@ -66,7 +66,7 @@ pub(super) fn as_text(outcome: &Outcome) -> String {
             text.push_str(&format!("  without a test: {}:{}: {}\n", body.file, body.line, body.rule));
         }
     }
-    outcome.oracles.iter().for_each(|opinion| text.push_str(&opinion_text(opinion)));
+    outcome.oracles.iter().for_each(|opinion| text.push_str(&opinion_text(opinion, list_chosen)));
     text
 }
 
@@ -79,7 +79,7 @@ fn covered(coverage: &Coverage) -> String {
     text
 }
 
-fn opinion_text(opinion: &Opinion) -> String {
+fn opinion_text(opinion: &Opinion, list_chosen: bool) -> String {
     let Opinion { folder, set, report } = opinion;
     let faults: Vec<_> = set.tests.iter().filter_map(authoring::rules::TestRun::fault).collect();
     let rego = match set.generation {
@@ -99,13 +99,11 @@ fn opinion_text(opinion: &Opinion) -> String {
     let unjudged: usize = report.unjudged.values().sum();
     text.push_str(&format!("  {} cases are judged by some rule, {unjudged} by none:\n", report.judged_cases));
     report.unjudged.iter().for_each(|(why, count)| text.push_str(&format!("    {count} {why}\n")));
-    let mut heading = None;
-    for difference in &report.chosen {
-        if heading != difference.chosen.as_deref() {
-            heading = difference.chosen.as_deref();
-            text.push_str(&format!("  as chosen: {}\n", heading.unwrap_or_default()));
-        }
-        text.push_str(&line(difference));
+    for choice in report.chosen.chunk_by(|one, other| (&one.rule, &one.chosen) == (&other.rule, &other.chosen)) {
+        let Some(Difference { rule, policy, oracle, chosen, .. }) = choice.first() else { continue };
+        let (times, why) = (choice.len(), chosen.as_deref().unwrap_or_default());
+        text.push_str(&format!("  chosen, {times} times: we {}, {rule} says {}: {why}\n", word(*policy), word(*oracle)));
+        choice.iter().filter(|_| list_chosen).for_each(|difference| text.push_str(&line(difference)));
     }
     if !report.unexpected.is_empty() {
         text.push_str("  unexpectedly:\n");
