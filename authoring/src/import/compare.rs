@@ -8,53 +8,55 @@ use wire::policy::{PolicyDocument, Role};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Difference {
+pub struct Difference {
+    /// What differs.
+    pub kind: DifferenceKind,
+    /// The role that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The permission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission: Option<String>,
+}
+
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DifferenceKind {
     /// The policy has no such role.
-    RoleMissing {
-        /// The import's role.
-        role: String,
-    },
+    RoleMissing,
     /// The import has no such role.
-    RoleAdded {
-        /// The policy's role.
-        role: String,
-    },
+    RoleAdded,
     /// The policy has no such permission.
-    PermissionMissing {
-        /// The import's permission.
-        permission: String,
-    },
+    PermissionMissing,
     /// The import has no such permission.
-    PermissionAdded {
-        /// The policy's permission.
-        permission: String,
-    },
+    PermissionAdded,
     /// The import's role has it, the policy's has not.
-    GrantMissing {
-        /// Both have the role.
-        role: String,
-        /// Both have the permission.
-        permission: String,
-    },
+    GrantMissing,
     /// The policy's role has it, the import's has not.
-    GrantAdded {
-        /// Both have the role.
-        role: String,
-        /// Both have the permission.
-        permission: String,
-    },
+    GrantAdded,
+}
+
+impl Difference {
+    fn of_role(kind: DifferenceKind, role: &str) -> Self {
+        Self { kind, role: Some(role.to_owned()), permission: None }
+    }
+
+    fn of_permission(kind: DifferenceKind, permission: &str) -> Self {
+        Self { kind, role: None, permission: Some(permission.to_owned()) }
+    }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::RoleMissing { role } => write!(formatter, "the policy has no role `{role}`"),
-            Self::RoleAdded { role } => write!(formatter, "only the policy has the role `{role}`"),
-            Self::PermissionMissing { permission } => write!(formatter, "the policy has no permission `{permission}`"),
-            Self::PermissionAdded { permission } => write!(formatter, "only the policy has the permission `{permission}`"),
-            Self::GrantMissing { role, permission } => write!(formatter, "`{role}` has no `{permission}` under the policy"),
-            Self::GrantAdded { role, permission } => write!(formatter, "`{role}` has `{permission}` under the policy only"),
+        let (role, permission) = (self.role.as_deref().unwrap_or_default(), self.permission.as_deref().unwrap_or_default());
+        match self.kind {
+            DifferenceKind::RoleMissing => write!(formatter, "the policy has no role `{role}`"),
+            DifferenceKind::RoleAdded => write!(formatter, "only the policy has the role `{role}`"),
+            DifferenceKind::PermissionMissing => write!(formatter, "the policy has no permission `{permission}`"),
+            DifferenceKind::PermissionAdded => write!(formatter, "only the policy has the permission `{permission}`"),
+            DifferenceKind::GrantMissing => write!(formatter, "`{role}` has no `{permission}` under the policy"),
+            DifferenceKind::GrantAdded => write!(formatter, "`{role}` has `{permission}` under the policy only"),
         }
     }
 }
@@ -67,36 +69,30 @@ impl Imported {
         let mut differences = BTreeSet::new();
         let here: BTreeSet<&str> = policy.permissions.iter().map(String::as_str).collect();
         let there: BTreeSet<&str> = self.permissions.iter().map(String::as_str).collect();
-        differences.extend(there.difference(&here).map(|name| Difference::PermissionMissing { permission: (*name).to_owned() }));
-        differences.extend(here.difference(&there).map(|name| Difference::PermissionAdded { permission: (*name).to_owned() }));
+        let of_permission = |kind| move |name: &&str| Difference::of_permission(kind, name);
+        differences.extend(there.difference(&here).map(of_permission(DifferenceKind::PermissionMissing)));
+        differences.extend(here.difference(&there).map(of_permission(DifferenceKind::PermissionAdded)));
         let mut known: BTreeMap<&str, &Role> = policy.roles.iter().map(|role| (role.name.as_str(), role)).collect();
         known.extend(policy.roles.iter().flat_map(|role| role.aliases.iter().map(move |alias| (alias.as_str(), role))));
         let mut met = BTreeSet::new();
         for imported in &self.roles {
-            let role = imported.name.clone();
-            let Some(ours) = known.get(role.as_str()) else {
-                differences.insert(Difference::RoleMissing { role });
+            let Some(ours) = known.get(imported.name.as_str()) else {
+                differences.insert(Difference::of_role(DifferenceKind::RoleMissing, &imported.name));
                 continue;
             };
             met.insert(ours.name.as_str());
             let has = |permission: &str| ours.permissions.iter().any(|own| own == "*" || own == permission);
             for permission in here.intersection(&there).copied() {
-                let of = || (role.clone(), permission.to_owned());
-                match (imported.permissions.has(permission), has(permission)) {
-                    (true, false) => {
-                        let (role, permission) = of();
-                        differences.insert(Difference::GrantMissing { role, permission });
-                    }
-                    (false, true) => {
-                        let (role, permission) = of();
-                        differences.insert(Difference::GrantAdded { role, permission });
-                    }
-                    (true, true) | (false, false) => {}
-                }
+                let kind = match (imported.permissions.has(permission), has(permission)) {
+                    (true, false) => DifferenceKind::GrantMissing,
+                    (false, true) => DifferenceKind::GrantAdded,
+                    (true, true) | (false, false) => continue,
+                };
+                differences.insert(Difference { role: Some(imported.name.clone()), ..Difference::of_permission(kind, permission) });
             }
         }
         let others = policy.roles.iter().map(|role| role.name.as_str()).filter(|role| !met.contains(role));
-        differences.extend(others.map(|role| Difference::RoleAdded { role: role.to_owned() }));
+        differences.extend(others.map(|role| Difference::of_role(DifferenceKind::RoleAdded, role)));
         differences.into_iter().collect()
     }
 }

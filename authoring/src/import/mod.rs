@@ -4,7 +4,7 @@
 mod compare;
 mod remaining;
 
-pub use compare::Difference;
+pub use compare::{Difference, DifferenceKind};
 pub use remaining::NotImported;
 
 use crate::opa::examine::Question;

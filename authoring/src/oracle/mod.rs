@@ -6,16 +6,39 @@ mod question;
 
 pub use expected::Expected;
 
-use crate::PolicyFault;
-use crate::cases::FiledCase;
+use crate::cases::{self, FiledCase, ORACLE};
 use crate::evaluate::Evaluation;
 use crate::opa::examine::{Question, Reply};
 use crate::opa::{OpaSet, allows};
+use crate::{Files, PolicyFault};
 use expected::Sorted;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use wire::policy::PolicyDocument;
+
+/// Golden cases with the list of chosen differences, as the files of a folder `cases`.
+#[derive(Debug, Default)]
+pub struct Golden {
+    /// The cases.
+    pub cases: Vec<FiledCase>,
+    /// What was chosen.
+    pub expected: Expected,
+}
+
+impl Golden {
+    /// Takes the list from among the cases. It takes quadratic time on deep nesting: what others send goes through
+    /// [`crate::rules::Gate::read_cases`] first.
+    ///
+    /// # Errors
+    /// The first file that is none of cases, or no list.
+    pub fn read(files: &Files) -> Result<Self, PolicyFault> {
+        let is_list = |file: &str| file.rsplit('/').next() == Some(ORACLE);
+        let (lists, files): (Files, Files) = files.clone().into_iter().partition(|(file, _)| is_list(file));
+        let expected = lists.values().next().map_or_else(|| Ok(Expected::default()), |text| Expected::read(text))?;
+        Ok(Self { cases: cases::read(&files)?, expected })
+    }
+}
 
 /// What the policy says, and what a rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 
 use super::{RuleFiles, TestRun, Unreached};
 use crate::opa::examine::{self, Asked, Examined};
+use crate::oracle::Golden;
 use crate::{Files, PolicyFault};
 use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,7 @@ enum Answer {
 #[serde(rename_all = "snake_case")]
 enum Question {
     Sources(Files),
+    Cases(Files),
     Rules(RuleFiles),
     Opa(Asked),
 }
@@ -123,13 +125,25 @@ impl Gate {
     /// # Errors
     /// The first thing that is wrong with them, with its place.
     pub fn read(&self, files: &Files) -> Result<(), PolicyFault> {
+        self.reads(files, Question::Sources)
+    }
+
+    /// The same for golden cases and the list of chosen differences.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with them, with its place.
+    pub fn read_cases(&self, files: &Files) -> Result<(), PolicyFault> {
+        self.reads(files, Question::Cases)
+    }
+
+    fn reads(&self, files: &Files, question: fn(Files) -> Question) -> Result<(), PolicyFault> {
         let bytes = files.values().map(String::len).fold(0_usize, usize::saturating_add);
         if bytes > SOURCES_BYTES_MAX {
             let message = format!("the files have {bytes} bytes; at most {SOURCES_BYTES_MAX} are allowed");
             let largest = files.iter().max_by_key(|(_, text)| text.len()).map(|(file, _)| file.clone());
             return Err(PolicyFault { file: largest, message, ..PolicyFault::default() });
         }
-        match self.ask(&Question::Sources(files.clone()))? {
+        match self.ask(&question(files.clone()))? {
             Answer::Read => Ok(()),
             Answer::Tested(_) | Answer::Examined(_) | Answer::Refused(_) => Err(misunderstood()),
         }
@@ -232,6 +246,7 @@ fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<Answe
     let named = doing.map(|doing| doing.file).filter(|file| !file.is_empty());
     let (what, first) = match question {
         Question::Sources(files) => ("sources", files.keys().next()),
+        Question::Cases(files) => ("cases", files.keys().next()),
         Question::Rules(rules) => ("rules", rules.modules.first().map(|(file, _)| file)),
         Question::Opa(asked) => ("policies", asked.modules.keys().next()),
     };
@@ -274,6 +289,7 @@ pub fn serve() -> ExitCode {
 fn examine(question: Question) -> Result<Answer, PolicyFault> {
     match question {
         Question::Sources(files) => read(&files).map(|()| Answer::Read),
+        Question::Cases(files) => Golden::read(&files).map(|_golden| Answer::Read),
         Question::Rules(rules) => rules.examine().map(Answer::Tested),
         Question::Opa(asked) => examine::examine(&asked).map(Answer::Examined),
     }

@@ -31,7 +31,12 @@ pub(super) fn answer(format: Format, answer: &Value, words: impl FnOnce(&Value) 
 
 /// A fault of a policy.
 pub(super) fn fault(fault: &PolicyFault) -> Value {
-    json!({"valid": false, "fault": {"file": fault.file, "line": fault.line, "field": fault.field, "message": fault.message}})
+    json!({"valid": false, "fault": place(fault)})
+}
+
+/// Something that is wrong or odd, and where it stands.
+pub(super) fn place(fault: &PolicyFault) -> Value {
+    json!({"file": fault.file, "line": fault.line, "field": fault.field, "message": fault.message})
 }
 
 /// The members of a list, wherever the answer has it.
