@@ -9,7 +9,7 @@ use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary, Sw
 use crate::policies::validation::{Place, described};
 use crate::policies::{
     Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history,
-    rule_hits, schema, shadow,
+    opa, rule_hits, schema, shadow,
 };
 use crate::problem::{ApiError, Problem};
 use crate::revocations::store::left_behind;
@@ -47,6 +47,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .merge(compare::router())
         .merge(enforcement::router())
         .merge(rule_hits::router())
+        .merge(opa::router())
 }
 
 /// Policy files to be published, and why.
