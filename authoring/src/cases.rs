@@ -7,13 +7,15 @@ use crate::place::{Which, find};
 use decision_core::causes::chain;
 use decision_core::facts;
 use decision_core::nearest::nearest;
+use decision_core::policy;
 use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
-use wire::policy::{FlagState, Gateway, Switch};
+use wire::policy::{CredentialForwarding, FlagState, Gateway, OwnershipPlace, Switch};
 
 /// The folder of cases, beside the sources of their policy.
 pub const FOLDER: &str = "cases";
@@ -184,16 +186,42 @@ pub struct Want {
     /// All checks that a flag skips.
     #[serde(default)]
     pub skipped: Vec<Switch>,
-    /// What the backend gets; compared through Envoy only, not at all when absent.
+    /// The caps of budgets that are charged, or that count the client's address.
+    #[serde(default)]
+    pub caps: BTreeMap<String, i64>,
+    /// What the backend gets.
     pub forwarded: Option<Forwarded>,
 }
 
-/// What the backend gets.
-#[derive(Clone, Debug, Deserialize)]
+/// What the backend gets; what is absent is not compared.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forwarded {
-    /// The path with the query.
-    pub path: String,
+    /// The path with the query; compared through Envoy only.
+    pub path: Option<String>,
+    /// Where the caller's customer id is forced into the request.
+    pub ownership: Option<Owner>,
+    /// The path that stands for the client's.
+    pub rewrite: Option<String>,
+    /// What it gets as credential.
+    pub credential: Option<CredentialForwarding>,
+}
+
+/// Where the caller's customer id is forced into a request. A case says the name, whatever a policy means without one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// Which part of it.
+    #[serde(rename = "in")]
+    pub place: OwnershipPlace,
+    /// The query parameter, the parameter of the path template, or the key of the JSON object.
+    pub name: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", policy::OwnershipPlace::from(self.place).name(), self.name)
+    }
 }
 
 /// Yes or no.
@@ -359,6 +387,9 @@ mod tests {
             ("token: none", "token: none, flags: { a: maybe }"),
             ("status: 404", "status: 404, skipped: [authentication]"),
             ("status: 404", "status: 404, skipped: [ownership]"),
+            ("status: 404", "status: 404, forwarded: { credential: header }"),
+            ("status: 404", "status: 404, forwarded: { ownership: { in: query } }"),
+            ("status: 404", "status: 404, caps: { a: many }"),
             ("cases:", "casess:"),
         ] {
             let fault = parse(&GOOD.replace(from, to)).unwrap_err();

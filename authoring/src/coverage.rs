@@ -1,14 +1,15 @@
-//! What golden cases reach of a policy: routes, refusals, roles, budgets, flags, ownership rules, custom rules.
+//! What golden cases reach of a policy: routes, refusals, roles, budgets, flags, custom rules; and what they say of it: caps, and what
+//! the backend gets. How approvals are answered needs no part of its own: it is the status of every case that waits for one.
 
 use crate::Files;
-use crate::cases::{Case, Token, Verdict};
+use crate::cases::{Case, Forwarded, Token, Verdict};
 use crate::evaluate::Evaluation;
 use decision_core::decision::{Check, DenyReason, Finding};
 use decision_core::flag::{FlagState, Switch};
 use decision_core::policy::CompiledPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use wire::policy::PolicyDocument;
+use wire::policy::{CredentialForwarding, PolicyDocument, Route};
 
 /// A part of a policy that a case can reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +26,14 @@ pub enum Part {
     FlagOn(String),
     /// A flag where it is off: its route is not there, or a check of its was skipped.
     FlagOff(String),
-    /// The ownership rule of a route, for a user who has a customer id.
+    /// The ownership rule of a route: a case says where the customer id is forced into the request.
     Ownership(String),
+    /// What the backend gets as credential on a route, if it gets one: a case says what.
+    Credential(String),
+    /// The other path that the backend gets on a route: a case says which.
+    Rewrite(String),
+    /// The cap of a budget: a case says how much.
+    Cap(String),
     /// A custom rule, as the one that decided.
     Rule(String),
 }
@@ -41,6 +48,9 @@ impl fmt::Display for Part {
             Self::FlagOn(name) => write!(formatter, "flag `{name}`, on"),
             Self::FlagOff(name) => write!(formatter, "flag `{name}`, off"),
             Self::Ownership(name) => write!(formatter, "ownership on route `{name}`"),
+            Self::Credential(name) => write!(formatter, "credential on route `{name}`"),
+            Self::Rewrite(name) => write!(formatter, "rewrite on route `{name}`"),
+            Self::Cap(name) => write!(formatter, "cap of budget `{name}`"),
             Self::Rule(name) => write!(formatter, "custom rule `{name}`"),
         }
     }
@@ -79,12 +89,17 @@ impl Coverage {
         let charged: BTreeSet<_> = policy.routes().iter().flat_map(|route| route.charges.iter().map(|charge| charge.budget)).collect();
         let limits = policy.routes().iter().filter_map(|route| route.limit);
         let used: BTreeSet<_> = charged.into_iter().chain(limits).collect();
-        wanted.extend(used.into_iter().filter_map(|id| Some(Part::Budget(policy.budget(id)?.name.to_string()))));
+        for name in used.into_iter().filter_map(|id| Some(policy.budget(id)?.name.to_string())) {
+            wanted.extend([Part::Cap(name.clone()), Part::Budget(name)]);
+        }
         for flag in &document.flags {
             wanted.extend([Part::FlagOn(flag.name.clone()), Part::FlagOff(flag.name.clone())]);
         }
-        let owned = document.routes.iter().filter(|route| route.ownership.is_some());
-        wanted.extend(owned.map(|route| Part::Ownership(route.name.clone())));
+        for Route { name, ownership, rewrite, credential, .. } in &document.routes {
+            wanted.extend(ownership.as_ref().map(|_owner| Part::Ownership(name.clone())));
+            wanted.extend(rewrite.as_ref().map(|_path| Part::Rewrite(name.clone())));
+            wanted.extend((*credential != CredentialForwarding::default()).then(|| Part::Credential(name.clone())));
+        }
         wanted.extend(rule_names(document, files).into_iter().map(Part::Rule));
         Self { wanted, reached: BTreeSet::new() }
     }
@@ -99,16 +114,26 @@ impl Coverage {
         if let Some(route) = route {
             self.reached.insert(Part::Route(route.name.clone()));
             self.reached.extend(route.limit.iter().map(|name| Part::Budget(name.clone())));
-            if route.ownership.is_some() && answer.decision == Verdict::Permit {
-                self.reached.insert(Part::Ownership(route.name.clone()));
-            }
         }
+        self.note_said(case, evaluation);
         let authenticated = evaluation.checks.contains(&(Check::Authentication, Finding::Passed));
         if let (true, Token::Good(claims)) = (authenticated, &case.token) {
             let named = |role: &&wire::policy::Role| claims.roles.iter().any(|name| *name == role.name || role.aliases.contains(name));
             self.reached.extend(document.roles.iter().filter(named).map(|role| Part::Role(role.name.clone())));
         }
         self.note_flags(policy, evaluation, route.and_then(|route| route.flag.as_deref()));
+    }
+
+    /// Notes what the case says of what becomes of a request that is permitted. What is permitted is not enough.
+    fn note_said(&mut self, case: &Case, evaluation: &Evaluation) {
+        let (answer, want) = (&evaluation.decided, &case.want);
+        let (Verdict::Permit, Some(route)) = (answer.decision, &answer.route) else { return };
+        self.reached.extend(want.caps.keys().map(|name| Part::Cap(name.clone())));
+        if let Some(Forwarded { ownership, rewrite, credential, path: _ }) = &want.forwarded {
+            self.reached.extend(ownership.as_ref().map(|_owner| Part::Ownership(route.clone())));
+            self.reached.extend(rewrite.as_ref().map(|_path| Part::Rewrite(route.clone())));
+            self.reached.extend(credential.map(|_credential| Part::Credential(route.clone())));
+        }
     }
 
     fn note_flags(&mut self, policy: &CompiledPolicy, evaluation: &Evaluation, routes_flag: Option<&str>) {
@@ -175,6 +200,9 @@ const fn kind(part: &Part) -> &'static str {
         Part::Budget(_) => "budgets",
         Part::FlagOn(_) | Part::FlagOff(_) => "flag states",
         Part::Ownership(_) => "ownership rules",
+        Part::Credential(_) => "credentials",
+        Part::Rewrite(_) => "rewrites",
+        Part::Cap(_) => "caps",
         Part::Rule(_) => "custom rules",
     }
 }
@@ -239,16 +267,22 @@ issuers: [{ name: pp, issuer: pp, gateways: [PP], algorithms: [ES256] }]
 flags:
   - { name: new, default: on, overrides: [{ customers: [old], state: off }] }
   - { name: free, default: on, overrides: [{ customers: [old], state: off }], switches: [permission] }
-budgets: [{ name: money, unit: micro_usd, window: day, scope: platform, cap: 1000000 }]
+budgets:
+  - { name: money, unit: micro_usd, window: day, scope: platform, cap: 1000000 }
+  - { name: guests, unit: requests, window: minute, scope: client_address, cap: 30, durable: false }
 routes:
   - { name: a, gateways: [PP], methods: [GET], path: /a, require: permission, permission: a.read }
-  - { name: b, gateways: [PP], methods: [GET], path: /b, require: authenticated, flag: new, cost_micros: 0, ownership: { in: query } }
+  - { name: b, gateways: [PP], methods: [GET], path: /b, require: authenticated, flag: new, cost_micros: 0, ownership: { in: query }, rewrite: /c, credential: forward, limit: guests }
 ";
 
     fn coverage_of(policy: &str, cases: &[&str]) -> Coverage {
         let mut candidate = Candidate::new(Files::from([("policy.yaml".to_owned(), policy.to_owned())])).unwrap();
         let text = cases.iter().enumerate().map(|(index, case)| {
-            format!("  - {{ name: c{index}, gateway: PP, method: GET, {case}, want: {{ decision: deny, status: 0, reason: x }} }}\n")
+            // What a case says and what it reaches are two things: it need not pass.
+            let (asked, said) = case.split_once("; says ").unwrap_or((case, ""));
+            format!(
+                "  - {{ name: c{index}, gateway: PP, method: GET, {asked}, want: {{ decision: deny, status: 0, reason: x, {said} }} }}\n"
+            )
         });
         let text = format!("cases:\n{}", text.collect::<String>());
         let cases = read(&Files::from([("cases/a.yaml".to_owned(), text)])).unwrap();
@@ -275,14 +309,20 @@ routes:
     #[test]
     fn each_part_is_reached_by_its_own_case_and_no_other() {
         let all = [
-            "path: /a, token: { issuer: pp, roles: [reader] }",
-            "path: /b, token: { issuer: pp, roles: [nobody], customer_id: new }",
+            "path: /a, token: { issuer: pp, roles: [reader] }; says caps: { money: 1 }",
+            "path: /b, token: { issuer: pp, roles: [nobody], customer_id: new }; says caps: { guests: 1 }, forwarded: { ownership: { in: body, name: x }, rewrite: /x, credential: drop }",
             "path: /b, token: { issuer: pp, roles: [nobody], customer_id: old }",
             "path: /a, token: { issuer: pp, roles: [nobody], customer_id: old }",
         ];
         assert_eq!(missing(&all), [""; 0]);
-        assert_eq!(missing(&all[1..]), ["role `reader`"]);
-        assert_eq!(missing(&[all[0], all[2], all[3]]), ["flag `new`, on", "ownership on route `b`"]);
+        assert_eq!(missing(&all[1..]), ["role `reader`", "cap of budget `money`"]);
+        let on_route_b = ["ownership on route `b`", "credential on route `b`", "rewrite on route `b`", "cap of budget `guests`"];
+        assert_eq!(missing(&[all[0], all[2], all[3]]), [&["flag `new`, on"][..], &on_route_b].concat());
+        // It is permitted, and nothing is said of what becomes of it; or it is said, and it is not permitted.
+        let unsaid = all[1].split_once(';').unwrap().0;
+        assert_eq!(missing(&[all[0], unsaid, all[2], all[3]]), on_route_b);
+        let denied = all[1].replace(", customer_id: new", "");
+        assert_eq!(missing(&[all[0], &denied, unsaid, all[2], all[3]]), on_route_b);
         assert_eq!(missing(&[all[0], all[1], all[3]]), ["flag `new`, off"]);
         assert_eq!(missing(&all[..3]), ["flag `free`, off"]);
         let none = coverage(&[]);

@@ -102,6 +102,23 @@ fn cases_are_run_and_what_they_do_not_cover_is_said() {
     assert_eq!(told(&["policy", "test", "--filter", "there is no such case"]).0, 2);
 }
 
+/// What a permit comes to is as much the policy as who gets it: each of these passed unseen once.
+#[test]
+fn a_change_of_what_a_permit_comes_to_fails_the_cases() {
+    for (file, from, to, difference) in [
+        ("routes/invoices.yaml", "{ in: query }", "{ in: query, name: foo }", "ownership: want query customer_id, got query foo"),
+        ("routes/receipts.yaml", "in: query", "in: body", "ownership: want query customer_id, got body customer_id"),
+        ("routes/customers.yaml", "credential: original_header", "credential: forward", "credential: want original_header, got forward"),
+        ("routes/public.yaml", "rewrite: /api/v1/auth/google/verify", "rewrite: /api/v1/admin/x", "got /api/v1/admin/x"),
+        ("budgets.yaml", "cap: 10\n", "cap: 1000000\n", "\"trial-tasks-daily\": 1000000"),
+        ("approvals.yaml", "answer: forbidden", "answer: redirect", "status: want 403, got 307"),
+    ] {
+        let changed = copied(|home| edit(home.join(file), from, to));
+        let (code, out, err) = told(&["policy", "test", changed.path().to_str().unwrap(), "--min-coverage", "100"]);
+        assert!(code == 1 && out.contains(difference), "{file}: {to}: {code}\n{out}{err}");
+    }
+}
+
 #[test]
 fn differences_are_shown_as_text_and_as_decisions() {
     let (code, out, _) = told(&["policy", "diff", "policies", "policies"]);

@@ -325,8 +325,10 @@ async fn explains_with_the_code_that_decides(database: PgPool) {
     let at = "2027-01-15T08:00:01Z";
     let permitted = ask(with(json!({ "claims": claims(&["admin"]), "at": at }))).await;
     assert_eq!((&permitted["decision"], &permitted["rule"]), (&json!("permit"), &json!("policies.list")), "{permitted}");
+    assert_eq!((&permitted["forwarded"], &permitted["status"]), (&json!({ "credential": "drop", "exchange": "plain" }), &Value::Null));
     let denied = ask(with(json!({ "claims": claims(&["viewer"]), "at": at }))).await;
     assert_eq!((&denied["reason"], &denied["refused_by"]), (&json!("permission_missing"), &json!("permission")), "{denied}");
+    assert_eq!((&denied["status"], &denied["forwarded"]), (&json!(403), &Value::Null), "{denied}");
     let expired = ask(with(json!({ "claims": claims(&["admin"]), "at": "2027-01-15T09:00:00Z" }))).await;
     assert_eq!(expired["reason"], "expired", "{expired}");
     let anonymous = ask(with(json!({ "anonymous": true }))).await;

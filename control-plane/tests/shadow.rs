@@ -17,7 +17,7 @@ use support::{ENVOY_TOKEN, World};
 use uuid::Uuid;
 use wire::audit::Check;
 use wire::bundle::Bundle;
-use wire::sync::{ShadowDifference, ShadowReport, SyncRequest};
+use wire::sync::{Aspect, ShadowDifference, ShadowReport, SyncRequest};
 
 async fn publish(world: &World) -> i64 {
     let answer = world.post("/admin/v1/policies", &json!({ "files": world.files(), "reason": "a test" })).await;
@@ -66,7 +66,13 @@ impl Worker {
 }
 
 fn difference(route: &str, count: u64) -> ShadowDifference {
-    ShadowDifference { check: Check::Permission, route: route.into(), active: "ok".into(), shadow: "permission_missing".into(), count }
+    ShadowDifference {
+        aspect: Aspect::Check(Check::Permission),
+        route: route.into(),
+        active: "ok".into(),
+        shadow: "permission_missing".into(),
+        count,
+    }
 }
 
 fn compared(shadow: i64, compared: u64, differences: Vec<ShadowDifference>) -> ShadowReport {

@@ -4,7 +4,7 @@ use crate::budget::{BudgetId, Units};
 use crate::decide::Observer;
 use crate::flag::Switch;
 use crate::path::AmbiguousPath;
-use crate::policy::{CHARGES_MAX, RouteId};
+use crate::policy::{CHARGES_MAX, CompiledPolicy, RouteId};
 use crate::principal::CredentialFault;
 
 /// A check of the pipeline, in the order in which they are made.
@@ -196,6 +196,30 @@ impl DenyReason {
             Self::BudgetUnscoped(_) => "budget_unscoped",
         }
     }
+
+    /// What the client gets: the one table. `policy` is the one that refused; none before there is any.
+    #[must_use]
+    pub fn status(self, policy: Option<&CompiledPolicy>) -> u16 {
+        let settings = policy.map(CompiledPolicy::settings);
+        match self {
+            Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) | Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated => 400,
+            Self::CredentialRefused(CredentialFault::VerificationBudgetSpent) | Self::ClientLimited(_) => 429,
+            Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused | Self::OwnerMissing => 401,
+            // To the page on which a governor decides, if the policy says so.
+            Self::ApprovalRequired if settings.is_some_and(|settings| settings.approval_redirect) => 307,
+            Self::PermissionMissing
+            | Self::TrialExpired
+            | Self::TrialRestricted
+            | Self::RuleRefused
+            | Self::ApprovalRequired
+            | Self::ApprovalRefused
+            | Self::BudgetUnscoped(_) => 403,
+            // Whether a feature exists is not told.
+            Self::NoRoute | Self::FeatureDisabled => settings.map_or(404, |settings| settings.no_route_status),
+            Self::BodyTooLarge | Self::ApprovalBodyTooLarge => 413,
+            Self::BudgetSpent(budget) => policy.and_then(|policy| policy.budget(budget)).map_or(429, |budget| budget.status),
+        }
+    }
 }
 
 /// How a check ended.
@@ -222,7 +246,7 @@ impl Finding {
 }
 
 /// Where a permitted request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// The backend.
     Production,
@@ -230,8 +254,19 @@ pub enum Target {
     Sandbox,
 }
 
+impl Target {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Sandbox => "sandbox",
+        }
+    }
+}
+
 /// Whether a permit still needs a person.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ApprovalNeed {
     /// It does not.
     None,
@@ -239,8 +274,19 @@ pub enum ApprovalNeed {
     Governor,
 }
 
+impl ApprovalNeed {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Governor => "governor",
+        }
+    }
+}
+
 /// One charge on one budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charge {
     /// The budget.
     pub budget: BudgetId,

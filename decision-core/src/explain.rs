@@ -2,9 +2,10 @@
 
 use crate::budget::Units;
 use crate::decide::{Observer, decide_observed};
-use crate::decision::{ApprovalNeed, Check, Conditional, Decision, DenyReason, Finding, RuleVerdict, Target};
+use crate::decision::{ApprovalNeed, Charge, Check, Conditional, Decision, DenyReason, Finding, Permit, RuleVerdict, Target};
 use crate::facts::RequestFacts;
-use crate::policy::CompiledPolicy;
+use crate::obligations::Obligations;
+use crate::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, OwnershipPlace, Route};
 use crate::time::Timestamp;
 
 /// A decision with the story behind it. It is made by the very code that enforces.
@@ -18,22 +19,72 @@ pub struct Explanation {
     pub action: Option<String>,
     /// What was decided.
     pub outcome: ExplainedOutcome,
+    /// What the client gets where the request does not go on: it is refused, or somebody has to approve first.
+    pub status: Option<u16>,
 }
 
 /// What was decided, in names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExplainedOutcome {
     /// Yes.
-    Permit {
-        /// Where the request goes.
-        target: Target,
-        /// Whether a governor has to approve first.
-        approval: ApprovalNeed,
-        /// Budget names and amounts.
-        charges: Vec<(String, Units)>,
-    },
+    Permit(Box<ExplainedPermit>),
     /// No.
     Deny(DenyReason),
+}
+
+/// What a permit comes to: its [`Obligations`], kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedPermit {
+    /// Where the request goes.
+    pub target: Target,
+    /// Whether a governor has to approve first.
+    pub approval: ApprovalNeed,
+    /// What is charged, by the names of budgets.
+    pub charges: Vec<ExplainedCharge>,
+    /// The budget that counts the requests of a client address, and its cap.
+    pub limit: Option<(String, Units)>,
+    /// Where the caller's customer id is forced into the request: in what, and under which name.
+    pub ownership: Option<(OwnershipPlace, String)>,
+    /// The path that the backend gets instead.
+    pub rewrite: Option<String>,
+    /// What the backend gets as credential.
+    pub credential: CredentialForwarding,
+    /// What kind of exchange it is.
+    pub exchange: ExchangeKind,
+}
+
+/// A charge, and the budget that it goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedCharge {
+    /// The budget's name.
+    pub budget: String,
+    /// How much.
+    pub amount: Units,
+    /// How much may be spent in a window.
+    pub cap: Units,
+}
+
+impl ExplainedPermit {
+    fn of(policy: &CompiledPolicy, permit: &Permit) -> Self {
+        let Obligations { limit, approval, target, credential, rewrite, exchange, ownership: _, charges: _ } =
+            Obligations::of(policy, permit);
+        let owner = policy.route_by_id(permit.route()).and_then(Route::owner);
+        let charged = |charge: Charge| {
+            let budget = policy.budget(charge.budget)?;
+            Some(ExplainedCharge { budget: budget.name.to_string(), amount: charge.amount, cap: budget.cap })
+        };
+        Self {
+            target,
+            approval,
+            // In the policy's order, which is the order of the answer.
+            charges: permit.charges().iter().filter_map(charged).collect(),
+            limit: limit.and_then(|name| Some((name.to_owned(), policy.budget_by_name(name)?.cap))),
+            ownership: owner.map(|(place, name)| (place, name.to_owned())),
+            rewrite: rewrite.map(str::to_owned),
+            credential,
+            exchange,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -63,21 +114,18 @@ pub fn explain(
         Decision::Deny(denial) => Err(denial),
     };
     let outcome = match decided {
-        Ok(permit) => ExplainedOutcome::Permit {
-            target: permit.target(),
-            approval: permit.approval(),
-            charges: permit
-                .charges()
-                .iter()
-                .filter_map(|charge| Some((policy.budget(charge.budget)?.name.to_string(), charge.amount)))
-                .collect(),
-        },
+        Ok(permit) => ExplainedOutcome::Permit(Box::new(ExplainedPermit::of(policy, &permit))),
         Err(denial) => ExplainedOutcome::Deny(denial.reason),
+    };
+    let stopped = match &outcome {
+        ExplainedOutcome::Deny(reason) => Some(*reason),
+        ExplainedOutcome::Permit(permit) => (permit.approval == ApprovalNeed::Governor).then_some(DenyReason::ApprovalRequired),
     };
     Explanation {
         checks: recording.0,
         route: facts.route.map(|route| route.name.to_string()),
         action: facts.route.filter(|route| !route.action.is_empty()).map(|route| route.action.to_string()),
         outcome,
+        status: stopped.map(|reason| reason.status(Some(policy))),
     }
 }

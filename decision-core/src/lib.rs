@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod holder;
 pub mod lease;
 pub mod nearest;
+pub mod obligations;
 pub mod path;
 pub mod permission;
 pub mod policy;

@@ -12,6 +12,7 @@ use decision_core::decision::{Decision, Permit};
 use decision_core::facts::{Authentication, HeaderBlock, Presented, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Binding, Grant, LeaseHolder, Report, Shortfall, WhenShort};
+use decision_core::obligations::Obligations;
 use decision_core::path::CanonicalPath;
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::compile;
@@ -106,6 +107,20 @@ fn deciding_allocates_nothing_whatever_the_decision() {
         }
     }
     assert!(permits > 0);
+}
+
+#[test]
+fn what_two_permits_come_to_is_compared_without_allocating() {
+    let policy = compile(&source()).unwrap();
+    let mut changed = source();
+    changed.budgets.reverse();
+    let create = changed.routes.iter_mut().find(|route| route.name == "agents.create").unwrap();
+    create.rewrite = Some("/internal".into());
+    let changed = compile(&changed).unwrap();
+    let principals = [&policy, &changed].map(|policy| policy.principal(identity("admin")).unwrap());
+    let permits = (permit(&policy, &principals[0]), permit(&changed, &principals[1]));
+    let compare = || Obligations::of(&policy, &permits.0).differences(&Obligations::of(&changed, &permits.1)).count();
+    assert_eq!(allocations(compare), (0, 1));
 }
 
 #[test]

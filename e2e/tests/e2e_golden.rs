@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use authoring::Files;
 use authoring::cases::{
-    Approval, Case, FiledCase, FlagStates, NOW, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict, read_directory,
+    Approval, Case, FiledCase, FlagStates, Forwarded, NOW, Owner, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict,
+    read_directory,
 };
 use authoring::evaluate::{claims, skipped, with_flags};
 use cli::stack::{Stack, State, repository};
@@ -22,7 +23,7 @@ use e2e::tokens::faulty;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use wire::policy::{Gateway, OwnershipPlace, PolicyDocument};
+use wire::policy::{CredentialForwarding, Gateway, OwnershipPlace, PolicyDocument};
 
 const FLUSH: Duration = Duration::from_secs(10);
 const DAY: i64 = 86_400;
@@ -159,8 +160,31 @@ fn explanation_differs(case: &Case, answer: &Value) -> Vec<String> {
         if let Some(charges) = &want.charges {
             differences.note("charges", charges, &charges_of(&answer["charges"]));
         }
+        if let Some(forwarded) = &want.forwarded {
+            forwarding_differs(&mut differences, forwarded, &answer["forwarded"]);
+        }
+        // Here nothing is scarce: that each budget is named is seen, and its cap natively.
+        let limit = answer["limit"]["budget"].as_str().into_iter();
+        let counted: BTreeSet<&str> =
+            answer["charges"].as_array().unwrap().iter().filter_map(|due| due["budget"].as_str()).chain(limit).collect();
+        differences.note("budgets without a cap", Vec::new(), want.caps.keys().filter(|name| !counted.contains(name.as_str())).collect());
     }
+    // What the backend answers is not explained.
+    differences.note("status", (want.status != 200).then_some(u64::from(want.status)), answer["status"].as_u64());
     differences.0
+}
+
+fn forwarding_differs(differences: &mut Differences, wanted: &Forwarded, told: &Value) {
+    let Forwarded { path: _, ownership, rewrite, credential } = wanted;
+    if let Some(Owner { place, name }) = ownership {
+        differences.note("ownership", &json!({"in": place, "name": name}), &told["ownership"]);
+    }
+    if let Some(rewrite) = rewrite {
+        differences.note("rewrite", Some(rewrite.as_str()), told["rewrite"].as_str());
+    }
+    if let Some(credential) = credential {
+        differences.note("credential", &json!(credential), &told["credential"]);
+    }
 }
 
 const fn target(case: &Case) -> &'static str {
@@ -269,12 +293,7 @@ fn answer_differs(case: &Case, answer: &Answer) -> Vec<String> {
     if want.status == 200 {
         differences.note("backend", Some(target(case)), answer.header("x-echo-listener"));
         if let Some(forwarded) = &want.forwarded {
-            let seen = answer.json();
-            let got = match (seen["path"].as_str().unwrap_or_default(), seen["query"].as_str().unwrap_or_default()) {
-                (path, "") => path.to_owned(),
-                (path, query) => format!("{path}?{query}"),
-            };
-            differences.note("path at the backend", forwarded.path.clone(), got);
+            arrived(&mut differences, case, forwarded, &answer.json());
         }
     } else if case.method != "HEAD" {
         let problem = answer.json();
@@ -283,6 +302,50 @@ fn answer_differs(case: &Case, answer: &Answer) -> Vec<String> {
         differences.note("status in the body", Some(u64::from(want.status)), problem["status"].as_u64());
     }
     differences.0
+}
+
+/// What the backend got, as it tells itself.
+fn arrived(differences: &mut Differences, case: &Case, forwarded: &Forwarded, seen: &Value) {
+    let (path, query) = (seen["path"].as_str().unwrap_or_default(), seen["query"].as_str().unwrap_or_default());
+    if let Some(wanted) = &forwarded.path {
+        let got = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        differences.note("path at the backend", wanted.clone(), got);
+    }
+    if let Some(rewrite) = &forwarded.rewrite {
+        differences.note("path at the backend", rewrite.as_str(), path);
+    }
+    if let Some(owner) = &forwarded.ownership {
+        let Token::Good(claims) = &case.token else { panic!("{}: nobody owns it", case.name) };
+        let customer = claims.customer_id.as_deref().unwrap_or_else(|| panic!("{}: nobody owns it", case.name));
+        differences.note("owners at the backend", vec![customer.to_owned()], owners(owner, path, query, seen));
+    }
+    if let Some(credential) = forwarded.credential {
+        let got = |name: &str| seen["headers"].as_array().unwrap().iter().any(|header| header[0] == name);
+        let wanted = match credential {
+            CredentialForwarding::Drop => (false, false),
+            CredentialForwarding::OriginalHeader => (true, false),
+            CredentialForwarding::Forward => (false, true),
+        };
+        differences.note("x-original-authorization, authorization", wanted, (got("x-original-authorization"), got("authorization")));
+    }
+}
+
+/// Every value that stands where the owner is to stand, in whatever spelling.
+fn owners(owner: &Owner, path: &str, query: &str, seen: &Value) -> Vec<String> {
+    match owner.place {
+        OwnershipPlace::Query => query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(name, _)| name.to_ascii_lowercase().starts_with(&owner.name))
+            .map(|(_, value)| value.to_owned())
+            .collect(),
+        // In the default policy it is the last segment of every such path.
+        OwnershipPlace::Path => path.rsplit('/').take(1).map(str::to_owned).collect(),
+        OwnershipPlace::Body => {
+            let body: Value = serde_json::from_str(seen["body"].as_str().unwrap_or_default()).unwrap_or_default();
+            body.get(&owner.name).and_then(Value::as_str).map(str::to_owned).into_iter().collect()
+        }
+    }
 }
 
 fn record_differs(case: &Case, record: &Value) -> Vec<String> {

@@ -8,6 +8,7 @@ use crate::settings::UpstreamHeaders;
 use decision_core::budget::{BudgetId, Units, Window, seconds_until};
 use decision_core::decision::{Denial, Permit, Target};
 use decision_core::failure::Fault;
+use decision_core::obligations::credential;
 use decision_core::policy::{CredentialForwarding, ExchangeKind, Ownership, Route};
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
@@ -60,12 +61,7 @@ pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) -> 
     if let Some(target) = exchange.rewritten.target.as_ref() {
         host.set_request_header(":path", target.as_bytes());
     }
-    let credential = match (route.map(|route| route.credential), permit.target()) {
-        // The sandbox never gets a live token.
-        (Some(credential), Target::Production) => credential,
-        (Some(_), Target::Sandbox) | (None, Target::Production | Target::Sandbox) => CredentialForwarding::Drop,
-    };
-    forward_credential(exchange, host, credential);
+    forward_credential(exchange, host, credential(route, permit.target()));
     match route.map(|route| route.exchange) {
         // Envoy's time-out for a whole response does not apply.
         Some(ExchangeKind::Stream | ExchangeKind::Websocket) => {

@@ -1,4 +1,5 @@
-//! The one table from a refusal to a status and to problem details (RFC 9457), and how they are written.
+//! The one table from a refusal to problem details (RFC 9457), and how they are written. Statuses are the policy's:
+//! [`DenyReason::status`].
 
 use crate::enact::Refusal;
 use crate::exchange::Exchange;
@@ -6,6 +7,7 @@ use crate::facts::ProblemFormat;
 use decision_core::budget::{Budget, Unit};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
+use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{CredentialFault, RevocationKind, Trial};
 use rules::Ruling;
 use serde::Serialize;
@@ -77,40 +79,39 @@ const BEARER: &str = "Bearer realm=\"plant-gateway\"";
 const BEARER_INVALID: &str = "Bearer realm=\"plant-gateway\", error=\"invalid_token\"";
 const BEARER_INSUFFICIENT: &str = "Bearer realm=\"plant-gateway\", error=\"insufficient_scope\"";
 
-struct Row(u16, &'static str, &'static str, &'static str);
+struct Row(&'static str, &'static str, &'static str);
 
-const TOO_MANY_REQUESTS: Row =
-    Row(429, "too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.");
+const TOO_MANY_REQUESTS: Row = Row("too-many-requests", "Too Many Requests", "Too many authentication requests. Please retry shortly.");
 
-/// Status, slug, title and detail of every reason. The texts of the original where it had one.
+/// Slug, title and detail of every reason. The texts of the original where it had one.
 fn row(reason: DenyReason) -> Row {
     match reason {
-        DenyReason::AmbiguousPath(_) => Row(400, "validation-error", "Validation Error", "The path is ambiguous"),
-        DenyReason::AmbiguousHeader(_) => Row(400, "validation-error", "Validation Error", "A header is repeated or malformed"),
+        DenyReason::AmbiguousPath(_) => Row("validation-error", "Validation Error", "The path is ambiguous"),
+        DenyReason::AmbiguousHeader(_) => Row("validation-error", "Validation Error", "A header is repeated or malformed"),
         // One text for both: whether a feature exists is not told.
-        DenyReason::NoRoute | DenyReason::FeatureDisabled => Row(404, "not-found", "Not Found", "No route has this method and path"),
-        DenyReason::UpgradeRefused => Row(400, "upgrade-refused", "Upgrade Refused", "The route does not do this upgrade"),
+        DenyReason::NoRoute | DenyReason::FeatureDisabled => Row("not-found", "Not Found", "No route has this method and path"),
+        DenyReason::UpgradeRefused => Row("upgrade-refused", "Upgrade Refused", "The route does not do this upgrade"),
         DenyReason::ClientLimited(_) => TOO_MANY_REQUESTS,
         DenyReason::CredentialMissing => {
-            Row(401, "unauthorized", "Unauthorized", "Missing Authorization header. Please provide a valid Bearer token.")
+            Row("unauthorized", "Unauthorized", "Missing Authorization header. Please provide a valid Bearer token.")
         }
         DenyReason::CredentialRefused(fault) => credential_row(fault),
-        DenyReason::RegistrationKeyRefused => Row(401, "unauthorized", "Unauthorized", "Missing or invalid registration key"),
-        DenyReason::PermissionMissing => Row(403, "permission-denied", "Permission Denied", "Insufficient permissions"),
-        DenyReason::TrialExpired => Row(403, "trial-expired", "Trial Expired", "The trial period has expired"),
-        DenyReason::TrialRestricted => Row(403, "trial-restricted", "Trial Restricted", "Not available during a trial"),
-        DenyReason::OwnerMissing => Row(401, "unauthorized", "Unauthorized", "Missing customer_id in auth context"),
-        DenyReason::BodyNotObject => Row(400, "validation-error", "Validation Error", "The body has to be a JSON object"),
-        DenyReason::BodyKeyRepeated => Row(400, "validation-error", "Validation Error", "The body's JSON object repeats a key"),
-        DenyReason::BodyTooLarge => Row(413, "validation-error", "Validation Error", "The body may have 256 KiB at most"),
-        DenyReason::RuleRefused => Row(403, "rule-refused", "Rule Refused", "A rule of the operator refuses this request"),
-        DenyReason::ApprovalRequired => Row(403, "approval-required", "Approval Required", "A governor has to approve this request"),
-        DenyReason::ApprovalRefused => Row(403, "approval-required", "Approval Required", "The approval cannot be used"),
+        DenyReason::RegistrationKeyRefused => Row("unauthorized", "Unauthorized", "Missing or invalid registration key"),
+        DenyReason::PermissionMissing => Row("permission-denied", "Permission Denied", "Insufficient permissions"),
+        DenyReason::TrialExpired => Row("trial-expired", "Trial Expired", "The trial period has expired"),
+        DenyReason::TrialRestricted => Row("trial-restricted", "Trial Restricted", "Not available during a trial"),
+        DenyReason::OwnerMissing => Row("unauthorized", "Unauthorized", "Missing customer_id in auth context"),
+        DenyReason::BodyNotObject => Row("validation-error", "Validation Error", "The body has to be a JSON object"),
+        DenyReason::BodyKeyRepeated => Row("validation-error", "Validation Error", "The body's JSON object repeats a key"),
+        DenyReason::BodyTooLarge => Row("validation-error", "Validation Error", "The body may have 256 KiB at most"),
+        DenyReason::RuleRefused => Row("rule-refused", "Rule Refused", "A rule of the operator refuses this request"),
+        DenyReason::ApprovalRequired => Row("approval-required", "Approval Required", "A governor has to approve this request"),
+        DenyReason::ApprovalRefused => Row("approval-required", "Approval Required", "The approval cannot be used"),
         DenyReason::ApprovalBodyTooLarge => {
-            Row(413, "validation-error", "Validation Error", "A request that needs an approval may have a body of 64 KiB at most")
+            Row("validation-error", "Validation Error", "A request that needs an approval may have a body of 64 KiB at most")
         }
-        DenyReason::BudgetSpent(_) => Row(402, "budget-exceeded", "Budget Exceeded", "Budget exceeded"),
-        DenyReason::BudgetUnscoped(_) => Row(403, "budget-unscoped", "Budget Unscoped", "The token names nobody to charge"),
+        DenyReason::BudgetSpent(_) => Row("budget-exceeded", "Budget Exceeded", "Budget exceeded"),
+        DenyReason::BudgetUnscoped(_) => Row("budget-unscoped", "Budget Unscoped", "The token names nobody to charge"),
     }
 }
 
@@ -118,15 +119,11 @@ fn row(reason: DenyReason) -> Row {
 fn credential_row(fault: CredentialFault) -> Row {
     match fault {
         CredentialFault::NotBearer => {
-            Row(401, "invalid-token-format", "Invalid Token Format", "Authorization header must be in format: Bearer <token>")
+            Row("invalid-token-format", "Invalid Token Format", "Authorization header must be in format: Bearer <token>")
         }
-        CredentialFault::Expired => {
-            Row(401, "token-expired", "Token Expired", "Your authentication token has expired. Please log in again.")
-        }
-        CredentialFault::Revoked(RevocationKind::Version) => {
-            Row(401, "token-version-mismatch", "Token Invalidated", "TOKEN_VERSION_MISMATCH")
-        }
-        CredentialFault::Revoked(_) => Row(401, "token-revoked", "Token Revoked", "TOKEN_REVOKED"),
+        CredentialFault::Expired => Row("token-expired", "Token Expired", "Your authentication token has expired. Please log in again."),
+        CredentialFault::Revoked(RevocationKind::Version) => Row("token-version-mismatch", "Token Invalidated", "TOKEN_VERSION_MISMATCH"),
+        CredentialFault::Revoked(_) => Row("token-revoked", "Token Revoked", "TOKEN_REVOKED"),
         CredentialFault::VerificationBudgetSpent => TOO_MANY_REQUESTS,
         CredentialFault::Malformed
         | CredentialFault::AlgorithmRefused
@@ -141,7 +138,7 @@ fn credential_row(fault: CredentialFault) -> Row {
         | CredentialFault::LifetimeTooLong
         | CredentialFault::NoKnownRole
         | CredentialFault::TrialRefused
-        | CredentialFault::TrialClaimsInvalid => Row(401, "invalid-token", "Invalid Token", "Token validation failed"),
+        | CredentialFault::TrialClaimsInvalid => Row("invalid-token", "Invalid Token", "Token validation failed"),
     }
 }
 
@@ -269,12 +266,12 @@ impl<'p> Problem<'p> {
     fn denied(exchange: &'p Exchange, reason: DenyReason) -> Self {
         // Whether a feature exists is not told: as if there were no such route, in every word.
         let reason = if reason == DenyReason::FeatureDisabled { DenyReason::NoRoute } else { reason };
-        let Row(mut status, slug, title, detail) = row(reason);
-        let settings = exchange.trace.active.as_ref().map(|active| active.policy.settings());
+        let Row(slug, title, detail) = row(reason);
+        let policy = exchange.trace.active.as_ref().map(|active| &active.policy);
+        let settings = policy.map(CompiledPolicy::settings);
         let mut detail = String::from(detail);
         let mut extras = Extras::default();
         match reason {
-            DenyReason::NoRoute | DenyReason::FeatureDisabled => status = settings.map_or(status, |settings| settings.no_route_status),
             DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
             DenyReason::AmbiguousHeader(name) => detail = format!("{detail}: `{name}`"),
             DenyReason::PermissionMissing => extras.required_permission = action(exchange),
@@ -283,7 +280,9 @@ impl<'p> Problem<'p> {
                 extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url);
             }
             DenyReason::TrialRestricted => extras.upgrade_url = settings.map(|settings| &*settings.upgrade_url),
-            DenyReason::ClientLimited(_)
+            DenyReason::NoRoute
+            | DenyReason::FeatureDisabled
+            | DenyReason::ClientLimited(_)
             | DenyReason::UpgradeRefused
             | DenyReason::OwnerMissing
             | DenyReason::BodyNotObject
@@ -303,7 +302,7 @@ impl<'p> Problem<'p> {
             detail = text.into();
         }
         Self {
-            status,
+            status: reason.status(policy),
             slug,
             title,
             detail,
@@ -335,7 +334,7 @@ impl<'p> Problem<'p> {
             SpentProblem::TrialLimitExceeded => ("Trial Limit Exceeded", "Trial limit exceeded"),
             SpentProblem::RateLimitExceeded => ("Rate Limit Exceeded", "Rate limit exceeded"),
         };
-        (problem.status, problem.slug, problem.title) = (budget.status, budget.problem.slug(), title);
+        (problem.slug, problem.title) = (budget.problem.slug(), title);
         if operator_text(exchange, reason.code()).is_none() {
             problem.detail = format!("{detail}: `{}`", budget.name);
         }
@@ -352,8 +351,8 @@ impl<'p> Problem<'p> {
 
     fn approval_pending(exchange: &'p Exchange, reason: DenyReason, approval_id: &'p str, url: &'p str) -> Self {
         let mut problem = Self::denied(exchange, reason);
-        if exchange.trace.active.as_ref().is_some_and(|active| active.policy.settings().approval_redirect) {
-            problem.status = 307;
+        // A redirection says where to.
+        if (300..400).contains(&problem.status) {
             problem.location = Some(url.into());
         }
         problem.extras.approval_id = Some(approval_id);

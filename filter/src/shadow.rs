@@ -6,9 +6,10 @@ use crate::facts::RequestHeaders;
 use crate::rules::{self, CustomRules};
 use crate::vm::Active;
 use decision_core::decide;
-use decision_core::decision::{ApprovalNeed, Charges, Check, Decision, Denial, DenyReason, Permit, Target};
+use decision_core::decision::{ApprovalNeed, Check, Decision, Denial, DenyReason, Permit};
 use decision_core::facts::{Authentication, RequestFacts};
 use decision_core::gateway::{Gateway, Method};
+use decision_core::obligations::{Aspect, Obligations};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::{CompiledPolicy, Requirement, Route, RouteId};
 use decision_core::principal::CredentialFault;
@@ -20,7 +21,7 @@ use wire::audit;
 use wire::bundle::{BundleVersion, LoadedShadow};
 use wire::sync::{ShadowDifference, ShadowReport};
 
-/// Distinct differences that are counted one by one. What comes beyond them is counted per check only.
+/// Distinct differences that are counted one by one. What comes beyond them is counted per aspect only.
 const DIFFERENCES_MAX: usize = 1_024;
 /// Records of one second that say how the revision in shadow would have decided.
 const SAMPLES_PER_SECOND: u32 = 10;
@@ -111,7 +112,7 @@ pub(crate) struct Comparison {
 
 #[derive(Debug)]
 struct Counted {
-    check: Check,
+    aspect: Aspect,
     route: Box<str>,
     active: &'static str,
     shadow: &'static str,
@@ -121,7 +122,7 @@ struct Counted {
 /// Where the two part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Difference {
-    check: Check,
+    aspect: Aspect,
     active: &'static str,
     shadow: &'static str,
 }
@@ -146,7 +147,7 @@ impl Comparison {
             return None;
         }
         let differences = self.differences.iter().map(|counted| ShadowDifference {
-            check: counted.check.into(),
+            aspect: counted.aspect.into(),
             route: counted.route.as_ref().into(),
             active: counted.active.into(),
             shadow: counted.shadow.into(),
@@ -176,7 +177,7 @@ impl Comparison {
     }
 
     fn hash(hasher: &DefaultHashBuilder, difference: Difference, route: &str) -> u64 {
-        hasher.hash_one((difference.check, route, difference.active, difference.shadow))
+        hasher.hash_one((difference.aspect, route, difference.active, difference.shadow))
     }
 
     /// Whether there is such a difference already: then it is counted.
@@ -190,9 +191,9 @@ impl Comparison {
     }
 
     fn insert(&mut self, difference: Difference, route: &str) {
-        let Difference { check, active, shadow } = difference;
+        let Difference { aspect, active, shadow } = difference;
         let hasher = &self.hasher;
-        let counted = Counted { check, route: route.into(), active, shadow, count: 1 };
+        let counted = Counted { aspect, route: route.into(), active, shadow, count: 1 };
         let rehash = |counted: &Counted| Self::hash(hasher, counted.difference(), &counted.route);
         self.differences.insert_unique(Self::hash(hasher, difference, route), counted, rehash);
     }
@@ -209,7 +210,7 @@ impl Comparison {
 
 impl Counted {
     const fn difference(&self) -> Difference {
-        Difference { check: self.check, active: self.active, shadow: self.shadow }
+        Difference { aspect: self.aspect, active: self.active, shadow: self.shadow }
     }
 }
 
@@ -351,7 +352,7 @@ fn absent<'a, T>(presented: Result<Option<T>, DenyReason>) -> Established<'a> {
 
 /// The first check, in the order in which they are made, at which the two part.
 fn difference(active: &Active, judged: Judged<'_>, shadow: &Shadow, in_shadow: Judged<'_>) -> Option<Difference> {
-    let by_code = |check| Difference { check, active: judged.code(), shadow: in_shadow.code() };
+    let by_code = |check| Difference { aspect: Aspect::Check(check), active: judged.code(), shadow: in_shadow.code() };
     match (judged, in_shadow) {
         (Judged::Permit(one), Judged::Permit(other)) => permits(active, one, shadow, other),
         (Judged::Deny(denial), Judged::Permit(_)) | (Judged::Permit(_), Judged::Deny(denial)) => Some(by_code(denial.reason.check())),
@@ -360,36 +361,27 @@ fn difference(active: &Active, judged: Judged<'_>, shadow: &Shadow, in_shadow: J
     }
 }
 
+/// The first thing in which what becomes of the request differs, if anything does.
 fn permits(active: &Active, one: &Permit, shadow: &Shadow, other: &Permit) -> Option<Difference> {
-    if one.approval() != other.approval() {
-        return Some(Difference { check: Check::Approval, active: approval(one.approval()), shadow: approval(other.approval()) });
-    }
-    if one.target() != other.target() {
-        return Some(Difference { check: Check::Routing, active: target(one.target()), shadow: target(other.target()) });
-    }
-    let same = same_charges(&active.policy, one.charges(), &shadow.policy, other.charges());
-    (!same).then_some(Difference { check: Check::Budget, active: "charges", shadow: "charges" })
+    let (one, other) = (Obligations::of(&active.policy, one), Obligations::of(&shadow.policy, other));
+    let aspect = one.differences(&other).next()?;
+    Some(Difference { aspect, active: word(&one, aspect), shadow: word(&other, aspect) })
 }
 
-const fn approval(need: ApprovalNeed) -> &'static str {
-    match need {
-        ApprovalNeed::None => "ok",
-        ApprovalNeed::Governor => "approval",
+/// What a permit comes to in one aspect. Names and paths are left out: they would be many.
+fn word(obligations: &Obligations<'_>, aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Check(Check::ClientLimit) => obligations.limit.map_or("none", |_budget| "limited"),
+        Aspect::Check(Check::Ownership) => obligations.ownership.map_or("none", |ownership| ownership.place().name()),
+        Aspect::Check(Check::Approval) => match obligations.approval {
+            ApprovalNeed::None => "ok",
+            ApprovalNeed::Governor => "approval",
+        },
+        Aspect::Check(Check::Routing) => obligations.target.name(),
+        Aspect::Check(Check::Budget) => "charges",
+        Aspect::Check(Check::Path | Check::Route | Check::Authentication | Check::Permission | Check::Trial | Check::Rules) => "ok",
+        Aspect::Credential => obligations.credential.name(),
+        Aspect::Rewrite => obligations.rewrite.map_or("none", |_path| "rewritten"),
+        Aspect::Exchange => obligations.exchange.name(),
     }
-}
-
-const fn target(target: Target) -> &'static str {
-    match target {
-        Target::Production => "production",
-        Target::Sandbox => "sandbox",
-    }
-}
-
-/// The same amounts on budgets of the same names, in whatever order.
-fn same_charges(policy: &CompiledPolicy, one: &Charges, other_policy: &CompiledPolicy, other: &Charges) -> bool {
-    let named = |charge: decision_core::decision::Charge| (policy.budget(charge.budget).map(|budget| &*budget.name), charge.amount);
-    let other_named =
-        |charge: decision_core::decision::Charge| (other_policy.budget(charge.budget).map(|budget| &*budget.name), charge.amount);
-    one.iter().count() == other.iter().count()
-        && one.iter().map(named).all(|charge| other.iter().map(other_named).any(|other_charge| other_charge == charge))
 }

@@ -51,16 +51,29 @@ pub struct ShadowReport {
 /// One way in which the two revisions differ.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShadowDifference {
-    /// The check at which they part.
-    pub check: crate::audit::Check,
+    /// In what they part.
+    pub aspect: Aspect,
     /// The rule of the revision in shadow: its route, else the active one's.
     pub route: String,
-    /// What the active revision came to: `ok`, a coded reason, or `sandbox`, `production`, `approval`, `charges`.
+    /// What the active revision came to: `ok`, a coded reason, or a word for what becomes of a permitted request.
     pub active: String,
     /// What the one in shadow came to, in the same words.
     pub shadow: String,
     /// How often.
     pub count: u64,
+}
+
+/// In what two revisions part: at a check, or in what becomes of a request that both permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Aspect {
+    /// What a check found.
+    Check(crate::audit::Check),
+    /// What the backend gets as credential.
+    Credential,
+    /// The path that the backend gets.
+    Rewrite,
+    /// What kind of exchange it is.
+    Exchange,
 }
 
 /// What the holder knows and wants of one account, in the budget's unit.

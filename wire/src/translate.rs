@@ -1,12 +1,13 @@
 //! From the wire's words into the core's. One arm per word, so that a new one breaks the build.
 
-use crate::audit;
 use crate::policy::{self as wire, PolicyDocument};
+use crate::{audit, sync};
 use decision_core::budget::{Rhythm, Unit};
 use decision_core::decision::{Check, Target};
 use decision_core::failure::FailureMode;
 use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
+use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
     BudgetSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, OwnershipPlace, OwnershipSource,
     PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
@@ -123,20 +124,12 @@ pub(crate) fn route_source(route: &wire::Route) -> RouteSource {
         limit: route.limit.clone(),
         governor_approval: route.approval == wire::Approval::Governor,
         closed_to_trials: route.trial == wire::TrialAccess::Deny,
-        credential: match route.credential {
-            wire::CredentialForwarding::Drop => CredentialForwarding::Drop,
-            wire::CredentialForwarding::OriginalHeader => CredentialForwarding::OriginalHeader,
-            wire::CredentialForwarding::Forward => CredentialForwarding::Forward,
-        },
+        credential: route.credential.into(),
         flag: route.flag.clone(),
-        ownership: route.ownership.as_ref().map(|ownership| OwnershipSource {
-            place: match ownership.place {
-                wire::OwnershipPlace::Query => OwnershipPlace::Query,
-                wire::OwnershipPlace::Path => OwnershipPlace::Path,
-                wire::OwnershipPlace::Body => OwnershipPlace::Body,
-            },
-            name: ownership.name.clone(),
-        }),
+        ownership: route
+            .ownership
+            .as_ref()
+            .map(|ownership| OwnershipSource { place: ownership.place.into(), name: ownership.name.clone() }),
         rewrite: route.rewrite.clone(),
         exchange: match route.exchange {
             wire::ExchangeKind::Plain => ExchangeKind::Plain,
@@ -197,6 +190,36 @@ impl From<Gateway> for wire::Gateway {
     }
 }
 
+impl From<wire::CredentialForwarding> for CredentialForwarding {
+    fn from(credential: wire::CredentialForwarding) -> Self {
+        match credential {
+            wire::CredentialForwarding::Drop => Self::Drop,
+            wire::CredentialForwarding::OriginalHeader => Self::OriginalHeader,
+            wire::CredentialForwarding::Forward => Self::Forward,
+        }
+    }
+}
+
+impl From<wire::OwnershipPlace> for OwnershipPlace {
+    fn from(place: wire::OwnershipPlace) -> Self {
+        match place {
+            wire::OwnershipPlace::Query => Self::Query,
+            wire::OwnershipPlace::Path => Self::Path,
+            wire::OwnershipPlace::Body => Self::Body,
+        }
+    }
+}
+
+impl From<OwnershipPlace> for wire::OwnershipPlace {
+    fn from(place: OwnershipPlace) -> Self {
+        match place {
+            OwnershipPlace::Query => Self::Query,
+            OwnershipPlace::Path => Self::Path,
+            OwnershipPlace::Body => Self::Body,
+        }
+    }
+}
+
 impl From<wire::Method> for Method {
     fn from(method: wire::Method) -> Self {
         match method {
@@ -207,6 +230,17 @@ impl From<wire::Method> for Method {
             wire::Method::Patch => Self::Patch,
             wire::Method::Delete => Self::Delete,
             wire::Method::Options => Self::Options,
+        }
+    }
+}
+
+impl From<Aspect> for sync::Aspect {
+    fn from(aspect: Aspect) -> Self {
+        match aspect {
+            Aspect::Check(check) => Self::Check(check.into()),
+            Aspect::Credential => Self::Credential,
+            Aspect::Rewrite => Self::Rewrite,
+            Aspect::Exchange => Self::Exchange,
         }
     }
 }

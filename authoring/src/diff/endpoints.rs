@@ -2,8 +2,11 @@
 //! wherever no more specific one does, so a route that was renamed, or that another now precedes, is the same endpoint.
 
 use super::Side;
+use decision_core::budget::BudgetId;
+use decision_core::decision::Charge;
+use decision_core::flag::FlagId;
 use decision_core::gateway::{Gateway, Method};
-use decision_core::policy::{CompiledPolicy, Requirement, Route};
+use decision_core::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, Ownership, Requirement, Route};
 use std::collections::{BTreeMap, HashMap};
 
 /// An endpoint under both policies.
@@ -18,22 +21,25 @@ pub(super) struct Endpoint<'a> {
 /// The endpoints of a gateway, in classes.
 pub(super) struct Endpoints<'a>(Vec<Endpoint<'a>>);
 
-/// What a decision sees of a route. Two routes for which it is the same are decided alike.
+/// What a decision, and what carries it out, sees of a route. Two routes for which it is the same are decided alike.
 #[derive(PartialEq, Eq, Hash)]
-struct Seen {
+struct Seen<'a> {
     /// Permissions by name: two policies number them differently.
-    requirement: (u8, Option<String>),
+    requirement: (u8, Option<&'a str>),
     governor_approval: bool,
     closed_to_trials: bool,
-    flag: Option<decision_core::flag::FlagId>,
-    owned: bool,
-    upgrade: decision_core::facts::Upgrade,
-    charges: Vec<(usize, i64)>,
+    flag: Option<FlagId>,
+    limit: Option<BudgetId>,
+    ownership: Option<&'a Ownership>,
+    credential: CredentialForwarding,
+    rewrite: Option<&'a str>,
+    exchange: ExchangeKind,
+    charges: &'a [Charge],
 }
 
 impl<'a> Endpoints<'a> {
     pub(super) fn of(gateway: Gateway, from: &Side<'a>, to: &Side<'a>) -> Self {
-        let mut known: HashMap<[Option<Seen>; 2], usize> = HashMap::new();
+        let mut known: HashMap<[Option<Seen<'_>>; 2], usize> = HashMap::new();
         let mut classes: Vec<Endpoint<'a>> = Vec::new();
         for (path, method) in paths(gateway, from, to).into_iter().flat_map(|(path, methods)| methods.into_iter().map(move |m| (path, m))) {
             let routes = [from, to].map(|side| side.compiled.route(gateway, method, path));
@@ -74,19 +80,22 @@ fn paths<'a>(gateway: Gateway, from: &Side<'a>, to: &Side<'a>) -> BTreeMap<&'a s
     paths
 }
 
-fn seen(route: &Route, policy: &CompiledPolicy) -> Seen {
+fn seen<'a>(route: &'a Route, policy: &'a CompiledPolicy) -> Seen<'a> {
     Seen {
         requirement: match route.requirement {
             Requirement::Public => (0, None),
             Requirement::RegistrationKey => (1, None),
             Requirement::Authenticated => (2, None),
-            Requirement::Permission(permission) => (3, Some(policy.catalogue().name(permission).to_owned())),
+            Requirement::Permission(permission) => (3, Some(policy.catalogue().name(permission))),
         },
         governor_approval: route.governor_approval,
         closed_to_trials: route.closed_to_trials,
         flag: route.flag,
-        owned: route.ownership.is_some(),
-        upgrade: route.exchange.upgrade(),
-        charges: route.charges.iter().map(|charge| (charge.budget.index(), charge.amount.get())).collect(),
+        limit: route.limit,
+        ownership: route.ownership.as_ref(),
+        credential: route.credential,
+        rewrite: route.rewrite.as_deref(),
+        exchange: route.exchange,
+        charges: &route.charges,
     }
 }

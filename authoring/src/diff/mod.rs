@@ -14,7 +14,7 @@ use callers::{Callers, customers};
 use decision_core::gateway::Gateway;
 use decision_core::policy::CompiledPolicy;
 use endpoints::Endpoints;
-use outcome::Judge;
+use outcome::{Judge, Outcome};
 use similar::TextDiff;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -121,12 +121,13 @@ pub fn decisions(from: &Side<'_>, to: &Side<'_>) -> Comparison {
                 }
             }
         }
-        for ((from, to), by_caller) in groups {
+        for ((old, new), by_caller) in groups {
+            let [from, to] = outcome::words([old, new]);
             for (endpoints, callers) in merged(by_caller, &callers, &endpoints) {
                 comparison.changes.push(Change {
                     gateway,
-                    from: judge.words(from),
-                    to: judge.words(to),
+                    from: from.clone(),
+                    to: to.clone(),
                     endpoint_count: endpoints.count,
                     endpoints: endpoints.names,
                     caller_count: callers.count,
@@ -150,7 +151,7 @@ fn product(one: usize, other: usize) -> u64 {
 }
 
 /// By what changes into what: the classes of endpoints under the class of callers that they change for.
-type Groups = BTreeMap<(outcome::Outcome, outcome::Outcome), BTreeMap<usize, Vec<usize>>>;
+type Groups<'p> = BTreeMap<(Outcome<'p>, Outcome<'p>), BTreeMap<usize, Vec<usize>>>;
 
 /// The first names, and how many there are.
 #[derive(Default)]

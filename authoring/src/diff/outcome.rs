@@ -2,83 +2,121 @@
 
 use super::callers::{Caller, Kind, NOW};
 use super::endpoints::Endpoint;
-use decision_core::decision::{ApprovalNeed, Decision, Permit, RuleVerdict, Target};
+use decision_core::decision::{ApprovalNeed, Check, Decision, RuleVerdict, Target};
 use decision_core::facts::{Authentication, RequestFacts};
 use decision_core::gateway::Gateway;
-use decision_core::policy::{CHARGES_MAX, CompiledPolicy};
+use decision_core::obligations::{Aspect, Obligations};
+use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{CredentialFault, Principal};
-use std::collections::HashMap;
-use std::fmt::Write as _;
 
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub(super) enum Outcome<'p> {
     Permit {
         /// Whether custom rules still have to judge.
         ruled: bool,
-        sandbox: bool,
-        governor: bool,
-        /// Budgets by their place among the names of both policies, and amounts.
-        charges: [Option<(usize, i64)>; CHARGES_MAX],
+        obligations: Obligations<'p>,
     },
     Deny(&'static str),
 }
 
 /// Decides under both policies.
-pub(super) struct Judge<'a> {
-    policies: [&'a CompiledPolicy; 2],
-    budgets: Vec<&'a str>,
-    /// The place of each policy's budgets among all names.
-    places: [Vec<usize>; 2],
+pub(super) struct Judge<'p> {
+    policies: [&'p CompiledPolicy; 2],
 }
 
-impl<'a> Judge<'a> {
-    pub(super) fn new(from: &'a CompiledPolicy, to: &'a CompiledPolicy) -> Self {
-        let mut budgets: Vec<&str> = Vec::new();
-        let mut known: HashMap<&str, usize> = HashMap::new();
-        let places = [from, to].map(|policy| {
-            let place = |name: &'a str| {
-                *known.entry(name).or_insert_with(|| {
-                    budgets.push(name);
-                    budgets.len().saturating_sub(1)
-                })
-            };
-            policy.budgets().iter().map(|budget| &*budget.name).map(place).collect()
-        });
-        Self { policies: [from, to], budgets, places }
+impl<'p> Judge<'p> {
+    pub(super) const fn new(from: &'p CompiledPolicy, to: &'p CompiledPolicy) -> Self {
+        Self { policies: [from, to] }
     }
 
-    /// Both outcomes, if they differ.
-    pub(super) fn differ(&self, gateway: Gateway, caller: &Caller, endpoint: &Endpoint<'_>) -> Option<(Outcome, Outcome)> {
+    /// Both outcomes, if they differ; without what is not told, so that the same change on several routes is one.
+    pub(super) fn differ(&self, gateway: Gateway, caller: &Caller, endpoint: &Endpoint<'_>) -> Option<(Outcome<'p>, Outcome<'p>)> {
         let [old, new] = &self.policies;
         let [old_route, new_route] = endpoint.routes;
         // The request asks for the upgrade that its route was listed with.
         let upgrade = old_route.or(new_route)?.exchange.upgrade();
         let [before, after] = authentications(caller);
         let facts = |route, authentication| RequestFacts { gateway, method: endpoint.method, route, authentication, upgrade };
-        let [old_places, new_places] = &self.places;
-        let old = outcome(old, &facts(old_route, before), old_places);
-        let new = outcome(new, &facts(new_route, after), new_places);
-        (old != new).then_some((old, new))
+        let old = outcome(old, &facts(old_route, before));
+        let new = outcome(new, &facts(new_route, after));
+        (old != new).then(|| (told_beside(old, new), told_beside(new, old)))
     }
+}
 
-    pub(super) fn words(&self, outcome: Outcome) -> String {
-        let (ruled, sandbox, governor, charges) = match outcome {
-            Outcome::Deny(reason) => return format!("deny: {reason}"),
-            Outcome::Permit { ruled, sandbox, governor, charges } => (ruled, sandbox, governor, charges),
-        };
-        let mut words = "permit".to_owned();
-        for (holds, addition) in [(ruled, " if the rules allow"), (governor, " with an approval"), (sandbox, " to the sandbox")] {
-            if holds {
-                words.push_str(addition);
+/// Without what `words` leaves out beside that other outcome.
+fn told_beside<'p>(outcome: Outcome<'p>, other: Outcome<'p>) -> Outcome<'p> {
+    let Outcome::Permit { ruled, obligations: mine } = outcome else { return outcome };
+    let theirs = match other {
+        Outcome::Permit { obligations, .. } => obligations,
+        Outcome::Deny(_) => mine,
+    };
+    let obligations = Obligations {
+        limit: changed(mine.limit, theirs.limit),
+        ownership: changed(mine.ownership, theirs.ownership),
+        credential: changed(mine.credential, theirs.credential),
+        rewrite: changed(mine.rewrite, theirs.rewrite),
+        exchange: changed(mine.exchange, theirs.exchange),
+        ..mine
+    };
+    Outcome::Permit { ruled, obligations }
+}
+
+fn changed<T: PartialEq + Default>(mine: T, theirs: T) -> T {
+    if mine == theirs { T::default() } else { mine }
+}
+
+/// A change as `permit, ownership: query customer_id` and `permit, ownership: none`: of what a permit obliges to, only what changes.
+pub(super) fn words([from, to]: [Outcome<'_>; 2]) -> [String; 2] {
+    [described(from, to), described(to, from)]
+}
+
+fn described(outcome: Outcome<'_>, other: Outcome<'_>) -> String {
+    let (ruled, obligations) = match outcome {
+        Outcome::Deny(reason) => return format!("deny: {reason}"),
+        Outcome::Permit { ruled, obligations } => (ruled, obligations),
+    };
+    let mut words = "permit".to_owned();
+    let governor = obligations.approval == ApprovalNeed::Governor;
+    let sandbox = obligations.target == Target::Sandbox;
+    for (holds, addition) in [(ruled, " if the rules allow"), (governor, " with an approval"), (sandbox, " to the sandbox")] {
+        if holds {
+            words.push_str(addition);
+        }
+    }
+    for (index, (budget, amount)) in obligations.charges.iter().enumerate() {
+        words.push_str(&format!("{} {amount} on {budget}", if index == 0 { ", charged" } else { "," }));
+    }
+    if let Outcome::Permit { obligations: other, .. } = other {
+        for aspect in obligations.differences(&other) {
+            if let Some(value) = value(&obligations, aspect) {
+                words.push_str(&format!(", {}: {value}", aspect.name()));
             }
         }
-        for (index, (place, amount)) in charges.into_iter().flatten().enumerate() {
-            let budget = self.budgets.get(place).copied().unwrap_or_default();
-            // Writing to a string does not fail.
-            let _ = write!(words, "{} {amount} on {budget}", if index == 0 { ", charged" } else { "," });
-        }
-        words
+    }
+    words
+}
+
+/// In words, unless `described` has said it already.
+fn value(obligations: &Obligations<'_>, aspect: Aspect) -> Option<String> {
+    let or_none = |value: Option<&str>| Some(value.unwrap_or("none").to_owned());
+    match aspect {
+        Aspect::Check(Check::ClientLimit) => or_none(obligations.limit),
+        Aspect::Check(Check::Ownership) => Some(obligations.ownership.map_or_else(|| "none".to_owned(), ToString::to_string)),
+        Aspect::Credential => or_none(Some(obligations.credential.name())),
+        Aspect::Rewrite => or_none(obligations.rewrite),
+        Aspect::Exchange => or_none(Some(obligations.exchange.name())),
+        Aspect::Check(
+            Check::Path
+            | Check::Route
+            | Check::Authentication
+            | Check::Permission
+            | Check::Trial
+            | Check::Approval
+            | Check::Routing
+            | Check::Rules
+            | Check::Budget,
+        ) => None,
     }
 }
 
@@ -97,23 +135,14 @@ fn verified(principal: Option<&Principal>) -> Authentication<'_> {
     principal.map_or(Authentication::Refused(CredentialFault::NoKnownRole), Authentication::Verified)
 }
 
-fn outcome(policy: &CompiledPolicy, facts: &RequestFacts<'_>, places: &[usize]) -> Outcome {
-    match decision_core::decide(policy, facts, NOW) {
-        Decision::Permit(permit) => permitted(&permit, false, places),
+fn outcome<'p>(policy: &'p CompiledPolicy, facts: &RequestFacts<'_>) -> Outcome<'p> {
+    let (permit, ruled) = match decision_core::decide(policy, facts, NOW) {
+        Decision::Permit(permit) => (permit, false),
         Decision::Conditional(conditional) => match conditional.ruled(RuleVerdict::Allow { target: None }, &mut ()) {
-            Ok(permit) => permitted(&permit, true, places),
-            Err(denial) => Outcome::Deny(denial.reason.code()),
+            Ok(permit) => (permit, true),
+            Err(denial) => return Outcome::Deny(denial.reason.code()),
         },
-        Decision::Deny(denial) => Outcome::Deny(denial.reason.code()),
-    }
-}
-
-fn permitted(permit: &Permit, ruled: bool, places: &[usize]) -> Outcome {
-    let mut charges = [None; CHARGES_MAX];
-    for (slot, charge) in charges.iter_mut().zip(permit.charges().iter()) {
-        *slot = places.get(charge.budget.index()).map(|place| (*place, charge.amount.get()));
-    }
-    // The order in which a policy lists its budgets is no difference.
-    charges.sort_unstable();
-    Outcome::Permit { ruled, sandbox: permit.target() == Target::Sandbox, governor: permit.approval() == ApprovalNeed::Governor, charges }
+        Decision::Deny(denial) => return Outcome::Deny(denial.reason.code()),
+    };
+    Outcome::Permit { ruled, obligations: Obligations::of(policy, &permit) }
 }

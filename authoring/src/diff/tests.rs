@@ -102,6 +102,42 @@ fn charges_approvals_and_where_a_request_goes_are_decisions() {
 }
 
 #[test]
+fn what_becomes_of_a_permitted_request_is_a_decision() {
+    let limit = "budgets:\n  - {name: guests, unit: requests, window: minute, scope: client_address, cap: 9, durable: false}\nroutes:\n";
+    let limited =
+        POLICY.replacen("routes:\n", limit, 1).replacen("agent.write, cost_micros: 0", "agent.write, cost_micros: 0, limit: guests", 1);
+    for (field, change) in [
+        ("ownership: {in: query}", "permit, ownership: none -> permit, ownership: query customer_id"),
+        ("ownership: {in: path, name: id}", "permit, ownership: none -> permit, ownership: path segment 2"),
+        ("ownership: {in: body, name: owner}", "permit, ownership: none -> permit, ownership: body owner"),
+        ("credential: original_header", "permit, credential: drop -> permit, credential: original_header"),
+        ("credential: forward", "permit, credential: drop -> permit, credential: forward"),
+        ("rewrite: /internal", "permit, rewrite: none -> permit, rewrite: /internal"),
+        ("exchange: stream", "permit, exchange: plain -> permit, exchange: stream"),
+        ("limit: guests", "permit, client_limit: none -> permit, client_limit: guests"),
+    ] {
+        let with = limited.replacen("agent.read, cost_micros: 0", &format!("agent.read, cost_micros: 0, {field}"), 1);
+        let comparison = compared(&limited, &with);
+        let told = told(&comparison);
+        assert!(told.iter().any(|line| line.contains("GET /agents/{id}; ") && line.contains("cp:viewer") && line.ends_with(change)), "{field}: {told:?}");
+        assert_eq!(compared(&with, &with).changed, 0, "{field}");
+        assert_eq!(compared(&with, &limited).changed, comparison.changed, "{field}");
+    }
+}
+
+#[test]
+fn what_stays_as_it_was_does_not_part_changes() {
+    // Two routes that differ in what becomes of their requests lose the same permission.
+    let policy = POLICY.replacen("permission: agent.write", "permission: agent.read, credential: forward", 1);
+    let told = told(&compared(&policy, &policy.replacen("permissions: [agent.read]}", "permissions: []}", 1)));
+    let lost = "PLANT GET /agents/{id}, PUT /agents/{id}; cp:viewer, cp:viewer, governor: permit -> deny: permission_missing";
+    assert!(told.contains(&lost.to_owned()), "{told:?}");
+    // Both paths are about customers, and only one of them becomes another.
+    let renamed = POLICY.replacen("agent.read, cost_micros: 0", "agent.read, cost_micros: 0, ownership: {in: path, name: id}", 1);
+    assert_eq!(compared(&renamed, &renamed.replace("{id}", "{agent}").replace("name: id", "name: agent")).changed, 0);
+}
+
+#[test]
 fn a_role_that_goes_is_refused_and_one_that_comes_is_let_in() {
     let told = told(&edited("  - {name: viewer, permissions: [agent.read]}\n", ""));
     assert!(told.iter().any(|line| line.contains("cp:viewer") && line.ends_with("permit -> deny: no_known_role")), "{told:?}");
@@ -118,7 +154,8 @@ fn flagged(from: &str, to: &str) -> Vec<String> {
 
 #[test]
 fn a_customer_whom_an_override_names_is_compared_too() {
-    let changes = flagged("default: off, overrides: [{customers: [c-7], state: on}]", "default: off, overrides: [{customers: [c-8], state: on}]");
+    let changes =
+        flagged("default: off, overrides: [{customers: [c-7], state: on}]", "default: off, overrides: [{customers: [c-8], state: on}]");
     let told_of = |customer: &str, change: &str| {
         changes.iter().any(|line| line.contains(&format!("cp:viewer, customer {customer}")) && line.ends_with(change))
     };

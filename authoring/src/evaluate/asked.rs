@@ -130,7 +130,7 @@ pub struct Explained {
 pub fn explain(policy: &CompiledPolicy, asked: &Asked<'_>, judge: &mut dyn Judge) -> Explained {
     let path = match CanonicalPath::parse(asked.path.as_bytes()) {
         Ok(path) => path,
-        Err(ambiguous) => return Explained { explanation: refused_path(DenyReason::AmbiguousPath(ambiguous)), ruling: None },
+        Err(ambiguous) => return Explained { explanation: refused_path(policy, DenyReason::AmbiguousPath(ambiguous)), ruling: None },
     };
     let facts = facts(policy, asked, &path);
     let mut ruling = None;
@@ -182,11 +182,12 @@ fn facts<'r>(policy: &'r CompiledPolicy, asked: &Asked<'r>, path: &CanonicalPath
     }
 }
 
-fn refused_path(reason: DenyReason) -> Explanation {
+fn refused_path(policy: &CompiledPolicy, reason: DenyReason) -> Explanation {
     Explanation {
         checks: vec![(Check::Path, Finding::Refused(reason))],
         route: None,
         action: None,
         outcome: ExplainedOutcome::Deny(reason),
+        status: Some(reason.status(Some(policy))),
     }
 }

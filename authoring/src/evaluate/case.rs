@@ -1,20 +1,19 @@
 //! One golden case, decided twice: by the code that enforces and by the code that explains.
 
 use super::asked::{Asked, Asker, Explained, Judge, decide, explain};
-use crate::cases::{Approval, Case, Claims, NOW, RegistrationKey, Target, Token, TrialEnd, Verdict};
+use crate::cases::{Approval, Case, Claims, NOW, Owner, RegistrationKey, Target, Token, TrialEnd, Verdict, Want};
 use decision_core::budget::date_of_day;
 use decision_core::decision::{self, ApprovalNeed, Check, DenyReason, Finding};
-use decision_core::explain::ExplainedOutcome;
+use decision_core::explain::{ExplainedOutcome, Explanation};
 use decision_core::facts;
 use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
+use decision_core::obligations::Obligations;
 use decision_core::path::CanonicalPath;
-use decision_core::policy::{CompiledPolicy, Requirement};
+use decision_core::policy::{CompiledPolicy, CredentialForwarding, Requirement, Route};
 use decision_core::principal::CredentialFault;
-use rules::Ruling;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use wire::bundle::LoadedBundle;
 use wire::policy::{Issuer, PolicyDocument};
 
@@ -37,6 +36,14 @@ pub struct Answer {
     pub approval: Approval,
     /// All charges.
     pub charges: BTreeMap<String, i64>,
+    /// The caps of the budgets that are charged, and of the one that counts the client's address.
+    pub caps: BTreeMap<String, i64>,
+    /// Where the caller's customer id is forced into it.
+    pub ownership: Option<Owner>,
+    /// The path that the backend gets instead.
+    pub rewrite: Option<String>,
+    /// What the backend gets as credential.
+    pub credential: Option<CredentialForwarding>,
 }
 
 /// A case that was decided.
@@ -68,7 +75,7 @@ pub fn evaluate(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case, j
     let flags = policy.flags().iter().map(|flag| (flag.name.to_string(), flag.state(identity))).collect();
     let story = explain(policy, &asked, judge);
     let decided = decided(policy, &asked, judge);
-    Evaluation { decided, explained: explained(policy, &story), checks: story.explanation.checks, flags, fault: None }
+    Evaluation { decided, explained: explained(&story), checks: story.explanation.checks, flags, fault: None }
 }
 
 /// Whether the answers are what the case wants, and agree.
@@ -79,18 +86,8 @@ pub fn compare(case: &Case, evaluation: &Evaluation) -> Result<(), String> {
     if let Some(fault) = &evaluation.fault {
         return Err(fault.clone());
     }
-    let want = &case.want;
     let got = &evaluation.decided;
-    let wanted = Answer {
-        decision: want.decision,
-        status: want.status,
-        reason: want.reason.clone(),
-        route: want.route.clone(),
-        rule: want.rule.clone().or_else(|| got.rule.clone()),
-        target: want.target,
-        approval: want.approval,
-        charges: want.charges.clone().unwrap_or_else(|| got.charges.clone()),
-    };
+    let wanted = wanted(&case.want, got);
     if wanted != *got {
         return Err(differences(&wanted, got).join("; "));
     }
@@ -106,6 +103,27 @@ pub fn compare(case: &Case, evaluation: &Evaluation) -> Result<(), String> {
         (Some((_, Finding::Refused(_))), Verdict::Permit) => Err("it is permitted after a check that refused".to_owned()),
         (Some((_, Finding::Passed | Finding::SkippedByFlag)) | None, Verdict::Deny) => Err("it is denied and no check refused".to_owned()),
         (Some((_, Finding::Refused(_))), Verdict::Deny) | (Some(_) | None, Verdict::Permit) => Ok(()),
+    }
+}
+
+/// What the case wants; where it says nothing, what it got.
+fn wanted(want: &Want, got: &Answer) -> Answer {
+    let forwarded = want.forwarded.clone().unwrap_or_default();
+    let mut caps = got.caps.clone();
+    caps.extend(want.caps.clone());
+    Answer {
+        decision: want.decision,
+        status: want.status,
+        reason: want.reason.clone(),
+        route: want.route.clone(),
+        rule: want.rule.clone().or_else(|| got.rule.clone()),
+        target: want.target,
+        approval: want.approval,
+        charges: want.charges.clone().unwrap_or_else(|| got.charges.clone()),
+        caps,
+        ownership: forwarded.ownership.or_else(|| got.ownership.clone()),
+        rewrite: forwarded.rewrite.or_else(|| got.rewrite.clone()),
+        credential: forwarded.credential.map(Into::into).or(got.credential),
     }
 }
 
@@ -130,75 +148,94 @@ fn differences(want: &Answer, got: &Answer) -> Vec<String> {
     note("target", format!("{:?}", want.target), format!("{:?}", got.target));
     note("approval", format!("{:?}", want.approval), format!("{:?}", got.approval));
     note("charges", format!("{:?}", want.charges), format!("{:?}", got.charges));
+    note("caps", format!("{:?}", want.caps), format!("{:?}", got.caps));
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    note("ownership", or_none(want.ownership.as_ref().map(Owner::to_string)), or_none(got.ownership.as_ref().map(Owner::to_string)));
+    note("rewrite", or_none(want.rewrite.clone()), or_none(got.rewrite.clone()));
+    let credential = |answer: &Answer| or_none(answer.credential.map(|credential| credential.name().to_owned()));
+    note("credential", credential(want), credential(got));
     found
 }
 
 fn decided(policy: &CompiledPolicy, asked: &Asked<'_>, judge: &mut dyn Judge) -> Answer {
     let (decision, ruling) = decide(policy, asked, judge);
-    let route_name = |id| policy.route_by_id(id).map(|route| route.name.to_string());
-    match decision {
-        Ok(permit) => {
-            let charges = permit.charges().iter();
-            let named = charges.filter_map(|charge| Some((policy.budget(charge.budget)?.name.to_string(), charge.amount.get())));
-            permission(route_name(permit.route()), permit.target(), permit.approval(), named.collect(), ruling)
+    let rule = ruling.map(|ruling| ruling.rule.to_string());
+    let permit = match decision {
+        Ok(permit) => permit,
+        Err(denial) => {
+            let route = denial.route.and_then(|id| policy.route_by_id(id)).map(|route| route.name.to_string());
+            let answer = refusal(denial.reason, Some(denial.reason.status(Some(policy))), route);
+            return Answer { rule, ..answer };
         }
-        Err(denial) => refusal(policy, denial.reason, denial.route.and_then(route_name), ruling),
+    };
+    let route = policy.route_by_id(permit.route());
+    let obligations = Obligations::of(policy, &permit);
+    let cap_of = |name: &str| Some((name.to_owned(), policy.budget_by_name(name)?.cap.get()));
+    let needed = obligations.approval == ApprovalNeed::Governor;
+    let status = needed.then(|| DenyReason::ApprovalRequired.status(Some(policy)));
+    Answer {
+        rule,
+        charges: obligations.charges.iter().map(|(name, amount)| (name.to_owned(), amount.get())).collect(),
+        caps: obligations.charges.iter().map(|(name, _)| name).chain(obligations.limit).filter_map(cap_of).collect(),
+        ownership: route.and_then(Route::owner).map(|(place, name)| Owner { place: place.into(), name: name.to_owned() }),
+        rewrite: obligations.rewrite.map(str::to_owned),
+        credential: Some(obligations.credential),
+        ..permission(obligations.approval, status, obligations.target, route.map(|route| route.name.to_string()))
     }
 }
 
-fn explained(policy: &CompiledPolicy, story: &Explained) -> Answer {
-    let (route, ruling) = (story.explanation.route.clone(), story.ruling.clone());
-    match &story.explanation.outcome {
-        ExplainedOutcome::Permit { target, approval, charges } => {
-            let charges = charges.iter().map(|(name, amount)| (name.clone(), amount.get())).collect();
-            permission(route, *target, *approval, charges, ruling)
-        }
-        ExplainedOutcome::Deny(reason) => refusal(policy, *reason, route, ruling),
+fn explained(story: &Explained) -> Answer {
+    let Explanation { route, status, outcome, .. } = &story.explanation;
+    let rule = story.ruling.as_ref().map(|ruling| ruling.rule.to_string());
+    let permit = match outcome {
+        ExplainedOutcome::Permit(permit) => permit,
+        ExplainedOutcome::Deny(reason) => return Answer { rule, ..refusal(*reason, *status, route.clone()) },
+    };
+    let caps = permit.charges.iter().map(|charge| (charge.budget.clone(), charge.cap.get()));
+    Answer {
+        rule,
+        charges: permit.charges.iter().map(|charge| (charge.budget.clone(), charge.amount.get())).collect(),
+        caps: caps.chain(permit.limit.iter().map(|(name, cap)| (name.clone(), cap.get()))).collect(),
+        ownership: permit.ownership.as_ref().map(|(place, name)| Owner { place: (*place).into(), name: name.clone() }),
+        rewrite: permit.rewrite.clone(),
+        credential: Some(permit.credential),
+        ..permission(permit.approval, *status, permit.target, route.clone())
     }
 }
 
-fn permission(
-    route: Option<String>,
-    target: decision::Target,
-    approval: ApprovalNeed,
-    charges: BTreeMap<String, i64>,
-    ruling: Option<Arc<Ruling>>,
-) -> Answer {
+/// A permit; `status` is what the client gets where the backend does not answer.
+fn permission(approval: ApprovalNeed, status: Option<u16>, target: decision::Target, route: Option<String>) -> Answer {
     // Without a grant, which no case presents, the client is told to get one.
-    let (approval, status, reason) = match approval {
-        ApprovalNeed::None => (Approval::None, 200, "ok"),
-        ApprovalNeed::Governor => (Approval::Needed, 403, "approval_required"),
+    let (approval, reason) = match approval {
+        ApprovalNeed::None => (Approval::None, "ok"),
+        ApprovalNeed::Governor => (Approval::Needed, DenyReason::ApprovalRequired.code()),
     };
     let target = match target {
         decision::Target::Production => Target::Production,
         decision::Target::Sandbox => Target::Sandbox,
     };
-    let rule = ruling.map(|ruling| ruling.rule.to_string());
-    Answer { decision: Verdict::Permit, status, reason: reason.into(), route, rule, target, approval, charges }
+    answer(Verdict::Permit, status.unwrap_or(200), reason, route, target, approval)
 }
 
-fn refusal(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>, ruling: Option<Arc<Ruling>>) -> Answer {
-    let status = match reason {
-        DenyReason::AmbiguousPath(_) | DenyReason::AmbiguousHeader(_) => 400,
-        DenyReason::UpgradeRefused | DenyReason::BodyNotObject | DenyReason::BodyKeyRepeated => 400,
-        DenyReason::NoRoute | DenyReason::FeatureDisabled => policy.settings().no_route_status,
-        DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) | DenyReason::ClientLimited(_) => 429,
-        DenyReason::CredentialMissing | DenyReason::CredentialRefused(_) | DenyReason::RegistrationKeyRefused => 401,
-        DenyReason::OwnerMissing => 401,
-        DenyReason::RuleRefused | DenyReason::PermissionMissing | DenyReason::TrialExpired | DenyReason::TrialRestricted => 403,
-        DenyReason::ApprovalRequired | DenyReason::ApprovalRefused => 403,
-        DenyReason::ApprovalBodyTooLarge | DenyReason::BodyTooLarge => 413,
-        DenyReason::BudgetSpent(budget) | DenyReason::BudgetUnscoped(budget) => policy.budget(budget).map_or(429, |budget| budget.status),
-    };
+fn refusal(reason: DenyReason, status: Option<u16>, route: Option<String>) -> Answer {
+    answer(Verdict::Deny, status.unwrap_or_default(), reason.code(), route, Target::default(), Approval::default())
+}
+
+/// One under which nothing is charged or changed.
+fn answer(decision: Verdict, status: u16, reason: &str, route: Option<String>, target: Target, approval: Approval) -> Answer {
     Answer {
-        decision: Verdict::Deny,
+        decision,
         status,
-        reason: reason.code().into(),
+        reason: reason.into(),
         route,
-        rule: ruling.map(|ruling| ruling.rule.to_string()),
-        target: Target::default(),
-        approval: Approval::default(),
+        rule: None,
+        target,
+        approval,
         charges: BTreeMap::new(),
+        caps: BTreeMap::new(),
+        ownership: None,
+        rewrite: None,
+        credential: None,
     }
 }
 

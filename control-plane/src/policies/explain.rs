@@ -9,8 +9,7 @@ use authoring::cases;
 use authoring::evaluate::{self, Asked, Asker, Explained, Judge, Tabled, unasked};
 use axum::Json;
 use axum::extract::State;
-use decision_core::decision::{ApprovalNeed, Target};
-use decision_core::explain::{ExplainedOutcome, Explanation};
+use decision_core::explain::{ExplainedCharge, ExplainedOutcome, ExplainedPermit, Explanation};
 use decision_core::facts::Upgrade;
 use decision_core::time::Timestamp;
 use rules::Ruling;
@@ -75,6 +74,15 @@ pub struct Answer {
     pub approval: Option<&'static str>,
     /// What would have to be reserved. Whether there is room is not asked.
     pub charges: Vec<ChargeDue>,
+    /// The budget that counts the requests of its client address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitTold>,
+    /// What the backend would get, where permitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<ForwardedTold>,
+    /// What the client would get where the request does not go on: it is refused, or somebody has to approve first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// What the custom rules said, where they were asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ruling: Option<RulingTold>,
@@ -109,6 +117,42 @@ pub struct ChargeDue {
     pub budget: String,
     /// How much, in its unit.
     pub amount: i64,
+    /// How much may be spent in a window.
+    pub cap: i64,
+}
+
+/// A budget that counts the requests of a client address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LimitTold {
+    /// The budget's name.
+    pub budget: String,
+    /// How many requests a window has room for.
+    pub cap: i64,
+}
+
+/// What the backend gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ForwardedTold {
+    /// Where the caller's customer id is forced into the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<OwnerTold>,
+    /// The path that stands for the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<String>,
+    /// `drop`, `original_header` or `forward`.
+    pub credential: &'static str,
+    /// `plain`, `stream` or `websocket`.
+    pub exchange: &'static str,
+}
+
+/// Where the caller's customer id is forced into a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OwnerTold {
+    /// `query`, `path` or `body`.
+    #[serde(rename = "in")]
+    pub place: &'static str,
+    /// The query parameter, the parameter of the path template, or the key of the JSON object.
+    pub name: String,
 }
 
 /// Explain how a request would be decided by the policy in force. Nothing is charged, recorded or forwarded.
@@ -186,24 +230,30 @@ fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
         target: None,
         approval: None,
         charges: Vec::new(),
+        limit: None,
+        forwarded: None,
+        status: explanation.status,
         ruling: None,
         version: policy.tag(),
         revision: policy.version.revision,
     };
     match explanation.outcome {
         ExplainedOutcome::Deny(reason) => Answer { reason: reason.code(), refused_by: Some(reason.check().name()), ..answer },
-        ExplainedOutcome::Permit { target, approval, charges } => Answer {
-            decision: "permit",
-            target: Some(match target {
-                Target::Production => "production",
-                Target::Sandbox => "sandbox",
-            }),
-            approval: Some(match approval {
-                ApprovalNeed::None => "none",
-                ApprovalNeed::Governor => "governor",
-            }),
-            charges: charges.into_iter().map(|(budget, amount)| ChargeDue { budget, amount: amount.get() }).collect(),
-            ..answer
-        },
+        ExplainedOutcome::Permit(permit) => permitted(*permit, answer),
+    }
+}
+
+fn permitted(permit: ExplainedPermit, answer: Answer) -> Answer {
+    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange } = permit;
+    let due = |ExplainedCharge { budget, amount, cap }| ChargeDue { budget, amount: amount.get(), cap: cap.get() };
+    let ownership = ownership.map(|(place, name)| OwnerTold { place: place.name(), name });
+    Answer {
+        decision: "permit",
+        target: Some(target.name()),
+        approval: Some(approval.name()),
+        charges: charges.into_iter().map(due).collect(),
+        limit: limit.map(|(budget, cap)| LimitTold { budget, cap: cap.get() }),
+        forwarded: Some(ForwardedTold { ownership, rewrite, credential: credential.name(), exchange: exchange.name() }),
+        ..answer
     }
 }

@@ -10,8 +10,9 @@ use crate::flag::{Flag, FlagId, FlagSet, FlagState, SwitchedOff};
 use crate::gateway::{Gateway, GatewaySet, Method};
 use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
 use crate::principal::{Identity, Principal, Tier};
+use core::fmt;
 use hashbrown::HashMap;
-pub use source::{CredentialForwarding, ExchangeKind};
+pub use source::{CredentialForwarding, ExchangeKind, OwnershipPlace};
 use std::sync::Arc;
 
 /// The most budgets that one request may be charged to.
@@ -70,8 +71,21 @@ pub struct Route {
     pub charges: Arc<[Charge]>,
 }
 
+impl Route {
+    /// Where the caller's customer id is forced into a request, by the name that operators gave it.
+    #[must_use]
+    pub fn owner(&self) -> Option<(OwnershipPlace, &str)> {
+        let ownership = self.ownership.as_ref()?;
+        let name = match ownership {
+            Ownership::Query(name) | Ownership::Body(name) => &**name,
+            Ownership::Path(segment) => self.path.split('/').skip(1).nth(*segment)?.trim_matches(['{', '}']),
+        };
+        Some((ownership.place(), name))
+    }
+}
+
 /// Where the caller's customer id is forced into a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ownership {
     /// Every spelling of this query parameter is removed and the true one appended.
     Query(Box<str>),
@@ -79,6 +93,29 @@ pub enum Ownership {
     Path(usize),
     /// This key of the JSON object in the body is set.
     Body(Box<str>),
+}
+
+impl Ownership {
+    /// In which part of the request.
+    #[must_use]
+    pub const fn place(&self) -> OwnershipPlace {
+        match self {
+            Self::Query(_) => OwnershipPlace::Query,
+            Self::Path(_) => OwnershipPlace::Path,
+            Self::Body(_) => OwnershipPlace::Body,
+        }
+    }
+}
+
+impl fmt::Display for Ownership {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Query(name) => write!(formatter, "query {name}"),
+            // People count from 1.
+            Self::Path(segment) => write!(formatter, "path segment {}", segment.saturating_add(1)),
+            Self::Body(name) => write!(formatter, "body {name}"),
+        }
+    }
 }
 
 /// Coded reasons with the operator's texts.

@@ -110,14 +110,27 @@ pub enum RequirementSource {
 }
 
 /// What the backend gets as credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CredentialForwarding {
     /// Nothing.
+    #[default]
     Drop,
     /// The client's, in `X-Original-Authorization`.
     OriginalHeader,
     /// The client's, as it is.
     Forward,
+}
+
+impl CredentialForwarding {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::OriginalHeader => "original_header",
+            Self::Forward => "forward",
+        }
+    }
 }
 
 /// A route.
@@ -161,8 +174,20 @@ pub enum OwnershipPlace {
     Body,
 }
 
+impl OwnershipPlace {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Path => "path",
+            Self::Body => "body",
+        }
+    }
+}
+
 /// What kind of exchange a route is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExchangeKind {
     /// A request and its response.
     #[default]
@@ -174,6 +199,16 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Stream => "stream",
+            Self::Websocket => "websocket",
+        }
+    }
+
     /// The upgrade that a request of such a route asks for.
     #[must_use]
     pub const fn upgrade(self) -> Upgrade {

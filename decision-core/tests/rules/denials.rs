@@ -31,8 +31,9 @@ fn decide_as(policy: &CompiledPolicy, gateway: Gateway, (method, path): (Method,
             assert_eq!(told.checks.last(), Some(&(reason.check(), Finding::Refused(reason))));
             assert_eq!(denial.reason, reason);
         }
-        (Decision::Permit(permit), ExplainedOutcome::Permit { target, approval, charges }) => {
-            assert_eq!((permit.target(), permit.approval(), permit.charges().iter().count()), (target, approval, charges.len()));
+        (Decision::Permit(permit), ExplainedOutcome::Permit(explained)) => {
+            let (target, approval) = (explained.target, explained.approval);
+            assert_eq!((permit.target(), permit.approval(), permit.charges().iter().count()), (target, approval, explained.charges.len()));
             assert!(told.checks.iter().all(|(_, finding)| *finding == Finding::Passed));
         }
         (decision, told) => unreachable!("{decision:?} is told as {told:?}"),
@@ -254,6 +255,58 @@ const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
         DenyReason::BudgetSpent(budget),
         DenyReason::BudgetUnscoped(budget),
     ]
+}
+
+/// What `docs/problems.md` promises. A budget's own status is for a spent one; settings change two more.
+#[test]
+fn every_reason_has_its_status() {
+    let mut source = source();
+    source.budgets[0].status = Some(402);
+    let policy = compile(&source).unwrap();
+    let budget = policy.budgets()[0].id;
+    let statuses = |policy| all_reasons(budget).map(|reason| (reason.code(), reason.status(policy)));
+    let expected = [
+        ("ambiguous_path", 400),
+        ("ambiguous_header", 400),
+        ("no_route", 404),
+        ("client_limited", 429),
+        ("credential_missing", 401),
+        ("expired", 401),
+        ("registration_key_refused", 401),
+        ("permission_missing", 403),
+        ("trial_expired", 403),
+        ("trial_restricted", 403),
+        ("approval_required", 403),
+        ("approval_refused", 403),
+        ("approval_body_too_large", 413),
+        ("budget_spent", 402),
+        ("budget_unscoped", 403),
+    ];
+    assert_eq!(statuses(Some(&policy)), expected);
+    (source.settings.no_route_status, source.settings.approval_redirect, source.budgets[0].status) = (403, true, None);
+    let other = compile(&source).unwrap();
+    let changed = expected.map(|(code, status)| match code {
+        "no_route" => (code, 403),
+        "approval_required" => (code, 307),
+        "budget_spent" => (code, 429),
+        _ => (code, status),
+    });
+    assert_eq!(statuses(Some(&other)), changed);
+    let rest = [
+        (DenyReason::FeatureDisabled, 403),
+        (DenyReason::UpgradeRefused, 400),
+        (DenyReason::OwnerMissing, 401),
+        (DenyReason::BodyNotObject, 400),
+        (DenyReason::BodyKeyRepeated, 400),
+        (DenyReason::BodyTooLarge, 413),
+        (DenyReason::RuleRefused, 403),
+        (DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent), 429),
+    ];
+    for (reason, status) in rest {
+        assert_eq!(reason.status(Some(&other)), status, "{reason:?}");
+    }
+    // Before there is a policy.
+    assert_eq!((DenyReason::NoRoute.status(None), DenyReason::ApprovalRequired.status(None)), (404, 403));
 }
 
 #[test]

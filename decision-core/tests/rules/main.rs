@@ -10,6 +10,7 @@ mod denials;
 mod fixture;
 mod flags;
 mod headers;
+mod obligations;
 mod paths;
 
 /// Without files of failed cases: a seed that failed becomes a test with a name.

@@ -7,8 +7,8 @@ use serde_json::json;
 use std::time::Duration;
 use wire::audit::Check;
 use wire::bundle::{Bundle, BundleVersion, ShadowPolicy};
-use wire::policy::{Approval, PolicyDocument, Requirement, Role, Route, Target};
-use wire::sync::{ShadowDifference, ShadowReport, SyncRequest};
+use wire::policy::{Approval, CredentialForwarding, ExchangeKind, PolicyDocument, Requirement, Role, Route, Target};
+use wire::sync::{Aspect, ShadowDifference, ShadowReport, SyncRequest};
 
 const TASKS: &str = "/api/v1/tasks";
 const AGENTS: &str = "/api/v1/agents";
@@ -55,8 +55,12 @@ fn tasks() -> Request {
     Request::new("GET", TASKS)
 }
 
-/// Check, route, what the active revision came to, and what the one in shadow.
-type Expected = Option<(Check, &'static str, &'static str, &'static str)>;
+fn invoices() -> Request {
+    Request::new("GET", "/api/v1/invoices?customer_id=other").bearer(&tokens::admin())
+}
+
+/// In what they part, the route, what the active revision came to, and what the one in shadow.
+type Expected = Option<(Aspect, &'static str, &'static str, &'static str)>;
 
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn ways() -> Vec<(&'static str, Change, Change, Request, Expected)> {
@@ -74,14 +78,14 @@ fn ways() -> Vec<(&'static str, Change, Change, Request, Expected)> {
             nothing,
             |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
             tasks().bearer(&tokens::with_role("agent_orchestrator")),
-            Some((Check::Permission, "tasks.list", "ok", "permission_missing")),
+            Some((Aspect::Check(Check::Permission), "tasks.list", "ok", "permission_missing")),
         ),
         (
             "a role gains one",
             |policy| role(policy, "agent_orchestrator").permissions.retain(|name| name != "task.read"),
             nothing,
             tasks().bearer(&tokens::with_role("agent_orchestrator")),
-            Some((Check::Permission, "tasks.list", "permission_missing", "ok")),
+            Some((Aspect::Check(Check::Permission), "tasks.list", "permission_missing", "ok")),
         ),
         (
             "a role is not known any more",
@@ -91,56 +95,105 @@ fn ways() -> Vec<(&'static str, Change, Change, Request, Expected)> {
                 policy.roles.retain(|role| role.name != "agent_orchestrator");
             },
             tasks().bearer(&tokens::with_role("agent_orchestrator")),
-            Some((Check::Authentication, "tasks.list", "ok", "no_known_role")),
+            Some((Aspect::Check(Check::Authentication), "tasks.list", "ok", "no_known_role")),
         ),
         (
             "a route is gone",
             nothing,
             |policy| policy.routes.retain(|route| route.name != "tasks.list"),
             tasks().bearer(&tokens::admin()),
-            Some((Check::Route, "tasks.list", "ok", "no_route")),
+            Some((Aspect::Check(Check::Route), "tasks.list", "ok", "no_route")),
         ),
         (
             "a route is new, and asks for a token",
             |policy| policy.routes.retain(|route| route.name != "tasks.list"),
             nothing,
             tasks(),
-            Some((Check::Route, "tasks.list", "no_route", "credential_missing")),
+            Some((Aspect::Check(Check::Route), "tasks.list", "no_route", "credential_missing")),
         ),
         (
             "a route becomes public",
             nothing,
             |policy| public(route(policy, "tasks.list")),
             tasks(),
-            Some((Check::Authentication, "tasks.list", "credential_missing", "ok")),
+            Some((Aspect::Check(Check::Authentication), "tasks.list", "credential_missing", "ok")),
         ),
         (
             "a public route asks for a token",
             nothing,
             |policy| route(policy, "auth.refresh").require = Requirement::Authenticated,
             Request::new("POST", refresh),
-            Some((Check::Authentication, "auth.refresh", "ok", "credential_missing")),
+            Some((Aspect::Check(Check::Authentication), "auth.refresh", "ok", "credential_missing")),
         ),
         (
             "trials go to production",
             nothing,
             |policy| policy.routing.get_or_insert_default().trials = Target::Production,
             tasks().bearer(&tokens::on_trial(60)),
-            Some((Check::Routing, "tasks.list", "sandbox", "production")),
+            Some((Aspect::Check(Check::Routing), "tasks.list", "sandbox", "production")),
         ),
         (
             "an approval is needed",
             nothing,
             |policy| route(policy, "tasks.list").approval = Approval::Governor,
             tasks().bearer(&tokens::with_role("agent_orchestrator")),
-            Some((Check::Approval, "tasks.list", "ok", "approval")),
+            Some((Aspect::Check(Check::Approval), "tasks.list", "ok", "approval")),
         ),
         (
             "it costs more",
             nothing,
             |policy| route(policy, "tasks.list").cost_micros = Some(5),
             tasks().bearer(&tokens::admin()),
-            Some((Check::Budget, "tasks.list", "charges", "charges")),
+            Some((Aspect::Check(Check::Budget), "tasks.list", "charges", "charges")),
+        ),
+        (
+            "an ownership is gone",
+            nothing,
+            |policy| route(policy, "invoices.list").ownership = None,
+            invoices(),
+            Some((Aspect::Check(Check::Ownership), "invoices.list", "query", "none")),
+        ),
+        (
+            "an ownership has another name",
+            nothing,
+            |policy| route(policy, "invoices.list").ownership.as_mut().unwrap().name = "owner".into(),
+            invoices(),
+            Some((Aspect::Check(Check::Ownership), "invoices.list", "query", "query")),
+        ),
+        (
+            "the backend gets the token",
+            nothing,
+            |policy| route(policy, "tasks.list").credential = CredentialForwarding::Forward,
+            tasks().bearer(&tokens::admin()),
+            Some((Aspect::Credential, "tasks.list", "drop", "forward")),
+        ),
+        (
+            "the sandbox never gets it",
+            nothing,
+            |policy| route(policy, "tasks.list").credential = CredentialForwarding::Forward,
+            tasks().bearer(&tokens::on_trial(60)),
+            None,
+        ),
+        (
+            "the backend gets another path",
+            nothing,
+            |policy| route(policy, "auth.google.verify.bare").rewrite = Some("/api/v1/admin/x".into()),
+            Request::new("POST", "/auth/google/verify"),
+            Some((Aspect::Rewrite, "auth.google.verify.bare", "rewritten", "rewritten")),
+        ),
+        (
+            "a response goes on",
+            nothing,
+            |policy| route(policy, "tasks.list").exchange = ExchangeKind::Stream,
+            tasks().bearer(&tokens::admin()),
+            Some((Aspect::Exchange, "tasks.list", "plain", "stream")),
+        ),
+        (
+            "a client address is not counted any more",
+            nothing,
+            |policy| route(policy, "auth.refresh").limit = None,
+            Request::new("POST", refresh),
+            Some((Aspect::Check(Check::ClientLimit), "auth.refresh", "limited", "none")),
         ),
         ("the budgets stand in another order", nothing, |policy| policy.budgets.reverse(), tasks().bearer(&tokens::admin()), None),
     ]
@@ -154,8 +207,8 @@ fn every_way_to_differ_is_counted_under_its_check() {
         assert_ne!(stream.step, Step::NeedsBody, "{what}");
         let report = report(&gate);
         assert_eq!((report.shadow, report.compared, report.unjudged), (1, 1, 0), "{what}");
-        let expected = expected.map(|(check, route, active, shadow)| ShadowDifference {
-            check,
+        let expected = expected.map(|(aspect, route, active, shadow)| ShadowDifference {
+            aspect,
             route: route.into(),
             active: active.into(),
             shadow: shadow.into(),
@@ -202,7 +255,7 @@ fn custom_rules_that_cannot_be_asked_refuse_in_shadow_as_they_do_in_force() {
     gate.begin(&tasks().bearer(&tokens::admin()));
     let report = report(&gate);
     let difference = report.differences.first().unwrap();
-    assert_eq!((report.compared, report.unjudged, difference.check), (1, 0, wire::audit::Check::Rules));
+    assert_eq!((report.compared, report.unjudged, difference.aspect), (1, 0, Aspect::Check(Check::Rules)));
     assert_eq!((difference.active.as_str(), difference.shadow.as_str()), ("ok", "rule_refused"));
 }
 
@@ -305,6 +358,6 @@ fn differences_beyond_the_table_are_counted_per_check_and_none_is_lost() {
     }
     let report = report(&gate);
     let (rest, named): (Vec<_>, Vec<_>) = report.differences.iter().partition(|difference| difference.route.is_empty());
-    assert_eq!((named.len(), rest.len(), rest[0].count, rest[0].check), (1_024, 1, 76, Check::Route));
+    assert_eq!((named.len(), rest.len(), rest[0].count, rest[0].aspect), (1_024, 1, 76, Aspect::Check(Check::Route)));
     assert_eq!((report.compared, report.differences.iter().map(|difference| difference.count).sum::<u64>()), (1_100, 1_100));
 }

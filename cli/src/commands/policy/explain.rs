@@ -8,8 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, ValueEnum};
 use decision_core::causes::chain;
-use decision_core::decision::{ApprovalNeed, Target};
-use decision_core::explain::ExplainedOutcome;
+use decision_core::explain::{ExplainedCharge, ExplainedOutcome, ExplainedPermit};
 use decision_core::facts::Upgrade;
 use decision_core::gateway::Gateway;
 use decision_core::time::Timestamp;
@@ -193,24 +192,35 @@ fn told(story: &Explained) -> Value {
         ExplainedOutcome::Deny(reason) => {
             json!({"decision": "deny", "reason": reason.code(), "refused_by": reason.check().name()})
         }
-        ExplainedOutcome::Permit { target, approval, charges } => {
-            let target = match target {
-                Target::Production => "production",
-                Target::Sandbox => "sandbox",
-            };
-            let approval = match approval {
-                ApprovalNeed::None => "none",
-                ApprovalNeed::Governor => "governor",
-            };
-            let charges: Vec<Value> = charges.iter().map(|(budget, amount)| json!({"budget": budget, "amount": amount.get()})).collect();
-            json!({"decision": "permit", "reason": "ok", "target": target, "approval": approval, "charges": charges})
-        }
+        ExplainedOutcome::Permit(permit) => permitted(permit),
     };
     if let (Some(object), Value::Object(outcome)) = (answer.as_object_mut(), outcome) {
         object.extend(outcome);
+        object.extend(explanation.status.map(|status| ("status".to_owned(), json!(status))));
         if let Some(ruling) = &story.ruling {
             object.insert("ruling".to_owned(), json!({"rule": ruling.rule, "reason": ruling.reason}));
         }
+    }
+    answer
+}
+
+fn permitted(permit: &ExplainedPermit) -> Value {
+    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange } = permit;
+    let charge =
+        |ExplainedCharge { budget, amount, cap }: &ExplainedCharge| json!({"budget": budget, "amount": amount.get(), "cap": cap.get()});
+    let forwarded = [
+        ownership.as_ref().map(|(place, name)| ("ownership", json!({"in": place.name(), "name": name}))),
+        rewrite.as_ref().map(|path| ("rewrite", json!(path))),
+        Some(("credential", json!(credential.name()))),
+        Some(("exchange", json!(exchange.name()))),
+    ];
+    let forwarded: Map<String, Value> = forwarded.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut answer = json!({
+        "decision": "permit", "reason": "ok", "target": target.name(), "approval": approval.name(),
+        "charges": charges.iter().map(charge).collect::<Vec<_>>(), "forwarded": forwarded,
+    });
+    if let (Some(object), Some((budget, cap))) = (answer.as_object_mut(), limit) {
+        object.insert("limit".to_owned(), json!({"budget": budget, "cap": cap.get()}));
     }
     answer
 }
@@ -231,7 +241,21 @@ fn words(answer: &Value) -> String {
         text.push_str(&format!("  check     {}: {}\n", shown(check, "check"), shown(check, "outcome")));
     }
     for charge in print::entries(answer.get("charges").unwrap_or(&Value::Null), "charges") {
-        text.push_str(&format!("  charge    {}: {}\n", shown(charge, "budget"), shown(charge, "amount")));
+        text.push_str(&format!("  charge    {}: {} of {}\n", shown(charge, "budget"), shown(charge, "amount"), shown(charge, "cap")));
+    }
+    if let Some(limit) = answer.get("limit") {
+        text.push_str(&format!("  limit     {}: {} per client address\n", shown(limit, "budget"), shown(limit, "cap")));
+    }
+    if let Some(forwarded) = answer.get("forwarded") {
+        if let Some(owner) = forwarded.get("ownership") {
+            text.push_str(&format!("  owner     {} {}\n", shown(owner, "in"), shown(owner, "name")));
+        }
+        for member in ["rewrite", "credential", "exchange"].into_iter().filter(|member| forwarded.get(member).is_some()) {
+            text.push_str(&format!("  {member:<9} {}\n", shown(forwarded, member)));
+        }
+    }
+    if answer.get("status").is_some() {
+        text.push_str(&format!("  status    {}\n", of("status")));
     }
     if let Some(ruled) = answer.get("ruling") {
         text.push_str(&format!("  custom    {}: {}\n", shown(ruled, "rule"), shown(ruled, "reason")));

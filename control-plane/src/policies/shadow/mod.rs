@@ -56,11 +56,13 @@ pub struct Totals {
 /// One way in which the two revisions differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow, ToSchema)]
 pub struct Difference {
-    /// The check at which they part.
+    /// In what they part: a check, or what becomes of a request that both permit: `credential`, `rewrite`, `exchange`.
     pub check: String,
     /// The rule of the revision in shadow, else of the active one; empty for what did not fit into a worker's table.
     pub route: String,
-    /// What the active revision came to: `ok`, a coded reason, or `sandbox`, `production`, `approval`, `charges`.
+    /// What the active revision came to: `ok`, a coded reason, or in a word what becomes of a permitted request: `limited`, `query`,
+    /// `path`, `body` (ownership), `approval`, `sandbox`, `production`, `drop`, `original_header`, `forward` (credential), `rewritten`,
+    /// `plain`, `stream`, `websocket` (exchange), `charges`; `none` for what it has not. The same word twice: another name or path.
     pub active: String,
     /// What the one in shadow came to, in the same words.
     pub shadow: String,

@@ -10,7 +10,7 @@ use crate::problem::ApiError;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
 use std::time::Duration;
-use wire::sync::ShadowReport;
+use wire::sync::{Aspect, ShadowReport};
 
 /// The most differences that are kept of one worker.
 const DIFFERENCES_MAX: usize = 512;
@@ -173,7 +173,7 @@ pub async fn report(connection: &mut PgConnection, holder: HolderId, report: &Sh
     )
     .bind(amount(report.shadow))
     .bind(holder.0)
-    .bind(differences.iter().map(|difference| check_name(difference.check)).collect::<Vec<_>>())
+    .bind(differences.iter().map(|difference| aspect_name(difference.aspect)).collect::<Vec<_>>())
     .bind(differences.iter().map(|difference| text(&difference.route)).collect::<Vec<_>>())
     .bind(differences.iter().map(|difference| text(&difference.active)).collect::<Vec<_>>())
     .bind(differences.iter().map(|difference| text(&difference.shadow)).collect::<Vec<_>>())
@@ -250,4 +250,14 @@ pub async fn forget(database: &PgPool) -> Result<u64, sqlx::Error> {
         rows = rows.saturating_add(sqlx::query(statement).bind(KEEP_ENDED).execute(database).await?.rows_affected());
     }
     Ok(rows)
+}
+
+/// The name of what two revisions part in. A check has that of its records.
+const fn aspect_name(aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Check(check) => check_name(check),
+        Aspect::Credential => "credential",
+        Aspect::Rewrite => "rewrite",
+        Aspect::Exchange => "exchange",
+    }
 }
