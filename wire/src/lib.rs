@@ -9,4 +9,6 @@ pub mod revocation;
 #[cfg(feature = "sources")]
 pub mod sources;
 pub mod sync;
+#[cfg(feature = "sources")]
+pub mod texts;
 mod translate;

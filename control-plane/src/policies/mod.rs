@@ -17,6 +17,7 @@ pub mod follow;
 pub mod history;
 pub mod http;
 pub mod rule_hits;
+pub mod rule_names;
 pub mod schema;
 pub mod shadow;
 pub mod store;

@@ -2,7 +2,7 @@
 
 use super::error::{CompileError, range, unique, unknown};
 use super::limits;
-use crate::budget::{Budget, BudgetId, Counted, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
+use crate::budget::{Budget, BudgetId, Counted, SCOPE_BYTES_MAX, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
 use crate::gateway::GatewaySet;
 use crate::policy::source::{BudgetSource, FailureModes, PolicySource};
 use crate::principal::Tier;
@@ -81,5 +81,7 @@ fn compile_scope(text: &str, at: &str) -> Result<ScopeTemplate, CompileError> {
     if !rest.is_empty() {
         parts.push(ScopePart::Literal(rest.into()));
     }
-    Ok(ScopeTemplate(parts))
+    let scope = ScopeTemplate(parts);
+    // A scope that no store takes would leave such users without any lease, and nobody would know why.
+    if scope.bytes_max() > SCOPE_BYTES_MAX { Err(range(at, text, "a template of fewer variables: values have up to 256 bytes, a scope 1024")) } else { Ok(scope) }
 }
