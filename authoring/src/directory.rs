@@ -34,10 +34,14 @@ impl From<DirectoryError> for PolicyFault {
 /// # Errors
 /// A directory or file that cannot be read.
 pub fn read(directory: &Path) -> Result<Files, DirectoryError> {
-    read_where(directory, |folder| folder.file_name().is_none_or(|name| name != CASES), |file| {
-        let for_editors = file.parent() == Some(directory) && file.file_name().is_some_and(|name| name == SCHEMA);
-        !for_editors && file.extension().is_some_and(|extension| SOURCES.iter().any(|source| extension == *source))
-    })
+    read_where(
+        directory,
+        |folder| folder.file_name().is_none_or(|name| name != CASES),
+        |file| {
+            let for_editors = file.parent() == Some(directory) && file.file_name().is_some_and(|name| name == SCHEMA);
+            !for_editors && file.extension().is_some_and(|extension| SOURCES.iter().any(|source| extension == *source))
+        },
+    )
 }
 
 /// Every module (`*.rego`) below `directory`, whatever else there is. Blocks.
@@ -80,7 +84,8 @@ mod tests {
         for folder in ["routes", "cases", "routes/cases"] {
             std::fs::create_dir(root.join(folder)).unwrap();
         }
-        for file in ["a.yaml", "routes/b.yml", "cases/c.yaml", "routes/cases/d.yaml", "README.md", "schema.json", "cases/e.rego", "f.rego"] {
+        for file in ["a.yaml", "routes/b.yml", "cases/c.yaml", "routes/cases/d.yaml", "README.md", "schema.json", "cases/e.rego", "f.rego"]
+        {
             std::fs::write(root.join(file), file).unwrap();
         }
         let names: Vec<_> = read(root).unwrap().into_keys().collect();

@@ -164,9 +164,8 @@ pub(super) fn customers(from: &Side<'_>, to: &Side<'_>) -> Vec<String> {
 fn stands(flags: &BTreeSet<&str>, from: &Side<'_>, to: &Side<'_>, customer: &str) -> Vec<Stand> {
     // Roll-outs and overrides are by customer: neither issuer nor role matters.
     let identity = identity("", "", customer, TrialState::No, false);
-    let state = |side: &Side<'_>, name: &str| {
-        side.compiled.flags().iter().find(|flag| &*flag.name == name).map(|flag| flag.state(Some(&identity)))
-    };
+    let state =
+        |side: &Side<'_>, name: &str| side.compiled.flags().iter().find(|flag| &*flag.name == name).map(|flag| flag.state(Some(&identity)));
     flags.iter().map(|name| [state(from, name), state(to, name)]).collect()
 }
 

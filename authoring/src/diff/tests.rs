@@ -118,7 +118,8 @@ fn flagged(from: &str, to: &str) -> Vec<String> {
 
 #[test]
 fn a_customer_whom_an_override_names_is_compared_too() {
-    let changes = flagged("default: off, overrides: [{customers: [c-7], state: on}]", "default: off, overrides: [{customers: [c-8], state: on}]");
+    let changes =
+        flagged("default: off, overrides: [{customers: [c-7], state: on}]", "default: off, overrides: [{customers: [c-8], state: on}]");
     let told_of = |customer: &str, change: &str| {
         changes.iter().any(|line| line.contains(&format!("cp:viewer, customer {customer}")) && line.ends_with(change))
     };

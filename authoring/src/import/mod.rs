@@ -7,11 +7,11 @@ mod remaining;
 pub use compare::{Difference, DifferenceKind};
 pub use remaining::NotImported;
 
+use crate::PolicyFault;
 use crate::opa::examine::Question;
 use crate::opa::request::{Wanted, is_known_method};
 use crate::opa::tables::{Levels, Permissions};
 use crate::opa::{Grants, OpaSet, allows};
-use crate::PolicyFault;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use wire::policy::{Gateway, PolicyDocument, Requirement, Route};
@@ -78,13 +78,12 @@ pub fn import(set: &OpaSet, policy: Option<&PolicyDocument>) -> Result<Imported,
         (Grants::Permissions(table), _) => by_permission(set, table)?,
         (Grants::Levels(levels), Some(policy)) => by_request(set, levels, policy)?,
         (Grants::Levels(_), None) => {
-            let message = "the set permits requests and knows no permissions: a policy is needed whose routes say which permission each takes";
+            let message =
+                "the set permits requests and knows no permissions: a policy is needed whose routes say which permission each takes";
             return Err(PolicyFault { message: message.into(), ..PolicyFault::default() });
         }
     };
-    imported.roles.sort_by(|one, other| {
-        other.permissions.count().cmp(&one.permissions.count()).then_with(|| one.name.cmp(&other.name))
-    });
+    imported.roles.sort_by(|one, other| other.permissions.count().cmp(&one.permissions.count()).then_with(|| one.name.cmp(&other.name)));
     Ok(imported)
 }
 
@@ -166,7 +165,8 @@ fn by_request(set: &OpaSet, levels: &Levels, policy: &PolicyDocument) -> Result<
     for (role, wanted) in &allowed {
         let mut only = BTreeSet::new();
         for (permission, needed) in &requests {
-            let refused: Vec<String> = needed.iter().filter(|needed| !wanted.contains(needed)).map(|needed| needed.action.clone()).collect();
+            let refused: Vec<String> =
+                needed.iter().filter(|needed| !wanted.contains(needed)).map(|needed| needed.action.clone()).collect();
             if refused.is_empty() {
                 only.insert((*permission).to_owned());
             } else if refused.len() < needed.len() {

@@ -38,7 +38,8 @@ impl OpaSet {
     /// # Errors
     /// The first thing that is wrong with them, with its place; or they do not say who may do what.
     pub fn load(files: &Files, gate: &Gate) -> Result<Self, PolicyFault> {
-        let modules: Files = files.iter().filter(|(file, _)| file.ends_with(".rego")).map(|(file, text)| (file.clone(), text.clone())).collect();
+        let modules: Files =
+            files.iter().filter(|(file, _)| file.ends_with(".rego")).map(|(file, text)| (file.clone(), text.clone())).collect();
         if modules.is_empty() {
             return Err(PolicyFault { message: "there is no module: no file ends with `.rego`".into(), ..PolicyFault::default() });
         }
@@ -58,12 +59,7 @@ impl OpaSet {
     pub(crate) fn ask(&self, questions: &[Question]) -> Result<Vec<Reply>, PolicyFault> {
         let mut replies = Vec::with_capacity(questions.len());
         for batch in questions.chunks(QUESTIONS_MAX) {
-            let asked = Asked {
-                modules: self.modules.clone(),
-                now_s: NOW.as_seconds(),
-                tests: Tests::Skip,
-                questions: batch.to_vec(),
-            };
+            let asked = Asked { modules: self.modules.clone(), now_s: NOW.as_seconds(), tests: Tests::Skip, questions: batch.to_vec() };
             replies.extend(self.gate.ask_opa(asked)?.replies);
         }
         Ok(replies)

@@ -287,7 +287,9 @@ fn add_reasons(set: &OpaSet, differing: &mut [Compared]) -> Result<(), PolicyFau
         .iter()
         .enumerate()
         .filter(|(_, compared)| compared.theirs == Some(Says::Deny) && compared.why.is_none())
-        .filter_map(|(at, compared)| Some((at, Question { rule: reasons_of(&compared.judgement.rule)?, ..compared.judgement.question.clone() })))
+        .filter_map(|(at, compared)| {
+            Some((at, Question { rule: reasons_of(&compared.judgement.rule)?, ..compared.judgement.question.clone() }))
+        })
         .collect();
     let questions: Vec<Question> = asked.iter().map(|(_, question)| question.clone()).collect();
     for ((at, _), reply) in asked.into_iter().zip(set.ask(&questions)?) {

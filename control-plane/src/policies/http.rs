@@ -7,8 +7,8 @@ use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary, Switch};
 use crate::policies::validation::{Place, described};
 use crate::policies::{
-    Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history,
-    opa, rule_hits, schema, shadow,
+    Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history, opa,
+    rule_hits, schema, shadow,
 };
 use crate::problem::{ApiError, Problem};
 use crate::revocations::store::left_behind;

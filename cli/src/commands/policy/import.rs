@@ -66,7 +66,11 @@ fn document(folder: &Path) -> Result<PolicyDocument, PolicyError> {
 fn write(path: &Path, text: &str, force: bool) -> Result<(), PolicyError> {
     let mut options = OpenOptions::new();
     options.write(true);
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|source| PolicyError::Unwritable { path: path.to_owned(), source })
 }

@@ -157,8 +157,7 @@ fn opinions(arguments: &Arguments, sets: &[OpaSet], oracles: Vec<Oracle<'_>>) ->
     let expected = Expected::read_directory(&arguments.folder).map_err(|fault| PolicyError::Invalid(Box::new(fault)))?;
     let mut opinions = Vec::new();
     for ((folder, set), oracle) in arguments.oracle.iter().zip(sets).zip(oracles) {
-        let mut report =
-            oracle.ask(&expected).map_err(|fault| PolicyError::Oracle { folder: folder.clone(), fault: Box::new(fault) })?;
+        let mut report = oracle.ask(&expected).map_err(|fault| PolicyError::Oracle { folder: folder.clone(), fault: Box::new(fault) })?;
         if arguments.filter.is_some() {
             // Of some of the cases nothing follows about choices that the others bear out.
             report.stale.clear();

@@ -30,9 +30,10 @@ pub(super) fn as_json(outcome: &Outcome) -> Value {
             coverage.by_kind().iter().map(|(kind, (reached, all))| json!({"kind": kind, "covered": reached, "total": all})).collect();
         json!({"percent": coverage.percent(), "kinds": kinds, "missing": missing})
     });
-    let rules = outcome.bodies.as_ref().map(|report| {
-        json!({"percent": percent(report), "covered": reached(report), "total": report.bodies, "missing": report.unreached})
-    });
+    let rules = outcome
+        .bodies
+        .as_ref()
+        .map(|report| json!({"percent": percent(report), "covered": reached(report), "total": report.bodies, "missing": report.unreached}));
     json!({
         "passed": passed(outcome), "failed": failures.len(), "cases": outcome.cases, "tests": outcome.tests, "failures": failures,
         "coverage": coverage, "rules": rules, "oracles": outcome.oracles.iter().map(opinion_json).collect::<Vec<_>>(),
