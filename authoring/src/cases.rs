@@ -16,6 +16,9 @@ use wire::policy::Gateway;
 /// The folder of cases, beside the sources of their policy.
 pub const FOLDER: &str = "cases";
 
+/// The file among them that has no cases: what an oracle says otherwise, by choice.
+pub const ORACLE: &str = "oracle.yaml";
+
 /// The moment at which cases are decided: 2026-01-15T12:00:00Z.
 pub const NOW: Timestamp = Timestamp::from_seconds(1_768_478_400);
 
@@ -268,9 +271,9 @@ pub fn read_directory(policies: &Path) -> Result<Vec<FiledCase>, PolicyFault> {
     let mut files = Files::new();
     for entry in std::fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))? {
         let path = entry.map_err(|error| unreadable(&folder, &error))?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name != ORACLE && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
             let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
             files.insert(format!("{FOLDER}/{name}"), text);
         }
     }

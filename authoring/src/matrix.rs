@@ -9,8 +9,6 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{Identity, Principal, Trial};
 use decision_core::time::Timestamp;
-use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wire::policy::{PolicyDocument, Route};
 
@@ -62,49 +60,6 @@ pub fn matrix(document: &PolicyDocument, policy: &CompiledPolicy) -> String {
         }
     }
     text
-}
-
-/// What changes from one policy to another, by request and caller: `PP /api/v1/agents POST`, then the caller, then what was and what
-/// is. A request that only one of them has was, or is, `-`.
-#[must_use]
-pub fn changes(from: (&PolicyDocument, &CompiledPolicy), to: (&PolicyDocument, &CompiledPolicy)) -> Vec<Change> {
-    let (before, after) = (decisions(from.0, from.1), decisions(to.0, to.1));
-    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    let one = |known: &Decisions, key| known.get(key).copied().unwrap_or("-");
-    let changed = keys.into_iter().filter(|key| one(&before, *key) != one(&after, *key));
-    changed
-        .map(|key| Change { request: key.0.clone(), caller: key.1.clone(), before: one(&before, key), after: one(&after, key) })
-        .collect()
-}
-
-/// A decision that another policy makes otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// Gateway, path template and method.
-    pub request: String,
-    /// The kind of caller.
-    pub caller: String,
-    /// What was: a letter of the table, or `-`.
-    pub before: &'static str,
-    /// What is.
-    pub after: &'static str,
-}
-
-type Decisions = BTreeMap<(String, String), &'static str>;
-
-fn decisions(document: &PolicyDocument, policy: &CompiledPolicy) -> Decisions {
-    let mut decisions = Decisions::new();
-    for gateway in Gateway::ALL {
-        let callers = callers(document, policy, gateway);
-        for route in document.routes.iter().filter(|route| route.gateways.iter().any(|on| Gateway::from(*on) == gateway)) {
-            for method in route.methods.iter().map(|method| Method::from(*method)) {
-                let request = format!("{} {} {}", gateway.name(), route.path, method.name());
-                let cells = cells(policy, gateway, route, method, &callers);
-                decisions.extend(callers.iter().zip(cells).map(|(caller, cell)| ((request.clone(), caller.name.clone()), cell)));
-            }
-        }
-    }
-    decisions
 }
 
 /// One row for the methods that are decided alike: `/path  METHODS`, so that what belongs together stands together.
@@ -200,38 +155,5 @@ fn identity(issuer: &str, role: &str, governor: bool, trial: Trial) -> Identity 
         key_id: None,
         issued_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(900)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Files;
-    use crate::evaluate::Candidate;
-
-    const POLICY: &str = "
-permissions: [a.read, a.write]
-roles: [{ name: reader, permissions: [a.read] }, { name: admin, permissions: ['*'] }]
-issuers: [{ name: pp, issuer: pp, gateways: [PP], algorithms: [ES256] }]
-routes:
-  - { name: a, gateways: [PP], methods: [GET], path: /a, require: permission, permission: a.read }
-  - { name: b, gateways: [PP], methods: [POST], path: /b, require: permission, permission: a.write }
-";
-
-    fn changed(from: &str, to: &str) -> Vec<String> {
-        let candidate = |text: String| Candidate::new(Files::from([("policy.yaml".to_owned(), text)])).unwrap();
-        let (old, new) = (candidate(POLICY.to_owned()), candidate(POLICY.replace(from, to)));
-        let changes = changes((&old.document, &old.bundle.policy), (&new.document, &new.bundle.policy));
-        changes.iter().map(|change| format!("{}: {}: {} {}", change.request, change.caller, change.before, change.after)).collect()
-    }
-
-    #[test]
-    fn a_change_names_the_request_the_caller_and_both_decisions() {
-        assert_eq!(changed("POLICY", "POLICY"), [""; 0]);
-        assert_eq!(changed("[a.read] }", "[a.read, a.write] }"), ["PP /b POST: reader: . Y"]);
-        let gone = changed("path: /b", "path: /c");
-        assert!(gone.contains(&"PP /b POST: reader: . -".to_owned()) && gone.contains(&"PP /c POST: admin: - Y".to_owned()), "{gone:?}");
-        let approved = changed("permission: a.write }", "permission: a.write, approval: governor }");
-        assert_eq!(approved[0], "PP /b POST: admin: Y A");
     }
 }

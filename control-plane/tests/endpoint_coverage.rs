@@ -38,10 +38,15 @@ const NOBODYS_DECISION: &str = "/admin/v1/approvals/00000000-0000-7000-8000-0000
 
 const NOBODYS_DELIVERY: &str = "/admin/v1/webhooks/deliveries/00000000-0000-7000-8000-000000000000/redelivery";
 
+/// Policies of an OPA server.
+const FOREIGN: &str = "package g\nallow if input.jwt.roles[_] == \"a\"\npermissions := {\"a.b\": [\"a\"]}\n";
+
 /// One row per operation of `/openapi.json`.
 fn rows() -> Vec<Row> {
     let publication = |world: &World| json!({ "files": world.files(), "reason": "a test" });
     let candidate = |world: &World| json!({ "files": world.files() });
+    let foreign_set = |_: &World| json!({ "files": { "a.rego": FOREIGN } });
+    let foreign_question = |_: &World| json!({ "files": { "a.rego": FOREIGN }, "cases": {} });
     let activation = |_: &World| json!({ "reason": "a test" });
     let draft = |_: &World| json!({ "name": "a draft", "reason": "a test" });
     let beginning = |_: &World| json!({ "revision": 1, "reason": "a test" });
@@ -52,6 +57,8 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/policies", "/admin/v1/policies", publication, StatusCode::CREATED),
         row(Method::GET, "/admin/v1/policies", "/admin/v1/policies", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
+        row(Method::POST, "/admin/v1/policies/import", "/admin/v1/policies/import", foreign_set, StatusCode::OK),
+        row(Method::POST, "/admin/v1/policies/oracle", "/admin/v1/policies/oracle", foreign_question, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active", "/admin/v1/policies/active", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/active/bundle", "/admin/v1/policies/active/bundle", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/schema", "/admin/v1/policies/schema", nothing, StatusCode::OK),

@@ -10,7 +10,7 @@ mod endpoints;
 mod outcome;
 
 use crate::Files;
-use callers::Callers;
+use callers::{Callers, customers};
 use decision_core::gateway::Gateway;
 use decision_core::policy::CompiledPolicy;
 use endpoints::Endpoints;
@@ -101,9 +101,10 @@ pub fn text(from: &Files, to: &Files) -> String {
 pub fn decisions(from: &Side<'_>, to: &Side<'_>) -> Comparison {
     let mut comparison = Comparison::default();
     let judge = Judge::new(from.compiled, to.compiled);
+    let customers = customers(from, to);
     let mut pairs = 0_usize;
     for gateway in Gateway::ALL {
-        let callers = Callers::of(gateway, from, to);
+        let callers = Callers::of(gateway, &customers, from, to);
         let endpoints = Endpoints::of(gateway, from, to);
         comparison.compared = comparison.compared.saturating_add(product(callers.count(), endpoints.count()));
         pairs = pairs.saturating_add(callers.classes().len().saturating_mul(endpoints.classes().len()));

@@ -107,6 +107,39 @@ fn a_role_that_goes_is_refused_and_one_that_comes_is_let_in() {
     assert!(told.iter().any(|line| line.contains("cp:viewer") && line.ends_with("permit -> deny: no_known_role")), "{told:?}");
 }
 
+/// A policy whose route is behind this flag, and the changes to another.
+fn flagged(from: &str, to: &str) -> Vec<String> {
+    let with = |flag: &str| {
+        let flags = format!("flags:\n  - {{name: new, {flag}}}\nroutes:\n");
+        POLICY.replacen("routes:\n", &flags, 1).replacen("agent.read, cost_micros: 0", "agent.read, cost_micros: 0, flag: new", 1)
+    };
+    told(&compared(&with(from), &with(to)))
+}
+
+#[test]
+fn a_customer_whom_an_override_names_is_compared_too() {
+    let changes =
+        flagged("default: off, overrides: [{customers: [c-7], state: on}]", "default: off, overrides: [{customers: [c-8], state: on}]");
+    let told_of = |customer: &str, change: &str| {
+        changes.iter().any(|line| line.contains(&format!("cp:viewer, customer {customer}")) && line.ends_with(change))
+    };
+    assert!(told_of("c-7", "permit -> deny: feature_disabled") && told_of("c-8", "deny: feature_disabled -> permit"), "{changes:?}");
+    assert!(!changes.iter().any(|line| line.contains("cp:viewer,  ") || line.contains("cp:viewer:")), "nothing changes for anybody else");
+}
+
+#[test]
+fn both_sides_of_a_roll_out_are_compared() {
+    for (percent, to) in [(1, 99), (99, 1), (50, 49), (7, 8)] {
+        let changes = flagged(&format!("default: off, rollout_percent: {percent}"), &format!("default: off, rollout_percent: {to}"));
+        let gains = changes.iter().any(|line| line.ends_with("deny: feature_disabled -> permit"));
+        let loses = changes.iter().any(|line| line.ends_with("permit -> deny: feature_disabled"));
+        // Whoever is in stays in as the share grows: only one of the two.
+        assert_eq!((gains, loses), (to > percent, to < percent), "{percent} -> {to}: {changes:?}");
+    }
+    assert_eq!(flagged("default: off, rollout_percent: 1", "default: off, rollout_percent: 1"), [""; 0]);
+    assert!(!flagged("default: off, rollout_percent: 1", "default: on").is_empty(), "a roll-out that ends");
+}
+
 #[test]
 fn text_is_a_unified_diff_per_file() {
     let from = Files::from([("a.yaml".to_owned(), "one\ntwo\n".to_owned()), ("b.yaml".to_owned(), "same\n".to_owned())]);

@@ -3,6 +3,8 @@
 //! overflows ends the process that it is in.
 
 use super::{RuleFiles, TestRun, Unreached};
+use crate::opa::examine::{self, Asked, Examined};
+use crate::oracle::Golden;
 use crate::{Files, PolicyFault};
 use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -29,18 +31,31 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
 
 static CHILD: AtomicBool = AtomicBool::new(false);
 
-/// What the gate found in rules that passed it.
+/// What the gate found in rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateReport {
-    /// Inputs with the decisions that the rules make of them, both JSON objects.
+    /// Inputs with the decisions that the rules make of them, both JSON objects. None when a test did not pass.
     pub vectors: Vec<(String, String)>,
-    /// The tests that were run, all of which passed.
+    /// The tests that were run.
     pub tests: Vec<TestRun>,
-    /// The rules that no test reached.
+    /// How many bodies the rules have, defaults apart.
+    pub bodies: usize,
+    /// Those that no test came to the end of.
     pub unreached: Vec<Unreached>,
 }
 
 impl GateReport {
+    /// Rules pass when all their tests do.
+    ///
+    /// # Errors
+    /// The first test that did not pass, with its place.
+    pub fn passed(self) -> Result<Self, PolicyFault> {
+        match self.tests.iter().find_map(TestRun::fault) {
+            Some(fault) => Err(fault),
+            None => Ok(self),
+        }
+    }
+
     /// What a bundle carries.
     ///
     /// # Errors
@@ -69,7 +84,9 @@ struct Doing {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Passed(GateReport),
+    Read,
+    Tested(GateReport),
+    Examined(Examined),
     Refused(SentFault),
 }
 
@@ -77,7 +94,9 @@ enum Answer {
 #[serde(rename_all = "snake_case")]
 enum Question {
     Sources(Files),
+    Cases(Files),
     Rules(RuleFiles),
+    Opa(Asked),
 }
 
 /// The program that examines what is published when it is started with [`SUBCOMMAND`].
@@ -106,25 +125,53 @@ impl Gate {
     /// # Errors
     /// The first thing that is wrong with them, with its place.
     pub fn read(&self, files: &Files) -> Result<(), PolicyFault> {
+        self.reads(files, Question::Sources)
+    }
+
+    /// The same for golden cases and the list of chosen differences.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with them, with its place.
+    pub fn read_cases(&self, files: &Files) -> Result<(), PolicyFault> {
+        self.reads(files, Question::Cases)
+    }
+
+    fn reads(&self, files: &Files, question: fn(Files) -> Question) -> Result<(), PolicyFault> {
         let bytes = files.values().map(String::len).fold(0_usize, usize::saturating_add);
         if bytes > SOURCES_BYTES_MAX {
             let message = format!("the files have {bytes} bytes; at most {SOURCES_BYTES_MAX} are allowed");
             let largest = files.iter().max_by_key(|(_, text)| text.len()).map(|(file, _)| file.clone());
             return Err(PolicyFault { file: largest, message, ..PolicyFault::default() });
         }
-        self.ask(&Question::Sources(files.clone())).map(|_nothing| ())
+        match self.ask(&question(files.clone()))? {
+            Answer::Read => Ok(()),
+            Answer::Tested(_) | Answer::Examined(_) | Answer::Refused(_) => Err(misunderstood()),
+        }
     }
 
-    /// Examines rules in a process of its own. Blocks, for 5 s at most: call it off the async threads.
+    /// Examines rules in a process of its own, and tells all tests that do not pass. Blocks, for 5 s at most: call it off the
+    /// async threads.
     ///
     /// # Errors
-    /// The first thing that is wrong with them, with its place.
+    /// The first thing that is wrong with the rules other than a test, with its place.
     pub fn run(&self, rules: &RuleFiles) -> Result<GateReport, PolicyFault> {
         rules.check_texts()?;
-        self.ask(&Question::Rules(rules.clone()))
+        match self.ask(&Question::Rules(rules.clone()))? {
+            Answer::Tested(report) => Ok(report),
+            Answer::Read | Answer::Examined(_) | Answer::Refused(_) => Err(misunderstood()),
+        }
     }
 
-    fn ask(&self, question: &Question) -> Result<GateReport, PolicyFault> {
+    /// Loads policies that were written for an OPA server, and asks them, in a process of its own. Blocks, for 5 s at most.
+    pub(crate) fn ask_opa(&self, asked: Asked) -> Result<Examined, PolicyFault> {
+        asked.check_texts()?;
+        match self.ask(&Question::Opa(asked))? {
+            Answer::Examined(examined) => Ok(examined),
+            Answer::Read | Answer::Tested(_) | Answer::Refused(_) => Err(misunderstood()),
+        }
+    }
+
+    fn ask(&self, question: &Question) -> Result<Answer, PolicyFault> {
         let unable = |what: &str, error: &dyn std::error::Error| PolicyFault {
             message: format!("rules: the gate `{} {SUBCOMMAND}` {what}: {error}", self.program.display()),
             ..PolicyFault::default()
@@ -177,12 +224,17 @@ fn wait(child: &mut Child) -> io::Result<Ended> {
     }
 }
 
-fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<GateReport, PolicyFault> {
+/// The child is another version of this program.
+fn misunderstood() -> PolicyFault {
+    PolicyFault { message: "rules: the gate answers something else than it was asked".into(), ..PolicyFault::default() }
+}
+
+fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<Answer, PolicyFault> {
     let lines = || answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     if let (Ended::Itself(_), Some(Ok(answer))) = (ended, lines().next_back().map(serde_json::from_slice)) {
         return match answer {
-            Answer::Passed(report) => Ok(report),
             Answer::Refused(SentFault { file, line, field, message }) => Err(PolicyFault { file, line, field, message }),
+            answer @ (Answer::Read | Answer::Tested(_) | Answer::Examined(_)) => Ok(answer),
         };
     }
     let doing: Option<Doing> = lines().rev().find_map(|line| serde_json::from_slice(line).ok());
@@ -194,7 +246,9 @@ fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<GateR
     let named = doing.map(|doing| doing.file).filter(|file| !file.is_empty());
     let (what, first) = match question {
         Question::Sources(files) => ("sources", files.keys().next()),
+        Question::Cases(files) => ("cases", files.keys().next()),
         Question::Rules(rules) => ("rules", rules.modules.first().map(|(file, _)| file)),
+        Question::Opa(asked) => ("policies", asked.modules.keys().next()),
     };
     Err(PolicyFault { file: named.or_else(|| first.cloned()), line: None, field: None, message: format!("the {what} {why}{at}") })
 }
@@ -229,17 +283,19 @@ pub fn serve() -> ExitCode {
     let examined = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || examine(question));
     let examined = examined.ok().and_then(|examined| examined.join().ok());
     let fault = || PolicyFault { message: "rules: the interpreter failed on them".into(), ..PolicyFault::default() };
-    answer(&examined.unwrap_or_else(|| Err(fault())).map_or_else(refused, Answer::Passed))
+    answer(&examined.unwrap_or_else(|| Err(fault())).unwrap_or_else(refused))
 }
 
-fn examine(question: Question) -> Result<GateReport, PolicyFault> {
+fn examine(question: Question) -> Result<Answer, PolicyFault> {
     match question {
-        Question::Sources(files) => read(&files),
-        Question::Rules(rules) => rules.examine(),
+        Question::Sources(files) => read(&files).map(|()| Answer::Read),
+        Question::Cases(files) => Golden::read(&files).map(|_golden| Answer::Read),
+        Question::Rules(rules) => rules.examine().map(Answer::Tested),
+        Question::Opa(asked) => examine::examine(&asked).map(Answer::Examined),
     }
 }
 
-fn read(files: &Files) -> Result<GateReport, PolicyFault> {
+fn read(files: &Files) -> Result<(), PolicyFault> {
     for (file, text) in files.iter().filter(|(file, _)| !file.ends_with(".rego")) {
         super::progress("reading", file);
         let located = |error| PolicyFault::of_source(&error, files);
@@ -254,7 +310,7 @@ fn read(files: &Files) -> Result<GateReport, PolicyFault> {
     if let Some(rules) = super::gather(&document, files)? {
         drop(rules.data_json()?);
     }
-    Ok(GateReport { vectors: Vec::new(), tests: Vec::new(), unreached: Vec::new() })
+    Ok(())
 }
 
 fn refused(PolicyFault { file, line, field, message }: PolicyFault) -> Answer {

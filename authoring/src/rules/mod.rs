@@ -3,21 +3,20 @@
 mod builtins;
 mod check;
 pub mod gate;
-mod outline;
-mod run;
+pub(crate) mod outline;
+pub(crate) mod run;
 mod samples;
-mod text;
+pub(crate) mod text;
 
 pub use gate::{Gate, GateReport};
 pub use run::{TestOutcome, TestRun, Unreached};
 
 use crate::{Files, PolicyFault};
 use decision_core::nearest::nearest;
-use outline::Outline;
+use outline::{Generation, Outline};
 use rules::{InputField, Inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::fmt::Write as _;
 use std::io::Write as _;
 use text::Kind;
 use wire::bundle::RulesImage;
@@ -71,7 +70,7 @@ pub fn gather(document: &PolicyDocument, files: &Files) -> Result<Option<RuleFil
 /// The first thing that is wrong with them, with its place.
 pub fn publish(document: &PolicyDocument, files: &Files, gate: &Gate) -> Result<Option<RulesImage>, PolicyFault> {
     let Some(rules) = gather(document, files)? else { return Ok(None) };
-    gate.run(&rules).and_then(|report| report.image(&rules)).map(Some)
+    gate.run(&rules)?.passed()?.image(&rules).map(Some)
 }
 
 /// What a bundle carries of a policy that was published before: its rules went through the gate then.
@@ -152,7 +151,7 @@ impl RuleFiles {
         let all = self.modules.iter().map(|module| (module, Kind::Rules)).chain(self.tests.iter().map(|module| (module, Kind::Tests)));
         all.map(|((file, text), kind)| {
             progress("parsing", file);
-            Ok((Outline::of(file, text)?, kind))
+            Ok((Outline::of(file, text, Generation::V1)?, kind))
         })
         .collect()
     }
@@ -165,29 +164,19 @@ impl RuleFiles {
         progress("checking names", "");
         check::Modules { outlines: &outlines, inputs: &fields, data: &data }.check()?;
         let data = Value::Object(data).to_string();
-        let (tests, unreached) = run::tests(self, &data, &outlines)?;
-        if let Some(failed) = tests.iter().find(|test| test.outcome != TestOutcome::Passed) {
-            let mut message = format!("the test `{}` does not pass", failed.name);
-            if let TestOutcome::Failed(why) = &failed.outcome {
-                // Writing to a string does not fail.
-                write!(message, ": {why}").unwrap_or(());
-            }
-            return Err(PolicyFault {
-                file: Some(failed.file.clone()),
-                line: Some(failed.line),
-                field: Some(failed.name.clone()),
-                message,
-            });
+        let report = run::tests(self, &data, &outlines)?;
+        if report.tests.iter().any(|test| test.outcome != TestOutcome::Passed) {
+            return Ok(report);
         }
         let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
         let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all))?;
         let vectors = vectors.into_iter().map(|vector| (vector.input, vector.decision)).collect();
-        Ok(GateReport { vectors, tests, unreached })
+        Ok(GateReport { vectors, ..report })
     }
 }
 
 /// The interpreter's message, which begins with its place: `--> file:line:column`, then the line, then what is wrong.
-fn parse_fault(file: &str, problem: &str) -> PolicyFault {
+pub(crate) fn parse_fault(file: &str, problem: &str) -> PolicyFault {
     let place = problem.split_once("--> ").and_then(|(_, rest)| rest.lines().next());
     let mut parts = place.map(|place| place.rsplitn(3, ':')).into_iter().flatten();
     let (_, line, named) = (parts.next(), parts.next(), parts.next());
@@ -202,7 +191,7 @@ fn parse_fault(file: &str, problem: &str) -> PolicyFault {
 }
 
 /// Tells the gate's parent what is being done: the last of it is what a killed gate was at. Elsewhere nobody listens.
-fn progress(doing: &str, file: &str) {
+pub(crate) fn progress(doing: &str, file: &str) {
     if gate::is_child() {
         let line = serde_json::json!({ "doing": doing, "file": file });
         let mut out = std::io::stdout().lock();

@@ -6,76 +6,97 @@ use super::parse_fault;
 use crate::PolicyFault;
 use regorus::Value;
 use regorus::unstable::{AssignOp, Expr, Import, Literal, LiteralStmt, Module, Parser, Query, Rule, RuleAssign, RuleHead, Span};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Expressions within expressions: the interpreter follows them on its stack.
 const DEPTH_MAX: usize = 48;
 
+/// Which Rego a module is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Generation {
+    /// As OPA read it before 1.0: `if` and `contains` only where they are imported.
+    V0,
+    /// As OPA reads it since.
+    V1,
+}
+
 /// One module.
 #[derive(Debug)]
-pub(super) struct Outline {
-    pub(super) file: String,
+pub(crate) struct Outline {
+    pub(crate) file: String,
     /// The package, `gateway` for `package gateway`.
-    pub(super) package: Vec<String>,
+    pub(crate) package: Vec<String>,
     /// Other names for paths, as imports give them.
     imports: BTreeMap<String, Vec<String>>,
-    pub(super) rules: Vec<RuleOutline>,
+    pub(crate) rules: Vec<RuleOutline>,
     /// Texts that stand in the module: what inputs are compared with is among them.
-    pub(super) texts: BTreeSet<String>,
+    pub(crate) texts: BTreeSet<String>,
     /// Inputs that its tests give.
-    pub(super) inputs: Vec<serde_json::Value>,
+    pub(crate) inputs: Vec<serde_json::Value>,
 }
 
 /// One definition of a rule; a rule may have several.
 #[derive(Debug, Default)]
-pub(super) struct RuleOutline {
-    pub(super) name: String,
-    pub(super) line: usize,
+pub(crate) struct RuleOutline {
+    pub(crate) name: String,
+    pub(crate) line: usize,
     /// For each body the line of its last condition, which is looked at only when all others hold.
-    pub(super) bodies: Vec<usize>,
-    pub(super) is_default: bool,
+    pub(crate) bodies: Vec<usize>,
+    pub(crate) is_default: bool,
+    /// Whether it is a function.
+    pub(crate) takes_arguments: bool,
     /// Paths from `input` or `data`, as far as they are written out.
-    pub(super) references: Vec<Reference>,
-    pub(super) calls: Vec<Call>,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) calls: Vec<Call>,
     /// The line of a `with`.
-    pub(super) with: Option<usize>,
+    pub(crate) with: Option<usize>,
     locals: BTreeSet<String>,
     /// Variables that get their value by being used: as an index, or on a side of `=`.
     bound: BTreeSet<String>,
 }
 
 impl RuleOutline {
+    /// Whether its value stands there: it asks for nothing.
+    pub(crate) fn is_constant(&self) -> bool {
+        let asks = !self.references.is_empty() || !self.calls.is_empty();
+        !asks && !self.is_default && !self.takes_arguments && self.bodies.len() <= 1
+    }
+
     /// Whether a variable of this name has a value somewhere in the rule.
-    pub(super) fn binds(&self, name: &str) -> bool {
+    pub(crate) fn binds(&self, name: &str) -> bool {
         name.starts_with('_') || self.locals.contains(name) || self.bound.contains(name)
     }
 }
 
 /// A path that is referred to.
 #[derive(Clone, Debug)]
-pub(super) struct Reference {
-    pub(super) path: Vec<String>,
-    pub(super) line: usize,
+pub(crate) struct Reference {
+    pub(crate) path: Vec<String>,
+    pub(crate) line: usize,
 }
 
 /// A call of a function.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub(super) path: Vec<String>,
-    pub(super) line: usize,
+pub(crate) struct Call {
+    pub(crate) path: Vec<String>,
+    pub(crate) line: usize,
     /// Whether the first argument is a text that stands there.
-    pub(super) literal_first: bool,
+    pub(crate) literal_first: bool,
     /// That text.
-    pub(super) first: Option<String>,
+    pub(crate) first: Option<String>,
 }
 
 impl Outline {
     /// Parses a module and walks it.
-    pub(super) fn of(file: &str, text: &str) -> Result<Self, PolicyFault> {
+    pub(crate) fn of(file: &str, text: &str, generation: Generation) -> Result<Self, PolicyFault> {
         let fault = |problem: String| parse_fault(file, &problem);
         let source = regorus::Source::from_contents(file.into(), text.into()).map_err(|error| fault(error.to_string()))?;
         let mut parser = Parser::new(&source).map_err(|error| fault(error.to_string()))?;
-        parser.enable_rego_v1().map_err(|error| fault(error.to_string()))?;
+        if generation == Generation::V1 {
+            parser.enable_rego_v1().map_err(|error| fault(error.to_string()))?;
+        }
         let module = parser.parse().map_err(|error| fault(error.to_string()))?;
         Self::walk(file, &module)
     }
@@ -104,7 +125,7 @@ impl Outline {
     }
 
     /// The path with imports and names of the own package written out; `None` for a variable.
-    pub(super) fn resolve(&self, rule: &RuleOutline, path: &[String], is_own: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    pub(crate) fn resolve(&self, rule: &RuleOutline, path: &[String], is_own: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         let (root, rest) = path.split_first()?;
         if root == "input" || root == "data" {
             return Some(path.to_vec());
@@ -119,12 +140,12 @@ impl Outline {
     }
 
     /// The names that imports give.
-    pub(super) fn aliases(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn aliases(&self) -> impl Iterator<Item = &str> {
         self.imports.keys().map(String::as_str)
     }
 
     /// A rule of the own package that is called: what is a local variable cannot be.
-    pub(super) fn resolve_call(&self, path: &[String], is_own: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    pub(crate) fn resolve_call(&self, path: &[String], is_own: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         let nothing_local = RuleOutline::default();
         self.resolve(&nothing_local, path, is_own)
     }
@@ -196,6 +217,7 @@ impl Walk<'_> {
             Rule::Default { refr, args, value, .. } => {
                 self.rule.is_default = true;
                 self.name(refr);
+                self.rule.takes_arguments = !args.is_empty();
                 args.iter().for_each(|arg| self.locals_of(arg));
                 self.expr(value, 0);
             }
@@ -211,6 +233,7 @@ impl Walk<'_> {
                     }
                     RuleHead::Func { refr, args, assign, .. } => {
                         self.name(refr);
+                        self.rule.takes_arguments = true;
                         args.iter().for_each(|arg| self.locals_of(arg));
                         self.assigned(assign.as_ref());
                     }

@@ -1,8 +1,8 @@
 //! Evaluation on behalf of the gate: tests with their coverage, and the self-check vectors. Runs in the gate's process.
 
-use super::outline::Outline;
+use super::outline::{Outline, RuleOutline};
 use super::text::Kind;
-use super::{RuleFiles, parse_fault};
+use super::{GateReport, RuleFiles, parse_fault};
 use crate::PolicyFault;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wire::bundle::RuleVector;
 
 /// How long one test may take.
-const TEST_MAX: Duration = Duration::from_millis(500);
+pub(crate) const TEST_MAX: Duration = Duration::from_millis(500);
 /// How often an input that takes too long is tried: the machine may be busy.
 const TRIES: usize = 8;
 
@@ -54,33 +54,58 @@ pub struct Unreached {
     pub rule: String,
 }
 
+impl TestRun {
+    /// What is wrong with it, with its place, unless it passed.
+    #[must_use]
+    pub fn fault(&self) -> Option<PolicyFault> {
+        let TestOutcome::Failed(why) = &self.outcome else { return None };
+        Some(PolicyFault {
+            file: Some(self.file.clone()),
+            line: Some(self.line),
+            field: Some(self.name.clone()),
+            message: format!("the test `{}` does not pass: {why}", self.name),
+        })
+    }
+}
+
 /// Runs every test, and says which rules none of them reached.
-pub(super) fn tests(files: &RuleFiles, data: &str, outlines: &[(Outline, Kind)]) -> Result<(Vec<TestRun>, Vec<Unreached>), PolicyFault> {
-    let mut engine = engine(files.modules.iter().chain(&files.tests), data)?;
-    engine.set_enable_coverage(true);
-    let limit = ExecutionTimerConfig { limit: TEST_MAX, check_interval: NonZeroU32::MIN };
-    engine.set_execution_timer_config(limit);
-    let pristine = engine.clone();
+pub(super) fn tests(files: &RuleFiles, data: &str, outlines: &[(Outline, Kind)]) -> Result<GateReport, PolicyFault> {
+    let mut pristine = engine(files.modules.iter().chain(&files.tests), data)?;
+    pristine.set_enable_coverage(true);
     let mut runs = Vec::new();
     let mut reached: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
     for (outline, _) in outlines.iter().filter(|(_, kind)| *kind == Kind::Tests) {
-        let mut named = BTreeSet::new();
-        for rule in outline.rules.iter().filter(|rule| rule.name.starts_with("test_") && named.insert(&rule.name)) {
-            let name = path_of(outline, &rule.name);
-            super::progress(&format!("running the test {name}"), &outline.file);
-            let mut engine = pristine.clone();
-            let begun = Instant::now();
-            let outcome = match engine.eval_rule(format!("data.{name}")) {
-                Ok(Value::Bool(true)) => TestOutcome::Passed,
-                Ok(value) => TestOutcome::Failed(format!("it is {}", shown(&value))),
-                Err(error) => TestOutcome::Failed(parse_fault(&outline.file, &error.to_string()).message),
-            };
-            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            runs.push(TestRun { file: outline.file.clone(), line: rule.line, name, outcome, micros });
+        for rule in tests_of(outline) {
+            let (run, engine) = run_test(&pristine, outline, rule);
+            runs.push(run);
             collect(&engine, &mut reached);
         }
     }
-    Ok((runs, unreached(outlines, &reached)))
+    let of_rules = outlines.iter().filter(|(_, kind)| *kind == Kind::Rules).flat_map(|(outline, _)| &outline.rules);
+    let bodies = of_rules.filter(|rule| !rule.is_default).map(|rule| rule.bodies.len()).sum();
+    Ok(GateReport { vectors: Vec::new(), tests: runs, bodies, unreached: unreached(outlines, &reached) })
+}
+
+/// The tests of a module, each once.
+pub(crate) fn tests_of(outline: &Outline) -> impl Iterator<Item = &RuleOutline> {
+    let mut named = BTreeSet::new();
+    outline.rules.iter().filter(move |rule| rule.name.starts_with("test_") && named.insert(&rule.name))
+}
+
+/// Runs one test in a copy of the engine, which knows afterwards what it covered.
+pub(crate) fn run_test(pristine: &Engine, outline: &Outline, rule: &RuleOutline) -> (TestRun, Engine) {
+    let name = path_of(outline, &rule.name);
+    super::progress(&format!("running the test {name}"), &outline.file);
+    let mut engine = pristine.clone();
+    engine.set_execution_timer_config(ExecutionTimerConfig { limit: TEST_MAX, check_interval: NonZeroU32::MIN });
+    let begun = Instant::now();
+    let outcome = match engine.eval_rule(format!("data.{name}")) {
+        Ok(Value::Bool(true)) => TestOutcome::Passed,
+        Ok(value) => TestOutcome::Failed(format!("it is {}", shown(&value))),
+        Err(error) => TestOutcome::Failed(parse_fault(&outline.file, &error.to_string()).message),
+    };
+    let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    (TestRun { file: outline.file.clone(), line: rule.line, name, outcome, micros }, engine)
 }
 
 fn collect(engine: &Engine, reached: &mut BTreeMap<String, BTreeSet<usize>>) {
@@ -104,7 +129,7 @@ fn unreached(outlines: &[(Outline, Kind)], reached: &BTreeMap<String, BTreeSet<u
     unreached
 }
 
-fn path_of(outline: &Outline, name: &str) -> String {
+pub(crate) fn path_of(outline: &Outline, name: &str) -> String {
     outline.package.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
 }
 

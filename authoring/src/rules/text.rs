@@ -4,11 +4,11 @@
 use crate::PolicyFault;
 
 /// All modules together, tests and data apart.
-pub(super) const BYTES_MAX: usize = 256 * 1_024;
+pub(crate) const BYTES_MAX: usize = 256 * 1_024;
 /// One module is parsed in one tick of a worker.
-pub(super) const MODULE_BYTES_MAX: usize = 64 * 1_024;
+pub(crate) const MODULE_BYTES_MAX: usize = 64 * 1_024;
 /// Modules of one policy, tests apart.
-pub(super) const MODULES_MAX: usize = 64;
+pub(crate) const MODULES_MAX: usize = 64;
 /// Brackets within brackets.
 const NESTING_MAX: usize = 6;
 /// Tests give whole inputs and what they want of them.
@@ -19,13 +19,13 @@ const DIGITS_MAX: usize = 32;
 
 /// What a module is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Rules,
     Tests,
 }
 
 /// Size, line length, nesting, and numbers that are no sensible ones.
-pub(super) fn check(file: &str, text: &str, kind: Kind) -> Result<(), PolicyFault> {
+pub(crate) fn check(file: &str, text: &str, kind: Kind) -> Result<(), PolicyFault> {
     let fault = |line: Option<usize>, message: String| PolicyFault { file: Some(file.into()), line, field: None, message };
     if text.len() > MODULE_BYTES_MAX {
         return Err(fault(None, format!("the module has {} bytes; at most {MODULE_BYTES_MAX} are allowed", text.len())));

@@ -7,7 +7,7 @@ use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary, Switch};
 use crate::policies::validation::{Place, described};
 use crate::policies::{
-    Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history,
+    Activation, ActivePolicy, Files, PolicyFault, Revision, check, compare, drafts, embedded, enforcement, explain, follow, history, opa,
     rule_hits, schema, shadow,
 };
 use crate::problem::{ApiError, Problem};
@@ -48,6 +48,7 @@ pub fn router() -> OpenApiRouter<AppState> {
         .merge(compare::router())
         .merge(enforcement::router())
         .merge(rule_hits::router())
+        .merge(opa::router())
 }
 
 /// Policy files to be published, and why.

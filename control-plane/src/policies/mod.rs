@@ -16,6 +16,7 @@ pub mod explain;
 pub mod follow;
 pub mod history;
 pub mod http;
+pub mod opa;
 pub mod rule_hits;
 pub mod rule_names;
 pub mod schema;

@@ -1,12 +1,9 @@
 //! `plant-gateway policy diff`: two policies as text and as changed decisions, by the code that decides.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use authoring::Files;
-use authoring::matrix::{Change, changes};
+use authoring::diff::{self, Change, Comparison, Side};
+use authoring::evaluate::Candidate;
 use clap::Args;
-use serde_json::json;
-use similar::TextDiff;
+use serde_json::{Value, json};
 
 use super::{PolicyError, print, source};
 use crate::commands::admin_api::{Connection, Format};
@@ -23,56 +20,48 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), PolicyError> {
     let files = |named| source::files_of(named, connection);
     let (from, to) = (source::compiled(files(&arguments.from)?)?, source::compiled(files(&arguments.to)?)?);
-    let text = text(&from.files, &to.files);
-    let decisions = changes((&from.document, &from.bundle.policy), (&to.document, &to.bundle.policy));
+    let text = diff::text(&from.files, &to.files);
+    let comparison = diff::decisions(&side(&from), &side(&to));
     match connection.format {
-        Format::Json => print::json(&json!({
-            "from": arguments.from, "to": arguments.to, "text": text, "decisions": decisions, "changed": decisions.len(),
-        })),
-        Format::Text => print::text(&format!("{text}{}", words(&decisions))),
+        Format::Json => print::json(&as_json(arguments, &text, &comparison)),
+        Format::Text => print::text(&format!("{text}{}", words(&comparison))),
     }
-    if text.is_empty() && decisions.is_empty() { Ok(()) } else { Err(PolicyError::Different) }
+    if text.is_empty() && comparison.changed == 0 { Ok(()) } else { Err(PolicyError::Different) }
 }
 
-/// A unified diff of all files.
-fn text(from: &Files, to: &Files) -> String {
-    let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-    let mut text = String::new();
-    for name in names {
-        let side = |files: &Files, letter: &str| {
-            files.get(name).map_or((String::new(), "/dev/null".to_owned()), |text| (text.clone(), format!("{letter}/{name}")))
-        };
-        let ((before, old), (after, new)) = (side(from, "a"), side(to, "b"));
-        if before != after {
-            text.push_str(&TextDiff::from_lines(&before, &after).unified_diff().header(&old, &new).to_string());
-        }
+fn side(candidate: &Candidate) -> Side<'_> {
+    Side { document: &candidate.document, compiled: &candidate.bundle.policy }
+}
+
+/// As the control plane says it.
+fn as_json(arguments: &Arguments, text: &str, comparison: &Comparison) -> Value {
+    let decision = |change: &Change| {
+        let Change { gateway, from, to, endpoints, endpoint_count, callers, caller_count } = change;
+        json!({
+            "gateway": gateway.name(), "from": from, "to": to, "endpoints": endpoints, "endpoint_count": endpoint_count,
+            "callers": callers, "caller_count": caller_count,
+        })
+    };
+    let Comparison { changes, compared, changed, truncated, summary } = comparison;
+    json!({
+        "from": arguments.from, "to": arguments.to, "summary": summary, "text": text,
+        "decisions": changes.iter().map(decision).collect::<Vec<_>>(), "compared": compared, "changed": changed, "truncated": truncated,
+    })
+}
+
+/// One paragraph for each group of changes.
+fn words(comparison: &Comparison) -> String {
+    let mut text = format!("{}\n", comparison.summary);
+    for Change { gateway, from, to, endpoints, endpoint_count, callers, caller_count } in &comparison.changes {
+        text.push_str(&format!("  {}: {from} -> {to}\n", gateway.name()));
+        text.push_str(&format!("    {}\n    for {}\n", listed(endpoints, *endpoint_count), listed(callers, *caller_count)));
     }
     text
 }
 
-/// One line for each request and change, with all its callers.
-fn words(decisions: &[Change]) -> String {
-    if decisions.is_empty() {
-        return "no decision changes\n".to_owned();
-    }
-    let mut by_request: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();
-    for change in decisions {
-        by_request.entry((&change.request, change.before, change.after)).or_default().push(&change.caller);
-    }
-    let mut text = format!("{} decisions change:\n", decisions.len());
-    for ((request, before, after), callers) in by_request {
-        text.push_str(&format!("  {request}: {} -> {}: {}\n", meaning(before), meaning(after), callers.join(", ")));
-    }
-    text
-}
-
-fn meaning(letter: &str) -> &'static str {
-    match letter {
-        "Y" => "yes",
-        "A" => "with an approval",
-        "S" => "in the sandbox",
-        "R" => "by custom rules",
-        "-" => "no such route",
-        _ => "no",
+fn listed(names: &[String], count: usize) -> String {
+    match count.saturating_sub(names.len()) {
+        0 => names.join("; "),
+        more => format!("{}; and {more} more", names.join("; ")),
     }
 }

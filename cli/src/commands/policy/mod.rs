@@ -3,14 +3,15 @@
 //! Exit codes: 0 done; 1 not valid, tests failed, or differences found; 2 wrong usage, or something cannot be read; 3 the control
 //! plane does not answer, or refuses.
 
-mod cases;
 mod diff;
 mod drafts;
 mod explain;
+mod import;
 mod lifecycle;
 mod print;
 mod schema;
 mod source;
+mod testing;
 mod validate;
 
 pub use explain::Remote as ExplainArguments;
@@ -38,10 +39,12 @@ pub struct Arguments {
 enum Action {
     /// Check a folder of policy files, as the control plane would.
     Validate(validate::Arguments),
-    /// Run the golden cases beside a policy, and say what they do not cover.
-    Test(cases::Arguments),
+    /// Run the golden cases beside a policy and the tests of its custom rules, and say what they do not cover.
+    Test(testing::Arguments),
     /// Compare two policies: as text and as changed decisions.
     Diff(diff::Arguments),
+    /// Make roles and permissions of policies that were written for an OPA server.
+    Import(import::Arguments),
     /// Decide a request by the policy in a folder, and say why.
     Eval(explain::Local),
     /// Ask the control plane how the policy in force decides a request, and why.
@@ -89,6 +92,23 @@ pub enum PolicyError {
         #[source]
         source: std::io::Error,
     },
+    /// Something cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Unwritable {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Policies of an OPA server cannot be used.
+    #[error("`{}`: {fault}", folder.display())]
+    Oracle {
+        /// Where they are.
+        folder: PathBuf,
+        /// What is wrong with them.
+        fault: Box<PolicyFault>,
+    },
     /// An argument makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -105,8 +125,8 @@ impl PolicyError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Invalid(_) | Self::Failed(_) | Self::Different => 1,
-            Self::Unreadable { .. } | Self::Usage(_) => 2,
+            Self::Invalid(_) | Self::Failed(_) | Self::Different | Self::Oracle { .. } => 1,
+            Self::Unreadable { .. } | Self::Unwritable { .. } | Self::Usage(_) => 2,
             Self::Api(error) => error.exit_code(),
             Self::BreakGlass(_) => 3,
         }
@@ -127,7 +147,8 @@ pub fn run(arguments: &Arguments) -> Result<(), PolicyError> {
     let (connection, format) = (&arguments.connection, arguments.connection.format);
     let done = match &arguments.action {
         Action::Validate(arguments) => validate::run(arguments, format),
-        Action::Test(arguments) => cases::run(arguments, format),
+        Action::Test(arguments) => testing::run(arguments, format),
+        Action::Import(arguments) => import::run(arguments, format),
         Action::Diff(arguments) => diff::run(arguments, connection),
         Action::Eval(arguments) => explain::local(arguments, format),
         Action::Explain(question) => explain::remote(question, connection),
@@ -141,7 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<(), PolicyError> {
         Action::Enforcement => lifecycle::enforcement(connection),
         Action::Rules(arguments) => lifecycle::rules(arguments, connection),
     };
-    if let (Err(PolicyError::Invalid(fault)), Format::Json) = (&done, format) {
+    if let (Err(PolicyError::Invalid(fault) | PolicyError::Oracle { fault, .. }), Format::Json) = (&done, format) {
         print::json(&print::fault(fault));
     }
     done

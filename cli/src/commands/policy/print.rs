@@ -16,6 +16,11 @@ pub(super) fn text(text: &str) {
     println!("{}", escaped(text.trim_end_matches('\n')));
 }
 
+/// Text on standard error, beside a result that stands for itself.
+pub(super) fn note(text: &str) {
+    eprintln!("{}", escaped(text.trim_end_matches('\n')));
+}
+
 /// An answer, as it came or in words.
 pub(super) fn answer(format: Format, answer: &Value, words: impl FnOnce(&Value) -> String) {
     match format {
@@ -26,7 +31,12 @@ pub(super) fn answer(format: Format, answer: &Value, words: impl FnOnce(&Value) 
 
 /// A fault of a policy.
 pub(super) fn fault(fault: &PolicyFault) -> Value {
-    json!({"valid": false, "fault": {"file": fault.file, "line": fault.line, "field": fault.field, "message": fault.message}})
+    json!({"valid": false, "fault": place(fault)})
+}
+
+/// Something that is wrong or odd, and where it stands.
+pub(super) fn place(fault: &PolicyFault) -> Value {
+    json!({"file": fault.file, "line": fault.line, "field": fault.field, "message": fault.message})
 }
 
 /// The members of a list, wherever the answer has it.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use authoring::directory::{self, DirectoryError};
 use authoring::evaluate::Candidate;
+use authoring::rules::Gate;
 use authoring::{Files, PolicyFault};
 use serde_json::Value;
 
@@ -12,11 +14,25 @@ use crate::demo::http::Ask;
 
 /// The files of a folder.
 pub(super) fn files(folder: &Path) -> Result<Files, PolicyError> {
+    read(folder, directory::read)
+}
+
+/// The modules of a folder.
+pub(super) fn modules(folder: &Path) -> Result<Files, PolicyError> {
+    read(folder, directory::read_modules)
+}
+
+/// What examines rules that others wrote: this program, in a process of its own.
+pub(super) fn gate() -> Result<Gate, PolicyError> {
+    Gate::this_program().map_err(|source| PolicyError::Unreadable { path: "/proc/self/exe".into(), source })
+}
+
+fn read(folder: &Path, files: fn(&Path) -> Result<Files, DirectoryError>) -> Result<Files, PolicyError> {
     if !folder.is_dir() {
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
         return Err(PolicyError::Unreadable { path: folder.to_owned(), source });
     }
-    authoring::directory::read(folder).map_err(|error| {
+    files(folder).map_err(|error| {
         let fault = PolicyFault::from(error);
         let path = fault.file.clone().unwrap_or_default().into();
         PolicyError::Unreadable { path, source: std::io::Error::other(fault.message) }

@@ -1,10 +1,14 @@
-//! `plant-gateway policy validate`.
+//! `plant-gateway policy validate`: what publishing would say, and what looks like a mistake.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use authoring::PolicyFault;
+use authoring::evaluate::Candidate;
+use authoring::findings::findings;
+use authoring::rules::{GateReport, gather};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
+use wire::policy::PolicyDocument;
 
 use super::{POLICIES, PolicyError, print, source};
 use crate::commands::admin_api::Format;
@@ -21,8 +25,11 @@ pub(super) struct Arguments {
     secrets: Option<PathBuf>,
 }
 
+/// What the gate found in custom rules.
+type Gated = Option<GateReport>;
+
 pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyError> {
-    let candidate = source::candidate(&arguments.folder)?;
+    let (candidate, gated) = gated(&arguments.folder)?;
     if let Some(secrets) = &arguments.secrets {
         policy::check_secrets(&candidate.document, secrets).map_err(|error| {
             let fault = match error {
@@ -33,27 +40,55 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
             PolicyError::Invalid(Box::new(fault))
         })?;
     }
-    let document = &candidate.document;
-    let counts = [
+    let findings = findings(&candidate.document, &candidate.bundle.policy, &candidate.files);
+    let keys = if arguments.secrets.is_some() { "checked" } else { "not checked" };
+    match format {
+        Format::Json => print::json(&as_json(&candidate, &gated, &findings, keys)),
+        Format::Text => print::text(&as_text(&candidate, &gated, &findings, keys)),
+    }
+    Ok(())
+}
+
+/// As publishing does it: files are read, and custom rules examined, by a process of its own.
+fn gated(folder: &Path) -> Result<(Candidate, Gated), PolicyError> {
+    let invalid = |fault| PolicyError::Invalid(Box::new(fault));
+    let (files, gate) = (source::files(folder)?, source::gate()?);
+    gate.read(&files).map_err(invalid)?;
+    let candidate = source::compiled(files)?;
+    let rules = gather(&candidate.document, &candidate.files).map_err(invalid)?;
+    let report = rules.map(|rules| gate.run(&rules).and_then(GateReport::passed)).transpose().map_err(invalid)?;
+    Ok((candidate, report))
+}
+
+fn counts(document: &PolicyDocument) -> [(&'static str, usize); 5] {
+    [
         ("issuers", document.issuers.len()),
         ("roles", document.roles.len()),
         ("routes", document.routes.len()),
         ("budgets", document.budgets.len()),
         ("flags", document.flags.len()),
-    ];
-    let keys = if arguments.secrets.is_some() { "checked" } else { "not checked" };
-    match format {
-        Format::Json => {
-            let mut answer = json!({"valid": true, "files": candidate.files.len(), "secrets": keys});
-            if let Some(object) = answer.as_object_mut() {
-                object.extend(counts.map(|(name, count)| (name.to_owned(), json!(count))));
-            }
-            print::json(&answer);
-        }
-        Format::Text => {
-            let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-            print::text(&format!("valid: {}; secrets {keys}", counts.join(", ")));
+    ]
+}
+
+fn as_json(candidate: &Candidate, gated: &Gated, findings: &[PolicyFault], keys: &str) -> Value {
+    let places: Vec<Value> = findings.iter().map(print::place).collect();
+    let rules = gated.as_ref().map(|report| json!({"tests": report.tests.len(), "bodies": report.bodies, "unreached": report.unreached}));
+    let mut answer = json!({"valid": true, "files": candidate.files.len(), "secrets": keys, "findings": places, "rules": rules});
+    if let Some(object) = answer.as_object_mut() {
+        object.extend(counts(&candidate.document).map(|(name, count)| (name.to_owned(), json!(count))));
+    }
+    answer
+}
+
+fn as_text(candidate: &Candidate, gated: &Gated, findings: &[PolicyFault], keys: &str) -> String {
+    let counts: Vec<String> = counts(&candidate.document).iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let mut text = format!("valid: {}; secrets {keys}\n", counts.join(", "));
+    if let Some(report) = gated {
+        text.push_str(&format!("custom rules: {} tests pass, {} bodies\n", report.tests.len(), report.bodies));
+        for body in &report.unreached {
+            text.push_str(&format!("  without a test: {}:{}: {}\n", body.file, body.line, body.rule));
         }
     }
-    Ok(())
+    findings.iter().for_each(|finding| text.push_str(&format!("finding: {finding}\n")));
+    text
 }
