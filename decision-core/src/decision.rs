@@ -123,8 +123,8 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
-    /// Every coded reason.
-    pub fn codes() -> impl Iterator<Item = &'static str> {
+    /// Every reason, each with any one of what it carries.
+    pub fn all() -> impl Iterator<Item = Self> {
         let plain = [
             Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
             Self::AmbiguousHeader(""),
@@ -148,7 +148,12 @@ impl DenyReason {
             Self::BudgetSpent(BudgetId(0)),
             Self::BudgetUnscoped(BudgetId(0)),
         ];
-        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused)).map(Self::code)
+        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused))
+    }
+
+    /// Every coded reason.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        Self::all().map(Self::code)
     }
 
     /// The check that refused.
