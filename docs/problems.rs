@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 
-/// Status and slug of every row of a section's table. A row has one slug, and may have several statuses.
+/// Status and slug of every row of a section's table. A row has one slug, and may have several statuses; another one stands for
+/// itself, and is nothing that is sent.
 pub(crate) fn listed(section: &str) -> BTreeSet<(String, String)> {
     let page = include_str!("problems.md");
-    let (_, rest) = page.split_once(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("there is no section `{section}`"));
+    let rest = page.split_once(&format!("\n## {section}\n")).map_or("", |(_, rest)| rest);
     let rows = rest.lines().take_while(|line| !line.starts_with("## ")).filter_map(|line| line.strip_prefix("| "));
-    let entries = rows.filter(|row| !row.starts_with("status |")).flat_map(|row| {
-        let (statuses, rest) = row.split_once(" | `").unwrap_or_else(|| panic!("a row without a slug: {row}"));
-        let (slug, _) = rest.split_once("` | ").unwrap_or_else(|| panic!("a row with more than a slug: {row}"));
+    let rows = rows.filter(|row| !row.starts_with("status |"));
+    rows.flat_map(|row| {
+        let parts = row.split_once(" | `").and_then(|(statuses, rest)| Some((statuses, rest.split_once("` | ")?.0)));
+        let (statuses, slug) = parts.unwrap_or(("", row));
         statuses.split(", ").map(|status| (status.to_owned(), slug.to_owned()))
-    });
-    entries.collect()
+    })
+    .collect()
 }
 
 /// The same of what code can send.
