@@ -2,8 +2,10 @@
 //! cases, in `policies/cases/README.md`. Unknown fields are errors.
 
 use crate::Files;
-use crate::fault::{PolicyFault, chain};
+use crate::fault::PolicyFault;
 use crate::place::{Which, find};
+use decision_core::causes::chain;
+use decision_core::facts;
 use decision_core::nearest::nearest;
 use decision_core::principal::CredentialFault;
 use decision_core::time::Timestamp;
@@ -11,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
-use wire::policy::Gateway;
+use wire::policy::{FlagState, Gateway, Switch};
 
 /// The folder of cases, beside the sources of their policy.
 pub const FOLDER: &str = "cases";
@@ -30,6 +32,9 @@ pub struct FiledCase {
     /// The case.
     pub case: Case,
 }
+
+/// How flags stand, by name.
+pub type FlagStates = BTreeMap<String, FlagState>;
 
 /// One file of cases.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +61,9 @@ pub struct Case {
     pub registration_key: Option<RegistrationKey>,
     /// Which protocol it asks to change to.
     pub upgrade: Option<Upgrade>,
+    /// Flags that stand so for everybody while the case is decided; the others stand as the policy says.
+    #[serde(default)]
+    pub flags: FlagStates,
     /// Whether it also runs through Envoy, where it can.
     #[serde(default = "default_true")]
     pub envoy: bool,
@@ -142,6 +150,15 @@ pub enum Upgrade {
     Other,
 }
 
+impl From<Upgrade> for facts::Upgrade {
+    fn from(upgrade: Upgrade) -> Self {
+        match upgrade {
+            Upgrade::Websocket => Self::Websocket,
+            Upgrade::Other => Self::Other,
+        }
+    }
+}
+
 /// What must become of the request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,6 +181,9 @@ pub struct Want {
     pub approval: Approval,
     /// All charges; not compared when absent.
     pub charges: Option<BTreeMap<String, i64>>,
+    /// All checks that a flag skips.
+    #[serde(default)]
+    pub skipped: Vec<Switch>,
     /// What the backend gets; compared through Envoy only, not at all when absent.
     pub forwarded: Option<Forwarded>,
 }
@@ -336,6 +356,9 @@ mod tests {
             ("token: none", "token: { issuer: pp, roles: [], rolls: [] }"),
             ("token: none", "token: nothing"),
             ("token: none", "token: none, upgrade: h2c"),
+            ("token: none", "token: none, flags: { a: maybe }"),
+            ("status: 404", "status: 404, skipped: [authentication]"),
+            ("status: 404", "status: 404, skipped: [ownership]"),
             ("cases:", "casess:"),
         ] {
             let fault = parse(&GOOD.replace(from, to)).unwrap_err();

@@ -81,8 +81,7 @@ impl Coverage {
         let used: BTreeSet<_> = charged.into_iter().chain(limits).collect();
         wanted.extend(used.into_iter().filter_map(|id| Some(Part::Budget(policy.budget(id)?.name.to_string()))));
         for flag in &document.flags {
-            wanted.extend(has_state(flag, wire::policy::FlagState::On).then(|| Part::FlagOn(flag.name.clone())));
-            wanted.extend(has_state(flag, wire::policy::FlagState::Off).then(|| Part::FlagOff(flag.name.clone())));
+            wanted.extend([Part::FlagOn(flag.name.clone()), Part::FlagOff(flag.name.clone())]);
         }
         let owned = document.routes.iter().filter(|route| route.ownership.is_some());
         wanted.extend(owned.map(|route| Part::Ownership(route.name.clone())));
@@ -117,7 +116,7 @@ impl Coverage {
         for (flag, (name, state)) in policy.flags().iter().zip(&evaluation.flags) {
             let on_route = routes_flag == Some(name.as_str());
             let made = |wanted: fn(Finding) -> bool| {
-                let switched = Switch::ALL.into_iter().filter(|switch| flag.switches.contains(*switch)).map(check_of);
+                let switched = Switch::ALL.into_iter().filter(|switch| flag.switches.contains(*switch)).map(Check::from);
                 switched.into_iter().any(|check| evaluation.checks.iter().any(|(at, finding)| *at == check && wanted(*finding)))
             };
             let authenticated = evaluation.checks.contains(&(Check::Authentication, Finding::Passed));
@@ -180,28 +179,6 @@ const fn kind(part: &Part) -> &'static str {
     }
 }
 
-const fn check_of(switch: Switch) -> Check {
-    match switch {
-        Switch::Permission => Check::Permission,
-        Switch::Trial => Check::Trial,
-        Switch::Approval => Check::Approval,
-        Switch::Routing => Check::Routing,
-        Switch::Rules => Check::Rules,
-        Switch::Budget => Check::Budget,
-    }
-}
-
-/// Whether the flag has this state for anybody: a switch that stands one way for everybody has no case the other way.
-fn has_state(flag: &wire::policy::Flag, state: wire::policy::FlagState) -> bool {
-    let overridden = flag.overrides.iter().any(|known| known.state == state && !known.customers.is_empty());
-    let by_share = match (flag.rollout_percent, state) {
-        (None, _) => flag.default == state,
-        (Some(percent), wire::policy::FlagState::On) => percent > 0,
-        (Some(percent), wire::policy::FlagState::Off) => percent < 100,
-    };
-    overridden || by_share
-}
-
 /// The refusals that this policy can give and a case can show.
 fn reasons(document: &PolicyDocument) -> impl Iterator<Item = &'static str> {
     use wire::policy::{Approval, ExchangeKind, Requirement, TrialAccess, TrialTokens};
@@ -251,7 +228,7 @@ fn rule_names(document: &PolicyDocument, files: &Files) -> BTreeSet<String> {
 mod tests {
     use super::*;
     use crate::cases::read;
-    use crate::evaluate::{NoRules, evaluate, without_keys};
+    use crate::evaluate::Candidate;
 
     const POLICY: &str = "
 permissions: [a.read]
@@ -268,21 +245,27 @@ routes:
   - { name: b, gateways: [PP], methods: [GET], path: /b, require: authenticated, flag: new, cost_micros: 0, ownership: { in: query } }
 ";
 
-    fn coverage(cases: &[&str]) -> Coverage {
-        let files = Files::from([("policy.yaml".to_owned(), POLICY.to_owned())]);
-        let document = wire::sources::read(&files).unwrap();
-        let bundle = without_keys(&document).unwrap();
+    fn coverage_of(policy: &str, cases: &[&str]) -> Coverage {
+        let mut candidate = Candidate::new(Files::from([("policy.yaml".to_owned(), policy.to_owned())])).unwrap();
         let text = cases.iter().enumerate().map(|(index, case)| {
             format!("  - {{ name: c{index}, gateway: PP, method: GET, {case}, want: {{ decision: deny, status: 0, reason: x }} }}\n")
         });
         let text = format!("cases:\n{}", text.collect::<String>());
         let cases = read(&Files::from([("cases/a.yaml".to_owned(), text)])).unwrap();
-        let mut coverage = Coverage::of(&document, &bundle.policy, &files);
+        let mut coverage = Coverage::of(&candidate.document, &candidate.bundle.policy, &candidate.files);
         for filed in &cases {
-            let evaluation = evaluate(&document, &bundle, &filed.case, &mut NoRules);
-            coverage.note(&document, &bundle.policy, &filed.case, &evaluation);
+            let evaluation = candidate.evaluate(&filed.case);
+            coverage.note(&candidate.document, &candidate.bundle.policy, &filed.case, &evaluation);
         }
         coverage
+    }
+
+    fn coverage(cases: &[&str]) -> Coverage {
+        coverage_of(POLICY, cases)
+    }
+
+    fn flags_missing(policy: &str, cases: &[&str]) -> Vec<String> {
+        coverage_of(policy, cases).missing().iter().map(ToString::to_string).filter(|part| part.starts_with("flag")).collect()
     }
 
     fn missing(cases: &[&str]) -> Vec<String> {
@@ -308,17 +291,14 @@ routes:
     }
 
     #[test]
-    fn a_flag_that_stands_one_way_for_everybody_needs_no_case_the_other_way() {
-        let files = Files::from([(
-            "policy.yaml".to_owned(),
-            POLICY.replace(", overrides: [{ customers: [old], state: off }], switches", ", switches"),
-        )]);
-        let document = wire::sources::read(&files).unwrap();
-        let bundle = without_keys(&document).unwrap();
-        let coverage = Coverage::of(&document, &bundle.policy, &files);
-        let wanted: Vec<String> = coverage.missing().iter().map(ToString::to_string).collect();
-        assert!(wanted.contains(&"flag `free`, on".to_owned()) && !wanted.contains(&"flag `free`, off".to_owned()), "{wanted:?}");
-        assert!(wanted.contains(&"flag `new`, off".to_owned()));
+    fn a_flag_that_stands_one_way_for_everybody_needs_a_case_the_other_way_too() {
+        let everybody = POLICY.replace(", overrides: [{ customers: [old], state: off }], switches", ", switches");
+        let nobody = "path: /a, token: { issuer: pp, roles: [nobody] }, flags: { free: off }";
+        let reader = "path: /a, token: { issuer: pp, roles: [reader] }, flags: { free: on }";
+        let missing = |cases: &[&str]| flags_missing(&everybody, cases);
+        assert_eq!(missing(&[]), ["flag `free`, on", "flag `new`, on", "flag `free`, off", "flag `new`, off"]);
+        assert_eq!(missing(&[nobody]), ["flag `free`, on", "flag `new`, on", "flag `new`, off"]);
+        assert_eq!(missing(&[nobody, reader]), ["flag `new`, on", "flag `new`, off"]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The files of a policy in a folder.
 
 use crate::Files;
-use crate::fault::{PolicyFault, chain};
+use crate::fault::PolicyFault;
+use decision_core::causes::chain;
 use std::io;
 use std::path::{Path, PathBuf};
 

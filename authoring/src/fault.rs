@@ -3,6 +3,7 @@
 use crate::Files;
 use crate::place::{Which, find, named};
 use authn::Algorithm;
+use decision_core::causes::chain;
 use decision_core::nearest::nearest;
 use std::error::Error;
 use std::fmt;
@@ -103,22 +104,6 @@ impl PolicyFault {
         let (file, line) = place.map_or((None, None), |(file, line)| (Some(file), Some(line)));
         Self { file, line, field: field.map(str::to_owned), message }
     }
-}
-
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Claims that an issuer may require.

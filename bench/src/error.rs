@@ -70,15 +70,3 @@ pub(crate) enum LoadError {
     #[error("the request is not valid")]
     Request(#[from] hyper::http::Error),
 }
-
-/// The error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cli::stack::{Options, Stack, repository};
+use decision_core::causes::chain;
 
 use self::error::BenchError;
 use self::identity::Jwks;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error::chain(&error));
+            eprintln!("error: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -107,6 +107,7 @@ fn a_request_is_decided_here_as_the_gateways_would() {
     assert_eq!(of(&["--claims", &text])["reason"], "expired");
     assert_eq!(of(&["--anonymous"])["reason"], "credential_missing");
     assert_eq!(of(&["--registered"])["refused_by"], "authentication");
+    assert_eq!(of(&["--anonymous", "--upgrade", "websocket"])["reason"], "upgrade_refused");
     let governor = text.replace("[\"viewer\"]", "[\"agent_orchestrator\"]");
     let permitted = of(&[&["--claims", &governor][..], &at].concat());
     assert_eq!((&permitted["decision"], &permitted["approval"]), (&json!("permit"), &json!("governor")));
@@ -224,8 +225,9 @@ fn explain_sends_claims_and_never_the_token() {
     assert!(told.starts_with("deny: expired (authentication)\n") && told.contains("revision  4"), "{told}");
     let claims = json!({"iss": "https://cp", "jti": "j", "exp": 1_790_000_000});
     assert_eq!(plane.last().body, json!({"gateway": "PP", "method": "GET", "path": "/api/v1/agents", "claims": claims}));
-    plane.done(&[&["policy", "explain"][..], &ask, &["--anonymous", "--at", "2026-01-15T12:00:00Z"]].concat(), "");
-    assert_eq!(plane.last().body["at"], "2026-01-15T12:00:00Z");
+    plane
+        .done(&[&["policy", "explain"][..], &ask, &["--anonymous", "--at", "2026-01-15T12:00:00Z", "--upgrade", "websocket"]].concat(), "");
+    assert_eq!((&plane.last().body["at"], &plane.last().body["upgrade"]), (&json!("2026-01-15T12:00:00Z"), &json!("websocket")));
 }
 
 #[test]

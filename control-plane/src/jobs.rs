@@ -5,8 +5,8 @@
 use crate::app::AppState;
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
-use crate::problem::chain;
 use crate::{approvals, audit, pages, policies, revocations, webhooks};
+use decision_core::causes::chain;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};

@@ -3,9 +3,9 @@
 use authoring::rules::gate;
 use clap::Parser;
 use control_plane::break_glass;
-use control_plane::problem::chain;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
+use decision_core::causes::chain;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 

@@ -2,9 +2,9 @@
 
 use crate::app::AppState;
 use crate::policies::follow as policies;
-use crate::problem::chain;
 use crate::revocations::follow as revocations;
 use crate::{keys, policies::store, revocations as revoked};
+use decision_core::causes::chain;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use std::time::Duration;

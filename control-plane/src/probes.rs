@@ -3,12 +3,12 @@
 use crate::app::AppState;
 use crate::policies::PolicyFault;
 use crate::policies::enforcement::ahead_message;
-use crate::problem::chain;
 use crate::start::MIGRATOR;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use decision_core::causes::chain;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::time::Duration;

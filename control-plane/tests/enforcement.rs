@@ -117,6 +117,13 @@ async fn it_is_told_which_workers_enforce_what_was_activated(database: PgPool) {
     one.says(&world, 2, None).await;
     let told = enforcement(&world).await;
     assert_eq!((&told["summary"], &told["activation"]), (&json!("revision 1 is enforced by 1 of 2 workers"), &json!(2)));
+    assert_eq!(
+        (&told["workers"], &told["enforcing"]),
+        (&json!(2), &json!(1)),
+        "a worker that was not heard of for a minute is not counted"
+    );
+    let counted = told["counted"].as_str().unwrap();
+    assert!(counted.starts_with("workers that have had a request, and reported within the last minute"), "{counted}");
     let lagging = &told["lagging"];
     assert_eq!((lagging.as_array().map(Vec::len), &lagging[0]["holder"]), (Some(1), &json!(other.holder.to_string())));
     assert_eq!((&lagging[0]["envoy_id"], &lagging[0]["activation"], &lagging[0]["revision"]), (&json!("envoy-1"), &json!(1), &json!(1)));

@@ -419,7 +419,7 @@ async fn a_canary_secret_shows_up_nowhere(database: PgPool) {
     std::fs::write(world.directory.path().join("secrets/cp-registration.secret"), CANARY).unwrap();
     follow::refresh(&world.state).await.unwrap();
     let hmac = std::fs::read_to_string(world.directory.path().join("secrets/legacy-1.secret")).unwrap();
-    let hash = support::hex(&<sha2::Sha256 as sha2::Digest>::digest(CANARY));
+    let hash = wire::hex::hex(&<sha2::Sha256 as sha2::Digest>::digest(CANARY));
     world.post("/admin/v1/policies", &json!({ "files": world.files(), "reason": "a test" })).await;
     world.post("/admin/v1/revocations", &json!({ "kind": "customer", "value": "c", "reason": "a test" })).await;
     let mut seen = String::new();

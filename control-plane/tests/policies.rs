@@ -340,6 +340,32 @@ async fn explains_with_the_code_that_decides(database: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn explains_what_becomes_of_an_upgrade(database: PgPool) {
+    let directory = World::prepared();
+    let world = World::over(database, directory).await.unwrap();
+    let mut files = world.files();
+    let route = "{ name: socket, gateways: [PP], methods: [GET], path: /socket, require: public, exchange: websocket }";
+    files["routes/socket.yaml"] = format!("routes:\n  - {route}\n").into();
+    let published = world.post("/admin/v1/policies", &json!({ "files": files, "reason": "a socket" })).await.json();
+    let path = format!("/admin/v1/policies/{}/activation", published["revision"]);
+    assert_eq!(world.post(&path, &json!({ "reason": "a socket" })).await.status, StatusCode::CREATED);
+    for (path, upgrade, reason) in [
+        ("/socket", json!("websocket"), "ok"),
+        ("/socket", json!(null), "upgrade_refused"),
+        ("/socket", json!("other"), "upgrade_refused"),
+        ("/api/v1/agents", json!("websocket"), "upgrade_refused"),
+        ("/api/v1/agents", json!("other"), "upgrade_refused"),
+        ("/api/v1/agents", json!(null), "credential_missing"),
+    ] {
+        let question = json!({ "gateway": "PP", "method": "GET", "path": path, "anonymous": true, "upgrade": upgrade });
+        let answer = world.post("/admin/v1/explain", &question).await.json();
+        assert_eq!(answer["reason"], reason, "{question}: {answer}");
+    }
+    let unknown = json!({ "gateway": "PP", "method": "GET", "path": "/socket", "anonymous": true, "upgrade": "h2c" });
+    assert_eq!(world.post("/admin/v1/explain", &unknown).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn the_bundle_is_what_was_activated(database: PgPool) {
     let world = World::new(database).await;
     let answer = world.poll(ENVOY_TOKEN, None, 0).await;

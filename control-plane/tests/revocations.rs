@@ -14,9 +14,10 @@ use decision_core::principal::RevocationKind;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::time::{Duration, Instant};
-use support::{Answer, ENVOY_TOKEN, World, admin_token, hex, ops_token_with, send};
+use support::{Answer, ENVOY_TOKEN, World, admin_token, ops_token_with, send};
 use uuid::Uuid;
 use wire::frame;
+use wire::hex::hex;
 use wire::revocation::{PAGE_CHANGES_MAX, RevocationPage};
 
 const PATH: &str = "/admin/v1/revocations";

@@ -70,6 +70,21 @@ pub enum Unit {
     Requests,
 }
 
+impl Unit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MicroUsd, Self::Tasks, Self::Requests];
+
+    /// What a spent budget of this unit answers with, unless it says otherwise.
+    #[must_use]
+    pub const fn spent(self) -> (SpentProblem, u16) {
+        match self {
+            Self::MicroUsd => (SpentProblem::BudgetExceeded, 402),
+            Self::Tasks => (SpentProblem::TrialLimitExceeded, 429),
+            Self::Requests => (SpentProblem::RateLimitExceeded, 429),
+        }
+    }
+}
+
 /// A budget's rhythm: fixed windows in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names say it")]

@@ -2,6 +2,7 @@
 
 use crate::budget::{BudgetId, Units};
 use crate::decide::Observer;
+use crate::flag::Switch;
 use crate::path::AmbiguousPath;
 use crate::policy::{CHARGES_MAX, RouteId};
 use crate::principal::CredentialFault;
@@ -21,6 +22,20 @@ pub enum Check {
     Routing,
     Rules,
     Budget,
+}
+
+impl From<Switch> for Check {
+    /// The check that is switched.
+    fn from(switch: Switch) -> Self {
+        match switch {
+            Switch::Permission => Self::Permission,
+            Switch::Trial => Self::Trial,
+            Switch::Approval => Self::Approval,
+            Switch::Routing => Self::Routing,
+            Switch::Rules => Self::Rules,
+            Switch::Budget => Self::Budget,
+        }
+    }
 }
 
 impl Check {
@@ -108,8 +123,8 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
-    /// Every coded reason.
-    pub fn codes() -> impl Iterator<Item = &'static str> {
+    /// Every reason, each with any one of what it carries.
+    pub fn all() -> impl Iterator<Item = Self> {
         let plain = [
             Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
             Self::AmbiguousHeader(""),
@@ -133,7 +148,12 @@ impl DenyReason {
             Self::BudgetSpent(BudgetId(0)),
             Self::BudgetUnscoped(BudgetId(0)),
         ];
-        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused)).map(Self::code)
+        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused))
+    }
+
+    /// Every coded reason.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        Self::all().map(Self::code)
     }
 
     /// The check that refused.

@@ -10,6 +10,7 @@
 //! tells the same story in names.
 
 pub mod budget;
+pub mod causes;
 pub mod decide;
 pub mod decision;
 pub mod explain;

@@ -9,6 +9,7 @@ pub mod load;
 pub mod policies;
 pub mod raw;
 pub mod relay;
+pub mod revisions;
 pub mod stacks;
 pub mod tokens;
 pub mod webhook_receiver;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cli::stack::{Options, Stack, StackError, State, repository};
+/// What a person sees who runs the tests.
+pub use decision_core::causes::chain as told;
 
 /// The ports of each test binary. All are below 32768, where Linux takes the ports of outgoing connections from.
 pub mod ports {
@@ -114,18 +116,6 @@ impl Drop for InUse {
         self.stack = None;
         drop(stopping);
     }
-}
-
-/// The message of an error with all its causes: what a person sees who runs the tests.
-pub fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Asks again until the answer is there, or time is up.

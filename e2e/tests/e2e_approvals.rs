@@ -13,6 +13,7 @@ use e2e::admin::Admin;
 use e2e::browser::Browser;
 use e2e::http::{Answer, Ask, Client};
 use e2e::policies::without_budgets;
+use e2e::revisions::{activate, publish};
 use e2e::stacks::{eventually, options, ports, told};
 use e2e::webhook_receiver::{Received, WebhookReceiver};
 use serde_json::{Value, json};
@@ -57,14 +58,13 @@ impl World {
         std::fs::write(folder.join("approvals.yaml"), text).unwrap();
         let files = authoring::directory::read(&folder).unwrap();
         let mut admin = self.admin();
-        let published = admin.json(Ask::post("/admin/v1/policies").json(&json!({"files": files, "reason": "a test"}))).await.unwrap();
-        let path = format!("/admin/v1/policies/{}/activation", published["revision"]);
-        let active = admin.json(Ask::post(&path).json(&json!({"reason": "a test"}))).await.unwrap();
+        let revision = publish(&mut admin, &files, "a test").await.unwrap();
+        activate(&mut admin, revision, "a test").await.unwrap();
         let enforced = eventually(PATIENCE, async || {
             let ready = Client::new(&self.state().gateways["PP"]).send(&Ask::get("/ready")).await.unwrap();
-            (ready.json()["activation"] == active["activation"]).then_some(())
+            (ready.json()["revision"].as_i64() == Some(revision)).then_some(())
         });
-        assert!(enforced.await.is_some(), "the policy is never enforced: {active}");
+        assert!(enforced.await.is_some(), "revision {revision} is never enforced");
         // The other workers.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -337,6 +337,7 @@ async fn answered_with_a_redirect(world: &World) {
     let led = world.pp(&ask).await;
     assert_eq!(led.status, 307, "{}", led.text());
     let location = led.header("location").unwrap().to_owned();
+    assert_eq!(led.json()["approval_url"], location);
     let id = location.strip_prefix(&format!("{}/approvals/", world.state().admin)).unwrap_or_else(|| panic!("{location}")).to_owned();
     assert!(
         id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'),

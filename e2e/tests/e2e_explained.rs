@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cli::stack::{Stack, State, repository};
+use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
 use e2e::http::{Ask, Client};
 use e2e::policies::with_budget;
@@ -50,7 +50,21 @@ struct Request {
     gateway: &'static str,
     method: &'static str,
     path: String,
+    upgrade: Option<Upgrade>,
 }
+
+/// A protocol that a request asks to change to.
+#[derive(Clone, Copy)]
+enum Upgrade {
+    Websocket,
+    Other,
+}
+
+/// The default policy opens no WebSocket.
+const SOCKET: &str = "
+routes:
+  - { name: explained.socket, gateways: [CP, PP, PLANT], methods: [GET], path: /explained/socket, require: authenticated, exchange: websocket }
+";
 
 fn people(state: &State, rng: &mut Rng) -> Vec<Who> {
     let mut people = vec![Who::Nobody, Who::KeyHolder];
@@ -123,7 +137,9 @@ fn templates(document: &PolicyDocument) -> Vec<(Vec<&'static str>, String, Vec<&
     let routes = routes.filter(|route| route.ownership.as_ref().is_none_or(|ownership| ownership.place != OwnershipPlace::Body));
     let known = routes
         .map(|route| (route.gateways.iter().filter_map(name).collect(), route.path.clone(), route.methods.iter().map(method).collect()));
-    known.filter(|(gateways, _, _): &(Vec<&str>, String, Vec<&str>)| !gateways.is_empty()).collect()
+    let known = known.filter(|(gateways, _, _): &(Vec<&str>, String, Vec<&str>)| !gateways.is_empty());
+    // Often enough for every kind of caller.
+    known.flat_map(|known| if known.1 == "/explained/socket" { vec![known; 5] } else { vec![known] }).collect()
 }
 
 impl World {
@@ -151,11 +167,21 @@ impl World {
             gateway: if rng.u8(..5) == 0 { GATEWAYS[rng.usize(..3)] } else { gateways[rng.usize(..gateways.len())] },
             method: if rng.u8(..8) == 0 { METHODS[rng.usize(..7)] } else { methods[rng.usize(..methods.len())] },
             path,
+            upgrade: match (template.as_str(), rng.u8(..40)) {
+                ("/explained/socket", 10..) | (_, 0..3) => Some(Upgrade::Websocket),
+                (_, 3) => Some(Upgrade::Other),
+                (_, 4..) => None,
+            },
         }
     }
 
     fn ask(&self, request: &Request, id: &str) -> Ask {
         let ask = Ask::new(request.method, &request.path).header("x-correlation-id", id);
+        let ask = match request.upgrade {
+            None => ask,
+            Some(Upgrade::Websocket) => ask.header("connection", "upgrade").header("upgrade", "websocket"),
+            Some(Upgrade::Other) => ask.header("connection", "upgrade").header("upgrade", "something-else"),
+        };
         match &self.people[request.who] {
             Who::Nobody => ask,
             Who::KeyHolder => ask.header("x-cp-registration-key", &self.registration_key),
@@ -164,7 +190,11 @@ impl World {
     }
 
     fn question(&self, request: &Request) -> Value {
-        let mut question = json!({"gateway": request.gateway, "method": request.method, "path": request.path});
+        let upgrade = request.upgrade.map(|upgrade| match upgrade {
+            Upgrade::Websocket => "websocket",
+            Upgrade::Other => "other",
+        });
+        let mut question = json!({"gateway": request.gateway, "method": request.method, "path": request.path, "upgrade": upgrade});
         match &self.people[request.who] {
             Who::Nobody => question["anonymous"] = json!(true),
             Who::KeyHolder => question["registered"] = json!(true),
@@ -224,10 +254,11 @@ async fn what_is_explained_is_what_is_enforced() {
     let home = tempfile::tempdir().unwrap();
     let mut options = options("explained", ports::EXPLAINED).unwrap();
     options.policies = with_budget(home.path(), "").unwrap();
+    std::fs::write(options.policies.join("routes/zz-test.yaml"), SOCKET).unwrap();
+    let files = authoring::directory::read(&options.policies).unwrap();
     let stack =
         tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap().unwrap_or_else(|error| panic!("{}", told(&error)));
     let state = stack.state();
-    let files = authoring::directory::read(&repository().join("policies")).unwrap();
     let document = wire::sources::read(&files).unwrap();
     let mut rng = Rng::with_seed(seed());
     let world = Arc::new(World {
@@ -248,9 +279,13 @@ async fn what_is_explained_is_what_is_enforced() {
     let enforced = records(state, expected.len()).await;
     let mut differences = Vec::new();
     let mut reasons = BTreeMap::<&str, usize>::new();
+    let mut sockets = 0;
     for (id, (explained, question)) in &expected {
         match enforced.get(id) {
-            Some(enforced) if enforced == explained => *reasons.entry(&explained.reason).or_default() += 1,
+            Some(enforced) if enforced == explained => {
+                *reasons.entry(&explained.reason).or_default() += 1;
+                sockets += usize::from(explained.decision == "permit" && explained.route.as_deref() == Some("explained.socket"));
+            }
             Some(enforced) => differences.push(format!("{question}\n  explained {explained:?}\n  enforced  {enforced:?}")),
             None => differences.push(format!("{question}\n  without a record")),
         }
@@ -263,9 +298,19 @@ async fn what_is_explained_is_what_is_enforced() {
         expected.len(),
         differences[..differences.len().min(20)].join("\n")
     );
-    for reason in ["ok", "no_route", "ambiguous_path", "credential_missing", "permission_missing", "trial_expired", "approval_required"] {
+    for reason in [
+        "ok",
+        "no_route",
+        "ambiguous_path",
+        "credential_missing",
+        "permission_missing",
+        "trial_expired",
+        "approval_required",
+        "upgrade_refused",
+    ] {
         assert!(reasons.contains_key(reason), "no request came to `{reason}`: {reasons:?}");
     }
+    assert!(sockets > 0, "no WebSocket was permitted");
     stack.stop();
 }
 

@@ -1,17 +1,22 @@
 //! Golden cases through a real Envoy: what the client gets and what the audit log says is what the case wants. And through the
-//! explain endpoint, which has to say the same. The same cases are decided natively by the tests of `authoring`.
+//! explain endpoint, which has to say the same. For cases that name flags the policy in which they stand so is put in force. The same
+//! cases are decided natively by the tests of `authoring`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use authoring::cases::{Approval, Case, FiledCase, NOW, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict, read_directory};
-use authoring::evaluate::claims;
+use authoring::Files;
+use authoring::cases::{
+    Approval, Case, FiledCase, FlagStates, NOW, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict, read_directory,
+};
+use authoring::evaluate::{claims, skipped, with_flags};
 use cli::stack::{Stack, State, repository};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
 use e2e::policies::with_budget;
+use e2e::revisions::{activate, enforced, publish};
 use e2e::stacks::{options, ports, told};
 use e2e::tokens::faulty;
 use serde_json::{Value, json};
@@ -28,68 +33,115 @@ async fn every_case_comes_out_of_envoy_and_of_explain_as_it_wants() {
     let mut options = options("golden", ports::GOLDEN).unwrap();
     // The default policy, in which nothing is scarce: every case has the same client address.
     options.policies = with_budget(home.path(), "").unwrap();
-    let policies = options.policies.clone();
+    let files = authoring::directory::read(&options.policies).unwrap();
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{}", told(&error)));
-    let document = wire::sources::read(&authoring::directory::read(&policies).unwrap()).unwrap();
     let cases = read_directory(&repository().join("policies")).unwrap_or_else(|fault| panic!("{fault}"));
-    let failures =
-        [through_envoy(stack.state(), &document, &cases).await, through_explain(stack.state(), &document, &cases).await].concat();
+    let mut runner = Runner::new(stack.state(), wire::sources::read(&files).unwrap());
+    for (flags, cases) in by_flags(&cases) {
+        if !flags.is_empty() {
+            runner.switch(&files, &flags).await;
+        }
+        runner.through_envoy(&cases).await;
+        runner.through_explain(&cases).await;
+    }
+    println!("{} cases through Envoy, {} through explain", runner.sent, runner.asked);
+    assert!(runner.sent >= 300 && runner.asked >= 300, "{} cases through Envoy, {} through explain", runner.sent, runner.asked);
+    let failures = runner.failures;
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     stack.stop();
 }
 
-async fn through_envoy(state: &State, document: &PolicyDocument, cases: &[FiledCase]) -> Vec<String> {
-    let start = Instant::now();
-    let mut clients: BTreeMap<String, Client> = state.gateways.iter().map(|(name, url)| (name.clone(), Client::new(url))).collect();
-    let mut admin = Admin::new(state);
-    let cases: Vec<&FiledCase> = cases.iter().filter(|filed| filed.case.runs_through_envoy()).collect();
-    let mut answers = Vec::new();
-    for (index, FiledCase { case, .. }) in cases.iter().enumerate() {
-        let ask = ask(state, document, case, index);
-        answers.push(clients.get_mut(gateway(case)).unwrap().send(&ask).await.unwrap());
-    }
-    let mut failures = Vec::new();
-    for (index, (FiledCase { file, case }, answer)) in cases.iter().zip(&answers).enumerate() {
-        let mut differences = answer_differs(case, answer);
-        match admin.audit_record(&correlation_id(index), FLUSH).await.unwrap() {
-            Some(record) => differences.extend(record_differs(case, &record)),
-            None => differences.push("there is no audit record".to_owned()),
-        }
-        if !differences.is_empty() {
-            failures.push(format!("{file}: {}:\n  {}\n  {}", case.name, differences.join("\n  "), answer.text()));
+/// The cases by the flags that they name; those that name none come first, under the policy as it is.
+fn by_flags(cases: &[FiledCase]) -> Vec<(FlagStates, Vec<&FiledCase>)> {
+    let mut groups = vec![(FlagStates::new(), Vec::new())];
+    for filed in cases {
+        match groups.iter_mut().find(|(flags, _)| *flags == filed.case.flags) {
+            Some((_, group)) => group.push(filed),
+            None => groups.push((filed.case.flags.clone(), vec![filed])),
         }
     }
-    println!("{} cases through Envoy in {:?}", cases.len(), start.elapsed());
-    assert!(cases.len() >= 300, "{} cases through Envoy", cases.len());
-    failures
+    groups
 }
 
-/// Every case whose caller can be described: by claims, without a credential, or with a good registration key.
-async fn through_explain(state: &State, document: &PolicyDocument, cases: &[FiledCase]) -> Vec<String> {
-    let start = Instant::now();
-    let mut admin = Admin::new(state);
-    let at = OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap().format(&Rfc3339).unwrap();
-    let (mut failures, mut asked) = (Vec::new(), 0);
-    for FiledCase { file, case } in cases.iter().filter(|filed| filed.case.upgrade.is_none()) {
-        let caller = match (claims(document, case), &case.token, case.registration_key) {
-            // What the route asks for decides which of both counts: only Envoy presents both.
-            (Some(_), _, Some(RegistrationKey::Valid)) | (None, Token::Bad(_) | Token::Good(_), _) => continue,
-            (Some(claims), ..) => ("claims", Value::Object(claims)),
-            (None, Token::None(_), Some(RegistrationKey::Valid)) => ("registered", json!(true)),
-            (None, Token::None(_), Some(RegistrationKey::Invalid) | None) => ("anonymous", json!(true)),
-        };
-        let mut question = json!({"gateway": case.gateway, "method": case.method, "path": case.path, "at": at});
-        question[caller.0] = caller.1;
-        let answer = admin.json(Ask::post("/admin/v1/explain").json(&question)).await.unwrap();
-        asked += 1;
-        let differences = explanation_differs(case, &answer);
-        if !differences.is_empty() {
-            failures.push(format!("explain: {file}: {}:\n  {}", case.name, differences.join("\n  ")));
+/// One stack under one policy after the other, and what became of the cases.
+struct Runner<'s> {
+    state: &'s State,
+    /// As it is without the flags of cases.
+    document: PolicyDocument,
+    /// Kept open, so that they stay with workers that are known to enforce what was activated.
+    clients: BTreeMap<String, Client>,
+    admin: Admin,
+    sent: usize,
+    asked: usize,
+    failures: Vec<String>,
+}
+
+impl<'s> Runner<'s> {
+    fn new(state: &'s State, document: PolicyDocument) -> Self {
+        let clients = state.gateways.iter().map(|(name, url)| (name.clone(), Client::new(url))).collect();
+        Self { state, document, clients, admin: Admin::new(state), sent: 0, asked: 0, failures: Vec::new() }
+    }
+
+    /// Puts the policy in force in which these flags stand so.
+    async fn switch(&mut self, files: &Files, flags: &FlagStates) {
+        let document = with_flags(&self.document, flags).unwrap_or_else(|unknown| panic!("{unknown}"));
+        let mut files = files.clone();
+        files.insert("flags.yaml".to_owned(), serde_norway::to_string(&json!({"flags": document.flags})).unwrap());
+        let revision = publish(&mut self.admin, &files, "other flags").await.unwrap();
+        activate(&mut self.admin, revision, "other flags").await.unwrap();
+        assert!(enforced(&mut self.admin, revision, FLUSH).await.is_some(), "revision {revision} is not enforced: {flags:?}");
+    }
+
+    async fn through_envoy(&mut self, cases: &[&FiledCase]) {
+        let mut answers = Vec::new();
+        for filed in cases.iter().filter(|filed| filed.case.runs_through_envoy()) {
+            let id = format!("golden-{}", self.sent);
+            let ask = ask(self.state, &self.document, &filed.case, &id);
+            answers.push((filed, self.clients.get_mut(gateway(&filed.case)).unwrap().send(&ask).await.unwrap(), id));
+            self.sent += 1;
+        }
+        for (FiledCase { file, case }, answer, id) in answers {
+            let mut differences = answer_differs(case, &answer);
+            match self.admin.audit_record(&id, FLUSH).await.unwrap() {
+                Some(record) => differences.extend(record_differs(case, &record)),
+                None => differences.push("there is no audit record".to_owned()),
+            }
+            if !differences.is_empty() {
+                self.failures.push(format!("{file}: {}:\n  {}\n  {}", case.name, differences.join("\n  "), answer.text()));
+            }
         }
     }
-    println!("{asked} cases through explain in {:?}", start.elapsed());
-    assert!(asked >= 300, "{asked} cases through explain");
-    failures
+
+    /// Every case whose caller can be described: by claims, without a credential, or with a good registration key.
+    async fn through_explain(&mut self, cases: &[&FiledCase]) {
+        let at = OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap().format(&Rfc3339).unwrap();
+        for FiledCase { file, case } in cases {
+            let caller = match (claims(&self.document, case), &case.token, case.registration_key) {
+                // What the route asks for decides which of both counts: only Envoy presents both.
+                (Some(_), _, Some(RegistrationKey::Valid)) | (None, Token::Bad(_) | Token::Good(_), _) => continue,
+                (Some(claims), ..) => ("claims", Value::Object(claims)),
+                (None, Token::None(_), Some(RegistrationKey::Valid)) => ("registered", json!(true)),
+                (None, Token::None(_), Some(RegistrationKey::Invalid) | None) => ("anonymous", json!(true)),
+            };
+            let upgrade = case.upgrade.map(protocol);
+            let mut question = json!({"gateway": case.gateway, "method": case.method, "path": case.path, "at": at, "upgrade": upgrade});
+            question[caller.0] = caller.1;
+            let answer = self.admin.json(Ask::post("/admin/v1/explain").json(&question)).await.unwrap();
+            self.asked += 1;
+            let differences = explanation_differs(case, &answer);
+            if !differences.is_empty() {
+                self.failures.push(format!("explain: {file}: {}:\n  {}", case.name, differences.join("\n  ")));
+            }
+        }
+    }
+}
+
+/// As explain names it.
+const fn protocol(upgrade: Upgrade) -> &'static str {
+    match upgrade {
+        Upgrade::Websocket => "websocket",
+        Upgrade::Other => "other",
+    }
 }
 
 fn explanation_differs(case: &Case, answer: &Value) -> Vec<String> {
@@ -100,6 +152,7 @@ fn explanation_differs(case: &Case, answer: &Value) -> Vec<String> {
     // A need for an approval is a condition there, and no reason.
     differences.note("reason", Some(if permitted { "ok" } else { want.reason.as_str() }), answer["reason"].as_str());
     differences.note("rule", want.route.as_deref(), answer["rule"].as_str());
+    differences.note("skipped", skipped(case), passed_over(&answer["checks"]));
     if permitted {
         differences.note("target", Some(target(case)), answer["target"].as_str());
         differences.note("approval", want.approval == Approval::Needed, answer["approval"] == "governor");
@@ -122,8 +175,10 @@ fn charges_of(charges: &Value) -> BTreeMap<String, i64> {
     charges.map(|charge| (charge["budget"].as_str().unwrap().to_owned(), charge["amount"].as_i64().unwrap())).collect()
 }
 
-fn correlation_id(index: usize) -> String {
-    format!("golden-{index}")
+/// The checks that a flag skipped.
+fn passed_over(checks: &Value) -> BTreeSet<&str> {
+    let skipped = checks.as_array().unwrap().iter().filter(|made| made["outcome"] == "skipped_by_flag");
+    skipped.map(|made| made["check"].as_str().unwrap()).collect()
 }
 
 fn gateway(case: &Case) -> &'static str {
@@ -135,8 +190,8 @@ fn gateway(case: &Case) -> &'static str {
     }
 }
 
-fn ask(state: &State, document: &PolicyDocument, case: &Case, index: usize) -> Ask {
-    let mut ask = Ask::new(&case.method, &case.path).header("x-correlation-id", correlation_id(index));
+fn ask(state: &State, document: &PolicyDocument, case: &Case, id: &str) -> Ask {
+    let mut ask = Ask::new(&case.method, &case.path).header("x-correlation-id", id);
     if let Some(authorization) = authorization(state, case) {
         ask = ask.header("authorization", authorization);
     }
@@ -240,6 +295,7 @@ fn record_differs(case: &Case, record: &Value) -> Vec<String> {
     differences.note("route in the record", want.route.as_deref(), record["route"].as_str());
     differences.note("status in the record", Some(u64::from(want.status)), record["status_code"].as_u64());
     differences.note("approval in the record", want.approval == Approval::Needed, record["approval_id"].is_string());
+    differences.note("skipped in the record", skipped(case), passed_over(&record["checks"]));
     differences.note("stage in the record", Some("filter"), record["stage"].as_str());
     if want.status == 200 {
         differences.note("sandbox in the record", Some(want.target == Target::Sandbox), record["sandbox"].as_bool());

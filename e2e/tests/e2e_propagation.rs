@@ -11,8 +11,8 @@ use e2e::http::{Ask, Client};
 use e2e::large::Large;
 use e2e::load::{Load, Samples};
 use e2e::policies::without_budgets;
+use e2e::revisions::{activate, publish};
 use e2e::stacks::{eventually, options, ports, told};
-use serde_json::json;
 
 const AGENTS: &str = "/api/v1/agents";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,19 +25,17 @@ fn steady(url: &str, ask: Ask) -> Load {
     Load { pace: Duration::from_millis(20), ..Load::new(url, ask, 16) }
 }
 
-async fn publish(admin: &mut Admin, files: &authoring::Files, what: &str) -> i64 {
+async fn published(admin: &mut Admin, files: &authoring::Files, what: &str) -> i64 {
     let asked = Instant::now();
-    let ask = Ask::post("/admin/v1/policies").json(&json!({"files": files, "reason": what}));
-    let published = admin.json(ask).await.unwrap();
+    let revision = publish(admin, files, what).await.unwrap();
     println!("{what}: published in {:?}", asked.elapsed());
-    published["revision"].as_i64().unwrap()
+    revision
 }
 
 /// Activates, and says when that was asked for and when it was answered.
-async fn activate(admin: &mut Admin, revision: i64) -> (Instant, Instant) {
+async fn activated(admin: &mut Admin, revision: i64) -> (Instant, Instant) {
     let asked = Instant::now();
-    let ask = Ask::post(&format!("/admin/v1/policies/{revision}/activation")).json(&json!({"reason": "switched under load"}));
-    admin.json(ask).await.unwrap();
+    activate(admin, revision, "switched under load").await.unwrap();
     (asked, Instant::now())
 }
 
@@ -88,9 +86,9 @@ async fn ten_thousand_routes_are_switched_under_load_and_nobody_notices() {
     println!("memory with the policy as shipped: {} bytes", metric(state, "gateway_memory_bytes").await);
 
     let (one, other) = (Large { routes: 10_000, roles: 1_000, generation: 1 }, Large { routes: 10_000, roles: 1_000, generation: 2 });
-    let small = publish(&mut admin, &base, "the policy as shipped").await;
-    let first = publish(&mut admin, &one.added_to(base.clone()), "10,000 routes and 1,000 roles").await;
-    let second = publish(&mut admin, &other.added_to(base.clone()), "10,000 other routes").await;
+    let small = published(&mut admin, &base, "the policy as shipped").await;
+    let first = published(&mut admin, &one.added_to(base.clone()), "10,000 routes and 1,000 roles").await;
+    let second = published(&mut admin, &other.added_to(base.clone()), "10,000 other routes").await;
     let ask = || Ask::get(AGENTS).bearer(&token);
     let quiet = steady(&state.gateways["PP"], ask()).start();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -106,7 +104,7 @@ async fn ten_thousand_routes_are_switched_under_load_and_nobody_notices() {
     ] {
         let load = steady(&state.gateways["PP"], ask()).start();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let (asked, answered) = activate(&mut admin, revision).await;
+        let (asked, answered) = activated(&mut admin, revision).await;
         let within = enforced(state, &probes, answered).await;
         let samples = load.stop().await.unwrap();
         let memory = metric(state, "gateway_memory_bytes").await;

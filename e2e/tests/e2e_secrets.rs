@@ -14,6 +14,7 @@ use e2e::stacks::{options, ports, told};
 use e2e::tokens::forged;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, Row};
+use wire::hex::hex;
 
 /// A secret in the spellings that somebody might print it in.
 struct Canary {
@@ -27,10 +28,6 @@ fn canary(name: &'static str, secret: &str) -> Canary {
         spellings.extend([STANDARD.encode(&bytes), hex(&bytes), format!("{bytes:?}")]);
     }
     Canary { name, spellings }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn canaries(state: &State, tokens: &[(&'static str, &str)]) -> Vec<Canary> {

@@ -10,8 +10,8 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
 use e2e::policies::without_budgets;
+use e2e::revisions::{activate, publish};
 use e2e::stacks::{options, ports, told};
-use serde_json::json;
 use sqlx::{Connection, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -83,9 +83,8 @@ async fn every_answer_is_that_of_one_revision_and_its_record_says_which() {
     let state = stack.state();
     let mut admin = Admin::new(state);
     let files = authoring::directory::read(&second_folder).unwrap();
-    let published = admin.json(Ask::post("/admin/v1/policies").json(&json!({"files": files, "reason": "the second"}))).await.unwrap();
     let first = admin.json(Ask::get("/admin/v1/policies/active")).await.unwrap()["revision"].as_i64().unwrap();
-    let second = published["revision"].as_i64().unwrap();
+    let second = publish(&mut admin, &files, "the second").await.unwrap();
 
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -95,8 +94,7 @@ async fn every_answer_is_that_of_one_revision_and_its_record_says_which() {
     let started = Instant::now();
     for switch in 0..switches() {
         let revision = if switch % 2 == 0 { second } else { first };
-        let path = format!("/admin/v1/policies/{revision}/activation");
-        admin.json(Ask::post(&path).json(&json!({"reason": "switched by a test"}))).await.unwrap();
+        activate(&mut admin, revision, "switched by a test").await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -8,6 +8,7 @@ use crate::loading::{self, Loading, Outcome, Source};
 use crate::root::CallResult;
 use crate::settings::Settings;
 use crate::vm::{NotActivated, Vm};
+use decision_core::causes::chain;
 use decision_core::time::Timestamp;
 use std::time::Duration;
 use wire::bundle::BundleVersion;
@@ -197,20 +198,6 @@ fn connected(vm: &mut Vm, host: &impl Host, etag: Vec<u8>, now: Timestamp) {
     vm.feed.etag = etag;
     vm.contact.heard(About::Keys, host, now);
     set_standing(host, Standing::Connected);
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Takes or renews the claim to be the one that polls. Identity holds no context id: the old and the new root of a

@@ -206,7 +206,7 @@ mod context {
                     true
                 }
                 Err(error) => {
-                    Envoy.log(Level::Error, &crate::bundle_feed::chain(&error));
+                    Envoy.log(Level::Error, &decision_core::causes::chain(&error));
                     false
                 }
             }

@@ -35,8 +35,25 @@ pub(crate) struct SyncState {
     failures: u32,
     hurried: bool,
     undos_sent: usize,
-    /// The last revocation that was said to be enforced.
-    revocation_told: u64,
+    /// What the call in flight tells, if there is one.
+    telling: Enforced,
+    /// What the control plane has heard; none before its first answer.
+    told: Option<Enforced>,
+}
+
+/// What this holder enforces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Enforced {
+    /// The activation; 0 before the first bundle.
+    activation: u64,
+    /// The last revocation.
+    revocation: u64,
+}
+
+impl Enforced {
+    fn by(vm: &Vm) -> Self {
+        Self { activation: vm.active.as_ref().map_or(0, |active| active.version.activation), revocation: vm.revoked.number() }
+    }
 }
 
 impl SyncState {
@@ -72,8 +89,8 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         return;
     }
     let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
-    // Whoever has revoked something wants to see that all workers know.
-    let told = vm.sync.call == 0 || vm.sync.revocation_told == vm.revoked.number();
+    // Whoever has activated or revoked something wants to see that all workers enforce it.
+    let told = vm.sync.call == 0 || vm.sync.told == Some(Enforced::by(vm));
     let waits = !told || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
     let regular = now >= vm.sync.due && (vm.leases.holds_leases() || waits);
     let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
@@ -91,12 +108,13 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     let mut accounts = Vec::new();
     vm.leases.reports(now, ACCOUNTS_PER_CALL, |report| accounts.push(account_report(&report)));
     vm.sync.undos_sent = vm.undos.len();
-    vm.sync.revocation_told = vm.revoked.number();
+    let enforced = Enforced::by(vm);
+    vm.sync.telling = enforced;
     let request = SyncRequest {
         holder,
         call: vm.sync.call,
-        activation: vm.active.as_ref().map_or(0, |active| active.version.activation),
-        revocation: vm.revoked.number(),
+        activation: enforced.activation,
+        revocation: enforced.revocation,
         unknown_keys: vm.key_asks.send(),
         accounts,
         approvals: vm.asks.clone(),
@@ -175,6 +193,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
 
 fn apply(vm: &mut Vm, answer: SyncAnswer) {
     vm.sync.failures = 0;
+    vm.sync.told = Some(vm.sync.telling);
     for account in &answer.accounts {
         let grant = Grant {
             generation: account.generation,
@@ -211,7 +230,8 @@ fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
     vm.records.renumber();
     vm.comparison.begin_anew();
     vm.holder = Some(vm.ids.holder_id());
-    vm.sync = SyncState { retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
+    // The new one is known only when it has called; it must not wait for a request.
+    vm.sync = SyncState { hurried: true, retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
 }
 
 fn failed(vm: &mut Vm, host: &impl Host, now: Timestamp) {

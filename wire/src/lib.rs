@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod bundle;
 pub mod frame;
+pub mod hex;
 pub mod policy;
 pub mod revocation;
 #[cfg(feature = "sources")]

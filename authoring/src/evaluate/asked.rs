@@ -1,7 +1,7 @@
 //! A request that is not made, only asked about.
 
 use authn::{Algorithm, JwsHeader};
-use decision_core::decision::{Check, Conditional, Decision, DenyReason, Finding, RuleVerdict};
+use decision_core::decision::{Check, Conditional, Decision, DenyReason, Finding};
 use decision_core::explain::{ExplainedOutcome, Explanation};
 use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
@@ -9,7 +9,9 @@ use decision_core::path::CanonicalPath;
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::{CredentialFault, Identity, Principal};
 use decision_core::time::Timestamp;
+use rules::{Fault, Ruling};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use wire::bundle::LoadedBundle;
 
 /// Who asks.
@@ -91,21 +93,16 @@ pub struct Tabled<'r> {
     pub now: Timestamp,
 }
 
-/// What custom rules say, and which of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruling {
-    /// Yes or no.
-    pub verdict: RuleVerdict,
-    /// The rule that decided.
-    pub rule: Option<String>,
-    /// Its reason.
-    pub reason: Option<String>,
-}
-
 /// Custom rules.
 pub trait Judge {
     /// Judges what the tables permit.
-    fn judge(&mut self, tabled: &Tabled<'_>) -> Ruling;
+    fn judge(&mut self, tabled: &Tabled<'_>) -> Arc<Ruling>;
+}
+
+/// Of rules that cannot be asked: they refuse, as in the filter.
+#[must_use]
+pub fn unasked() -> Arc<Ruling> {
+    Arc::new(Ruling::from(Fault::Undefined))
 }
 
 /// For a policy without custom rules, which asks for no judgement. One that has them is denied what they would judge, as the
@@ -114,8 +111,8 @@ pub trait Judge {
 pub struct NoRules;
 
 impl Judge for NoRules {
-    fn judge(&mut self, _tabled: &Tabled<'_>) -> Ruling {
-        Ruling { verdict: RuleVerdict::Deny, rule: None, reason: None }
+    fn judge(&mut self, _tabled: &Tabled<'_>) -> Arc<Ruling> {
+        unasked()
     }
 }
 
@@ -125,7 +122,7 @@ pub struct Explained {
     /// The story.
     pub explanation: Explanation,
     /// What custom rules said, if they were asked.
-    pub ruling: Option<Ruling>,
+    pub ruling: Option<Arc<Ruling>>,
 }
 
 /// Why the policy would decide so.
@@ -154,7 +151,7 @@ pub fn decide(
     policy: &CompiledPolicy,
     asked: &Asked<'_>,
     judge: &mut dyn Judge,
-) -> (Result<decision_core::decision::Permit, decision_core::decision::Denial>, Option<Ruling>) {
+) -> (Result<decision_core::decision::Permit, decision_core::decision::Denial>, Option<Arc<Ruling>>) {
     let path = match CanonicalPath::parse(asked.path.as_bytes()) {
         Ok(path) => path,
         Err(ambiguous) => {

@@ -1,15 +1,17 @@
 //! A policy as its files say it, ready to decide: read, compiled, its custom rules loaded.
 
-use super::asked::{Asked, Explained, Judge, NoRules, Ruling, Tabled, explain};
+use super::asked::{Asked, Explained, Judge, NoRules, Tabled, explain, unasked};
 use super::case::{Evaluation, evaluate};
+use super::flags::with_flags;
 use super::without_keys;
-use crate::cases::Case;
+use crate::cases::{Case, FlagStates};
 use crate::{Files, PolicyFault};
-use decision_core::decision::RuleVerdict;
+use decision_core::causes::chain;
 use decision_core::facts::Authentication;
 use decision_core::nearest::nearest;
-use rules::{Loader, RuleSet, RuleSource};
+use rules::{Judged, Loader, RuleSet, RuleSource, Ruling};
 use serde_json::Value;
+use std::sync::Arc;
 use wire::bundle::LoadedBundle;
 use wire::policy::PolicyDocument;
 
@@ -23,6 +25,16 @@ pub struct Candidate {
     /// What that means. No key is known.
     pub bundle: LoadedBundle,
     rules: Option<Box<RuleSet>>,
+    /// What it would be under the flags that cases asked for.
+    variants: Vec<Variant>,
+}
+
+/// The policy under other flags. Its custom rules are the same.
+#[derive(Debug)]
+struct Variant {
+    flags: FlagStates,
+    document: PolicyDocument,
+    bundle: LoadedBundle,
 }
 
 impl Candidate {
@@ -34,15 +46,30 @@ impl Candidate {
         let document = wire::sources::read(&files).map_err(|error| PolicyFault::of_source(&error, &files))?;
         let bundle = without_keys(&document).map_err(|error| PolicyFault::of_bundle(&error, &files))?;
         let rules = load_rules(&document, &files)?.map(Box::new);
-        Ok(Self { files, document, bundle, rules })
+        Ok(Self { files, document, bundle, rules, variants: Vec::new() })
     }
 
-    /// Decides a golden case.
+    /// Decides a golden case, under the flags that it names.
     pub fn evaluate(&mut self, case: &Case) -> Evaluation {
-        match &mut self.rules {
-            Some(rules) => evaluate(&self.document, &self.bundle, case, rules.as_mut()),
-            None => evaluate(&self.document, &self.bundle, case, &mut NoRules),
+        let fault = self.prepare(&case.flags).err();
+        let variant = self.variants.iter().find(|variant| variant.flags == case.flags);
+        let (document, bundle) = variant.map_or((&self.document, &self.bundle), |variant| (&variant.document, &variant.bundle));
+        let evaluation = match &mut self.rules {
+            Some(rules) => evaluate(document, bundle, case, rules.as_mut()),
+            None => evaluate(document, bundle, case, &mut NoRules),
+        };
+        Evaluation { fault, ..evaluation }
+    }
+
+    /// Compiles the policy under these flags, unless that is what it says or was done already.
+    fn prepare(&mut self, flags: &FlagStates) -> Result<(), String> {
+        if flags.is_empty() || self.variants.iter().any(|variant| variant.flags == *flags) {
+            return Ok(());
         }
+        let document = with_flags(&self.document, flags).map_err(|unknown| unknown.to_string())?;
+        let bundle = without_keys(&document).map_err(|error| chain(&error))?;
+        self.variants.push(Variant { flags: flags.clone(), document, bundle });
+        Ok(())
     }
 
     /// Why the policy would decide so.
@@ -55,25 +82,21 @@ impl Candidate {
 }
 
 impl Judge for RuleSet {
-    fn judge(&mut self, tabled: &Tabled<'_>) -> Ruling {
-        let refused = || Ruling { verdict: RuleVerdict::Deny, rule: None, reason: None };
+    fn judge(&mut self, tabled: &Tabled<'_>) -> Arc<Ruling> {
         // The tables permit nothing to custom rules that has no route or no user.
         let (Some(route), Authentication::Verified(principal)) = (tabled.facts.route, tabled.facts.authentication) else {
-            return refused();
+            return unasked();
         };
-        let ruling = Self::judge(
-            self,
-            &rules::Judged {
-                gateway: tabled.facts.gateway,
-                method: tabled.facts.method,
-                path: tabled.path.path(),
-                route,
-                principal,
-                target: tabled.conditional.target(),
-                now: tabled.now,
-            },
-        );
-        Ruling { verdict: ruling.verdict, rule: Some(ruling.rule.to_string()), reason: Some(ruling.reason.to_string()) }
+        let judged = Judged {
+            gateway: tabled.facts.gateway,
+            method: tabled.facts.method,
+            path: tabled.path.path(),
+            route,
+            principal,
+            target: tabled.conditional.target(),
+            now: tabled.now,
+        };
+        Self::judge(self, &judged)
     }
 }
 
@@ -141,6 +164,38 @@ decision := {\"allow\": true, \"rule\": \"readers\", \"reason\": \"\"} if \"read
         for filed in read(&Files::from([("cases/a.yaml".to_owned(), cases.to_owned())])).unwrap() {
             let evaluation = candidate.evaluate(&filed.case);
             assert_eq!(crate::evaluate::compare(&filed.case, &evaluation), Ok(()), "{}", filed.case.name);
+        }
+    }
+
+    #[test]
+    fn a_case_is_decided_under_its_flags_and_the_next_one_is_not() {
+        let policy = POLICY.replace(
+            "rules: {",
+            "flags: [{ name: strict, default: on, overrides: [{ customers: [c], state: on }], switches: [permission, rules] }]\nrules: {",
+        );
+        let mut candidate = Candidate::new(files(&policy)).unwrap();
+        let mut outcome = |flags: &str, want: &str| {
+            let case = format!(
+                "cases: [{{ name: a, gateway: PP, method: GET, path: /a, token: {{ issuer: pp, roles: [guest], customer_id: c }}, {flags}want: {{ {want} }} }}]"
+            );
+            let cases = read(&Files::from([("cases/a.yaml".to_owned(), case)])).unwrap();
+            let evaluation = candidate.evaluate(&cases[0].case);
+            crate::evaluate::compare(&cases[0].case, &evaluation)
+        };
+        let permitted = "decision: permit, status: 200, reason: ok, route: a";
+        let denied = "decision: deny, status: 403, reason: rule_refused, route: a";
+        let skipping = format!("{permitted}, skipped: [rules, permission]");
+        for _ in 0..2 {
+            assert_eq!(outcome("", denied), Ok(()));
+            assert_eq!(outcome("flags: { strict: on }, ", denied), Ok(()));
+            assert_eq!(outcome("flags: { strict: off }, ", &skipping), Ok(()), "its override as well");
+        }
+        for (flags, want, told) in [
+            ("flags: { strict: off }, ", permitted, "skipped: want {}, got {\"permission\", \"rules\"}"),
+            ("", &format!("{denied}, skipped: [permission]"), "skipped: want {\"permission\"}, got {}"),
+            ("flags: { stricter: off }, ", denied, "flags: `stricter` does not exist; the nearest name is `strict`"),
+        ] {
+            assert_eq!(outcome(flags, want), Err(told.to_owned()));
         }
     }
 

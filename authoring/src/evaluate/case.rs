@@ -1,18 +1,20 @@
 //! One golden case, decided twice: by the code that enforces and by the code that explains.
 
-use super::asked::{Asked, Asker, Explained, Judge, Ruling, decide, explain};
-use crate::cases::{Approval, Case, Claims, NOW, RegistrationKey, Target, Token, TrialEnd, Upgrade, Verdict};
+use super::asked::{Asked, Asker, Explained, Judge, decide, explain};
+use crate::cases::{Approval, Case, Claims, NOW, RegistrationKey, Target, Token, TrialEnd, Verdict};
 use decision_core::budget::date_of_day;
 use decision_core::decision::{self, ApprovalNeed, Check, DenyReason, Finding};
 use decision_core::explain::ExplainedOutcome;
 use decision_core::facts;
-use decision_core::flag::FlagState;
+use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
 use decision_core::policy::{CompiledPolicy, Requirement};
 use decision_core::principal::CredentialFault;
+use rules::Ruling;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use wire::bundle::LoadedBundle;
 use wire::policy::{Issuer, PolicyDocument};
 
@@ -48,6 +50,8 @@ pub struct Evaluation {
     pub checks: Vec<(Check, Finding)>,
     /// The state of every flag for the caller.
     pub flags: Vec<(String, FlagState)>,
+    /// Why it was not decided as the case says: its flags cannot stand so.
+    pub fault: Option<String>,
 }
 
 /// Decides a case.
@@ -55,11 +59,7 @@ pub struct Evaluation {
 pub fn evaluate(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case, judge: &mut dyn Judge) -> Evaluation {
     let policy = &bundle.policy;
     let asker = asker(document, bundle, case);
-    let upgrade = match case.upgrade {
-        None => facts::Upgrade::None,
-        Some(Upgrade::Websocket) => facts::Upgrade::Websocket,
-        Some(Upgrade::Other) => facts::Upgrade::Other,
-    };
+    let upgrade = case.upgrade.map_or(facts::Upgrade::None, Into::into);
     let asked = Asked { gateway: case.gateway.into(), method: &case.method, path: &case.path, upgrade, asker: &asker, now: NOW };
     let identity = match &asker {
         Asker::Verified(principal) => Some(&principal.identity),
@@ -68,7 +68,7 @@ pub fn evaluate(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case, j
     let flags = policy.flags().iter().map(|flag| (flag.name.to_string(), flag.state(identity))).collect();
     let story = explain(policy, &asked, judge);
     let decided = decided(policy, &asked, judge);
-    Evaluation { decided, explained: explained(policy, &story), checks: story.explanation.checks, flags }
+    Evaluation { decided, explained: explained(policy, &story), checks: story.explanation.checks, flags, fault: None }
 }
 
 /// Whether the answers are what the case wants, and agree.
@@ -76,6 +76,9 @@ pub fn evaluate(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case, j
 /// # Errors
 /// What differs.
 pub fn compare(case: &Case, evaluation: &Evaluation) -> Result<(), String> {
+    if let Some(fault) = &evaluation.fault {
+        return Err(fault.clone());
+    }
     let want = &case.want;
     let got = &evaluation.decided;
     let wanted = Answer {
@@ -94,11 +97,22 @@ pub fn compare(case: &Case, evaluation: &Evaluation) -> Result<(), String> {
     if evaluation.decided != evaluation.explained {
         return Err(format!("decided and explained differently: {}", differences(&evaluation.decided, &evaluation.explained).join("; ")));
     }
+    let passed_over: BTreeSet<&str> =
+        evaluation.checks.iter().filter(|(_, finding)| *finding == Finding::SkippedByFlag).map(|(check, _)| check.name()).collect();
+    if passed_over != skipped(case) {
+        return Err(format!("skipped: want {:?}, got {passed_over:?}", skipped(case)));
+    }
     match (evaluation.checks.last(), got.decision) {
         (Some((_, Finding::Refused(_))), Verdict::Permit) => Err("it is permitted after a check that refused".to_owned()),
         (Some((_, Finding::Passed | Finding::SkippedByFlag)) | None, Verdict::Deny) => Err("it is denied and no check refused".to_owned()),
         (Some((_, Finding::Refused(_))), Verdict::Deny) | (Some(_) | None, Verdict::Permit) => Ok(()),
     }
+}
+
+/// The names of the checks that a flag has to skip.
+#[must_use]
+pub fn skipped(case: &Case) -> BTreeSet<&'static str> {
+    case.want.skipped.iter().map(|switch| Check::from(Switch::from(*switch)).name()).collect()
 }
 
 fn differences(want: &Answer, got: &Answer) -> Vec<String> {
@@ -148,7 +162,7 @@ fn permission(
     target: decision::Target,
     approval: ApprovalNeed,
     charges: BTreeMap<String, i64>,
-    ruling: Option<Ruling>,
+    ruling: Option<Arc<Ruling>>,
 ) -> Answer {
     // Without a grant, which no case presents, the client is told to get one.
     let (approval, status, reason) = match approval {
@@ -159,11 +173,11 @@ fn permission(
         decision::Target::Production => Target::Production,
         decision::Target::Sandbox => Target::Sandbox,
     };
-    let rule = ruling.and_then(|ruling| ruling.rule);
+    let rule = ruling.map(|ruling| ruling.rule.to_string());
     Answer { decision: Verdict::Permit, status, reason: reason.into(), route, rule, target, approval, charges }
 }
 
-fn refusal(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>, ruling: Option<Ruling>) -> Answer {
+fn refusal(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>, ruling: Option<Arc<Ruling>>) -> Answer {
     let status = match reason {
         DenyReason::AmbiguousPath(_) | DenyReason::AmbiguousHeader(_) => 400,
         DenyReason::UpgradeRefused | DenyReason::BodyNotObject | DenyReason::BodyKeyRepeated => 400,
@@ -181,7 +195,7 @@ fn refusal(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>, r
         status,
         reason: reason.code().into(),
         route,
-        rule: ruling.and_then(|ruling| ruling.rule),
+        rule: ruling.map(|ruling| ruling.rule.to_string()),
         target: Target::default(),
         approval: Approval::default(),
         charges: BTreeMap::new(),

@@ -3,10 +3,12 @@
 mod asked;
 mod candidate;
 mod case;
+mod flags;
 
-pub use asked::{Asked, Asker, Explained, Judge, NoRules, Ruling, Tabled, decide, explain};
+pub use asked::{Asked, Asker, Explained, Judge, NoRules, Tabled, decide, explain, unasked};
 pub use candidate::Candidate;
-pub use case::{Answer, Evaluation, claims, compare, evaluate};
+pub use case::{Answer, Evaluation, claims, compare, evaluate, skipped};
+pub use flags::{UnknownFlag, with_flags};
 
 use wire::bundle::{Bundle, BundleError, BundleVersion, IssuerKeys, KeysKnown, LoadedBundle};
 use wire::policy::PolicyDocument;

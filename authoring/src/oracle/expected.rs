@@ -3,7 +3,8 @@
 
 use super::{Compared, Says, Situation, Subject};
 use crate::cases::{FOLDER, ORACLE};
-use crate::fault::{PolicyFault, chain};
+use crate::fault::PolicyFault;
+use decision_core::causes::chain;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
+use wire::hex::hex;
 
 use super::error::StackError;
 use super::run_dir::{RunDir, write_private};
@@ -62,7 +63,7 @@ impl Secrets {
         write_private(&folder.join("cp-registration.secret"), registration_key.as_bytes())?;
         let data_plane_token = random()?;
         let data_plane_tokens = run_dir.join("data-plane-tokens");
-        let hash: String = Sha256::digest(data_plane_token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&Sha256::digest(data_plane_token.as_bytes()));
         write_private(&data_plane_tokens, format!("{ENVOY_ID} {hash}\n").as_bytes())?;
         let admin_token = match issuers.get("ops") {
             Some(ops) => mint(ops, &operator()).map_err(StackError::AdminToken)?,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use wire::hex::hex;
 
 const STAMP: &str = "requirements.sha256";
 
@@ -62,7 +63,7 @@ pub fn install(root: &Path, say: &dyn Fn(&str)) -> Result<Tools, ToolError> {
     let tools = root.join(".tools");
     let requirements = root.join("tools/requirements.txt");
     let pins = std::fs::read(&requirements).map_err(|source| ToolError::File { path: requirements.clone(), source })?;
-    let wanted: String = Sha256::digest(&pins).iter().map(|byte| format!("{byte:02x}")).collect();
+    let wanted = hex(&Sha256::digest(&pins));
     let stamp = tools.join(STAMP);
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted)
         && let Ok(found) = find(&tools)

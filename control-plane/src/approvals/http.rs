@@ -8,6 +8,7 @@ use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, PathOf, QueryOf};
 use crate::metrics::Metrics;
+use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
@@ -17,9 +18,6 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
-
-const LIST_DEFAULT: u32 = 50;
-const LIST_MAX: u32 = 200;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -59,8 +57,8 @@ pub struct DecisionRequest {
     responses((status = 200, body = ApprovalList)),
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<ApprovalList>, ApiError> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
-    let approvals = store::list(&state.database, query.status, approvers(&state), i64::from(limit)).await?;
+    let limit = PageSize::READ.of(query.limit)?;
+    let approvals = store::list(&state.database, query.status, approvers(&state), limit.rows()).await?;
     Ok(Json(ApprovalList { approvals }))
 }
 

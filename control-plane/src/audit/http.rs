@@ -3,6 +3,7 @@
 use super::store::{self, Cursor, Filter, StoredRecord};
 use crate::app::AppState;
 use crate::extract::QueryOf;
+use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
@@ -13,8 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1_000;
+const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -109,12 +109,9 @@ pub struct Count {
     responses((status = 200, body = Page), (status = 400, description = "A parameter is not valid", body = Problem)),
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery>) -> Result<Json<Page>, ApiError> {
-    let limit = query.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    // One more than asked for tells whether there is a next page.
-    let asked = i64::from(limit).saturating_add(1);
-    let mut records = store::query(&state.database, &query.filter()?, query.cursor()?, asked).await?;
-    let more = records.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit = PAGE.of(query.limit)?;
+    let mut records = store::query(&state.database, &query.filter()?, query.cursor()?, limit.rows_and_one()).await?;
+    let more = limit.cut(&mut records);
     let last = records.last().filter(|_| more).map(StoredRecord::cursor);
     let next_cursor = last.map(|Cursor { at_us, id }| format!("{at_us}-{id}"));
     Ok(Json(Page { records, next_cursor }))

@@ -4,19 +4,20 @@ use super::ledger::Account;
 use super::{AccountKey, store, valkey};
 use crate::app::AppState;
 use crate::extract::QueryOf;
+use crate::paging::PageSize;
 use crate::policies::ActivePolicy;
-use crate::problem::{ApiError, chain};
+use crate::problem::ApiError;
 use axum::Json;
 use axum::extract::State;
 use decision_core::budget::{Budget, ScopePart, Units};
+use decision_core::causes::chain;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-const LIST_DEFAULT: u32 = 100;
-const LIST_MAX: u32 = 1_000;
+const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -87,13 +88,13 @@ async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>)
     if [&query.budget, &query.scope].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(ApiError::invalid("a name contains NUL"));
     }
-    let limit = query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
+    let limit = PAGE.of(query.limit)?;
     let policy = state.policy();
-    let durable = store::list(&state.database, query.budget.as_deref(), query.scope.as_deref(), i64::from(limit)).await?;
+    let durable = store::list(&state.database, query.budget.as_deref(), query.scope.as_deref(), limit.rows()).await?;
     let accounts = durable.iter().map(|listed| durable_view(&policy, listed)).collect::<Result<_, _>>()?;
     let mut list = AccountList { accounts, unavailable: Vec::new() };
     add_volatile(&state, &policy, &query, &mut list).await?;
-    list.accounts.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.cut(&mut list.accounts);
     Ok(Json(list))
 }
 

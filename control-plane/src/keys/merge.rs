@@ -2,8 +2,8 @@
 
 use super::jwk_set;
 use super::store::StoredSet;
-use crate::problem::chain;
 use authn::{Algorithm, VerificationKey};
+use decision_core::causes::chain;
 use wire::bundle::{IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::{Issuer, PolicyDocument};
 

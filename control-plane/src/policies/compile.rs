@@ -3,13 +3,13 @@
 use crate::keys::merge;
 use crate::keys::store::StoredSet;
 use crate::policies::{ActivePolicy, Files, PolicyFault, Revision};
-use crate::problem::chain;
 use crate::secrets::SecretsDirectory;
 use ::rules::{Loader, RuleSource};
 use authoring::rules::{self, Gate};
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use decision_core::causes::chain;
 use decision_core::policy::compile::compile;
 use sha2::{Digest, Sha256};
 use std::sync::Mutex;

@@ -22,6 +22,11 @@ const LISTED_MAX: usize = 100;
 /// A rule that has not matched for so long is worth a look.
 const UNMATCHED_DAYS: i32 = 30;
 
+/// Who is a worker here. Envoy has more threads with a filter than report.
+const COUNTED: &str = "workers that have had a request, and reported within the last minute; a worker reports within a second of enforcing \
+                       an activation. Not counted: a worker before its first request, which takes what is in force before it serves, and \
+                       Envoy's main thread, which serves nobody";
+
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(enforcement))
@@ -32,6 +37,8 @@ pub fn router() -> OpenApiRouter<AppState> {
 pub struct Enforcement {
     /// "revision 17 is enforced by 12 of 12 workers".
     pub summary: String,
+    /// Who is counted as a worker, and who is not.
+    pub counted: &'static str,
     /// The activation in force.
     pub activation: Activation,
     /// Its revision.
@@ -40,7 +47,7 @@ pub struct Enforcement {
     pub key_set: u64,
     /// The newest beginning or end of a shadow; 0 before the first.
     pub shadow: i64,
-    /// Workers that reported within the last minute.
+    /// Workers, as `counted` says.
     pub workers: usize,
     /// Those of them that enforce the activation.
     pub enforcing: usize,
@@ -97,6 +104,7 @@ async fn enforcement(State(state): State<AppState>, _caller: Caller) -> Result<J
     let key_set = policy.version.key_set;
     Ok(Json(Enforcement {
         summary,
+        counted: COUNTED,
         activation: record.activation,
         revision: record.revision,
         key_set,

@@ -5,20 +5,18 @@ use crate::caller::{Caller, now};
 use crate::extract::JsonBody;
 use crate::policies::ActivePolicy;
 use crate::problem::{ApiError, Problem};
-use authn::{Algorithm, JwsHeader};
+use authoring::cases;
+use authoring::evaluate::{self, Asked, Asker, Explained, Judge, Tabled, unasked};
 use axum::Json;
 use axum::extract::State;
-use decision_core::decision::{ApprovalNeed, Check, Conditional, DenyReason, Finding, Target};
+use decision_core::decision::{ApprovalNeed, Target};
 use decision_core::explain::{ExplainedOutcome, Explanation};
-use decision_core::facts::{Authentication, RequestFacts, Upgrade};
-use decision_core::gateway::Method;
-use decision_core::path::CanonicalPath;
-use decision_core::principal::{CredentialFault, Identity, Principal};
+use decision_core::facts::Upgrade;
 use decision_core::time::Timestamp;
-use rules::{Fault, Judged, Ruling};
+use rules::Ruling;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use wire::bundle::LoadedBundle;
@@ -44,6 +42,9 @@ pub struct Question {
     /// With a good registration key.
     #[serde(default)]
     pub registered: bool,
+    /// The protocol that it asks to change to: `websocket` or `other`; none if absent.
+    #[schema(value_type = Option<String>)]
+    pub upgrade: Option<cases::Upgrade>,
     /// When, in RFC 3339; now if absent.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -110,14 +111,6 @@ pub struct ChargeDue {
     pub amount: i64,
 }
 
-/// Who asks, owned for as long as the facts borrow it.
-enum Asker {
-    Anonymous,
-    Registered,
-    Verified(Box<Principal>),
-    Refused(CredentialFault),
-}
-
 /// Explain how a request would be decided by the policy in force. Nothing is charged, recorded or forwarded.
 #[utoipa::path(
     post, path = "/admin/v1/explain", operation_id = "explain", request_body = Question,
@@ -137,41 +130,31 @@ pub(super) async fn explain(
 /// The question contradicts itself.
 pub fn answer(policy: &ActivePolicy, question: &Question) -> Result<Answer, ApiError> {
     let now = question.at.map_or_else(now, moment);
-    let asker = asker(&policy.loaded, question, now)?;
-    let path = match CanonicalPath::parse(question.path.as_bytes()) {
-        Ok(path) => path,
-        Err(ambiguous) => return Ok(told(policy, refused_path(DenyReason::AmbiguousPath(ambiguous)))),
+    let asked = Asked {
+        gateway: question.gateway.into(),
+        method: &question.method,
+        path: &question.path,
+        upgrade: question.upgrade.map_or(Upgrade::None, Into::into),
+        asker: &asker(&policy.loaded, question, now)?,
+        now,
     };
-    let gateway = question.gateway.into();
-    // A method that no route may name matches none, as in the filter.
-    let method = Method::parse(question.method.as_bytes());
-    let route = method.and_then(|method| policy.loaded.policy.route(gateway, method, path.path()));
-    let authentication = match &asker {
-        Asker::Anonymous => Authentication::Anonymous,
-        Asker::Registered => Authentication::Registered,
-        Asker::Verified(principal) => Authentication::Verified(principal),
-        Asker::Refused(fault) => Authentication::Refused(*fault),
-    };
-    let facts = RequestFacts { gateway, method: method.unwrap_or(Method::Get), route, authentication, upgrade: Upgrade::None };
-    let mut ruling = None;
-    let explanation = decision_core::explain(&policy.loaded.policy, &facts, now, |conditional| {
-        let said = judge(policy, &facts, path.path(), conditional, now);
-        let verdict = said.verdict;
-        ruling = Some(RulingTold { rule: said.rule.to_string(), reason: said.reason.to_string() });
-        verdict
-    });
+    let Explained { explanation, ruling } = evaluate::explain(&policy.loaded.policy, &asked, &mut InForce(policy));
+    let ruling = ruling.map(|said| RulingTold { rule: said.rule.to_string(), reason: said.reason.to_string() });
     Ok(Answer { ruling, ..told(policy, explanation) })
 }
 
 /// The very rules that filters evaluate, by the same code. Where they cannot be asked they refuse, as there.
-fn judge(policy: &ActivePolicy, facts: &RequestFacts<'_>, path: &str, conditional: &Conditional, now: Timestamp) -> Arc<Ruling> {
-    let undefined = || Arc::new(Ruling::from(Fault::Undefined));
-    let (Some(rules), Some(route), Authentication::Verified(principal)) = (&policy.rules, facts.route, facts.authentication) else {
-        return undefined();
-    };
-    let judged = Judged { gateway: facts.gateway, method: facts.method, path, route, principal, target: conditional.target(), now };
-    // A question that panicked has left rules that may be half-way through another input.
-    rules.lock().map_or_else(|_poisoned| undefined(), |mut rules| rules.judge(&judged))
+struct InForce<'p>(&'p ActivePolicy);
+
+impl Judge for InForce<'_> {
+    fn judge(&mut self, tabled: &Tabled<'_>) -> Arc<Ruling> {
+        match self.0.rules.as_ref().map(Mutex::lock) {
+            Some(Ok(mut rules)) => Judge::judge(&mut *rules, tabled),
+            // A question that panicked has left rules that may be half-way through another input.
+            Some(Err(_poisoned)) => unasked(),
+            None => unasked(),
+        }
+    }
 }
 
 fn moment(at: OffsetDateTime) -> Timestamp {
@@ -183,41 +166,10 @@ fn asker(bundle: &LoadedBundle, question: &Question, now: Timestamp) -> Result<A
     match (&question.claims, question.anonymous, question.registered) {
         (None, true, false) => Ok(Asker::Anonymous),
         (None, false, true) => Ok(Asker::Registered),
-        (Some(claims), false, false) => Ok(match identify(bundle, claims, now)? {
-            Ok(identity) => bundle
-                .policy
-                .principal(identity)
-                .map_or(Asker::Refused(CredentialFault::NoKnownRole), |known| Asker::Verified(Box::new(known))),
-            Err(fault) => Asker::Refused(fault),
-        }),
+        (Some(claims), false, false) => Ok(Asker::of_claims(bundle, claims, now)),
         (Some(_), _, _) | (None, true, true) | (None, false, false) => {
             Err(ApiError::invalid("exactly one of `claims`, `anonymous: true` and `registered: true` is needed"))
         }
-    }
-}
-
-/// The claims as the verifier would see them after the signature: with the header that the issuer's own rules ask for.
-fn identify(bundle: &LoadedBundle, claims: &Map<String, Value>, now: Timestamp) -> Result<Result<Identity, CredentialFault>, ApiError> {
-    let iss = claims.get("iss").and_then(Value::as_str);
-    let Some(rules) = iss.and_then(|iss| bundle.issuers.find(iss)) else {
-        return Ok(Err(CredentialFault::IssuerMismatch));
-    };
-    let payload = serde_json::to_vec(claims).map_err(|error| ApiError::internal("writing claims", error))?;
-    let key = rules.keys.first();
-    let header = JwsHeader {
-        algorithm: key.map_or(Algorithm::Es256, |key| key.algorithm),
-        kid: key.and_then(|key| key.kid.clone()),
-        typ: rules.token_types.first().cloned(),
-    };
-    Ok(authn::check_claims(&payload, &header, rules, key.and_then(|key| key.kid.as_deref()), now))
-}
-
-fn refused_path(reason: DenyReason) -> Explanation {
-    Explanation {
-        checks: vec![(Check::Path, Finding::Refused(reason))],
-        route: None,
-        action: None,
-        outcome: ExplainedOutcome::Deny(reason),
     }
 }
 

@@ -4,7 +4,8 @@ use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, QueryOf};
-use crate::policies::http::{InForce, ListQuery, activated, active, compile_candidate, files_of, page_limit, require_way_back};
+use crate::paging::{Limit, PageSize};
+use crate::policies::http::{InForce, ListQuery, activated, active, compile_proposal, files_of};
 use crate::policies::store::{Switch, activation_latest, policies_lock};
 use crate::policies::{Activation, Revision};
 use crate::problem::{ApiError, Problem};
@@ -69,7 +70,7 @@ async fn activations(
     _caller: Caller,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<Vec<HistoryEntry>>, ApiError> {
-    let limit = page_limit(&query)?;
+    let limit = PageSize::READ.of(query.limit)?;
     Ok(Json(history(&state.database, query.before.map(Activation), limit).await?))
 }
 
@@ -93,8 +94,7 @@ async fn rollback(
     let current = current.ok_or(ApiError::Unavailable { what: "no policy is active" })?;
     let before = before(&mut *state.database.acquire().await?, current).await?;
     let before = before.ok_or_else(|| ApiError::conflict("no other revision was in force before the active one"))?;
-    let compiled = compile_candidate(&state, files_of(&state, before.revision).await?).await?;
-    require_way_back(&state, &compiled, &headers)?;
+    let compiled = compile_proposal(&state, files_of(&state, before.revision).await?, &headers).await?;
     let mut transaction = state.database.begin().await?;
     policies_lock(&mut transaction).await?;
     // What lies before was looked up for `current`: of two that go back at once, one goes back and the other is told.
@@ -126,7 +126,7 @@ pub(crate) async fn before(connection: &mut PgConnection, current: Activation) -
     .await
 }
 
-async fn history(database: &PgPool, before: Option<Activation>, limit: u32) -> Result<Vec<HistoryEntry>, sqlx::Error> {
+async fn history(database: &PgPool, before: Option<Activation>, limit: Limit) -> Result<Vec<HistoryEntry>, sqlx::Error> {
     sqlx::query_as(
         "SELECT a.activation, a.revision, a.author_issuer, a.author, a.reason, a.activated_at, p.activation AS replaced_activation, \
              p.revision AS replaced_revision, a.rollback_to IS NOT NULL OR coalesce(a.revision < p.revision, false) AS rollback \
@@ -135,7 +135,7 @@ async fn history(database: &PgPool, before: Option<Activation>, limit: u32) -> R
          WHERE $1::bigint IS NULL OR a.activation < $1 ORDER BY a.activation DESC LIMIT $2",
     )
     .bind(before)
-    .bind(i64::from(limit))
+    .bind(limit.rows())
     .fetch_all(database)
     .await
 }

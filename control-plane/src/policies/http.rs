@@ -4,6 +4,7 @@ use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::{Caller, admit, now};
 use crate::extract::{JsonBody, PathOf, QueryOf};
+use crate::paging::PageSize;
 use crate::policies::store::{self, ActivationRecord, Origin, RevisionSummary, Switch};
 use crate::policies::validation::{Place, described};
 use crate::policies::{
@@ -28,8 +29,6 @@ use wire::bundle::BundleVersion;
 const ROLL_BACK_PATH: &str = "/admin/v1/policies/1/activation";
 
 const FILES_MAX: usize = 512;
-const LIST_DEFAULT: u32 = 50;
-const LIST_MAX: u32 = 200;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -140,8 +139,7 @@ async fn publish(
 ) -> Result<Response, ApiError> {
     let Publication { files, reason } = publication;
     admin_events::check_reason(&reason)?;
-    let compiled = compile_candidate(&state, files.clone()).await?;
-    require_way_back(&state, &compiled, &headers)?;
+    compile_proposal(&state, files.clone(), &headers).await?;
     let actor = Actor::from(&caller);
     let mut transaction = state.database.begin().await?;
     let revision = store::revision_publish(&mut transaction, &files, Origin::Api, actor, &reason).await?;
@@ -175,7 +173,7 @@ async fn list(
     _caller: Caller,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<Vec<RevisionSummary>>, ApiError> {
-    let limit = page_limit(&query)?;
+    let limit = PageSize::READ.of(query.limit)?;
     Ok(Json(store::revision_list(&state.database, query.before.map(Revision), limit).await?))
 }
 
@@ -224,8 +222,7 @@ async fn activate(
 ) -> Result<(StatusCode, Json<InForce>), ApiError> {
     admin_events::check_reason(&request.reason)?;
     let files = files_of(&state, revision).await?;
-    let compiled = compile_candidate(&state, files).await?;
-    require_way_back(&state, &compiled, &headers)?;
+    let compiled = compile_proposal(&state, files, &headers).await?;
     let mut transaction = state.database.begin().await?;
     store::policies_lock(&mut transaction).await?;
     let switch = Switch { expected: request.expected_activation, ..Switch::to(revision) };
@@ -254,15 +251,6 @@ pub(super) async fn activated(
     Ok(())
 }
 
-/// The number of entries that a list is asked for.
-pub(super) fn page_limit(query: &ListQuery) -> Result<u32, ApiError> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT);
-    if limit == 0 || limit > LIST_MAX {
-        return Err(ApiError::invalid("`limit` is not 1 to 200"));
-    }
-    Ok(limit)
-}
-
 pub(super) async fn find(state: &AppState, revision: Revision) -> Result<RevisionSummary, ApiError> {
     let found = store::revision_find(&state.database, revision).await?;
     found.ok_or_else(|| ApiError::not_found("revision", revision))
@@ -282,11 +270,14 @@ pub(super) async fn compile_candidate(state: &AppState, files: Files) -> Result<
     Ok(compiled)
 }
 
-/// Refuses a policy under which the very token of this request could no longer roll back.
-pub(super) fn require_way_back(state: &AppState, candidate: &ActivePolicy, headers: &HeaderMap) -> Result<(), ApiError> {
-    admit(&candidate.loaded, &state.revoked, headers, Method::POST.as_str(), ROLL_BACK_PATH, now())
-        .map(|_principal| ())
-        .map_err(|refused| ApiError::WouldLockOut { reason: ApiError::from(refused).code() })
+/// Compiles what the sender of this request wants in force. Refused is a policy under which the very token of the request could
+/// no longer roll back.
+pub(super) async fn compile_proposal(state: &AppState, files: Files, headers: &HeaderMap) -> Result<ActivePolicy, ApiError> {
+    let candidate = compile_candidate(state, files).await?;
+    match admit(&candidate.loaded, &state.revoked, headers, Method::POST.as_str(), ROLL_BACK_PATH, now()) {
+        Ok(_principal) => Ok(candidate),
+        Err(refused) => Err(ApiError::WouldLockOut { reason: ApiError::from(refused).code() }),
+    }
 }
 
 /// Names appear in messages, on other people's screens and perhaps as files again: plain relative paths only. Texts are
@@ -313,8 +304,4 @@ pub(super) fn check_files(files: &Files) -> Result<(), ApiError> {
             ..PolicyFault::default()
         }))),
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,10 +2,10 @@
 
 use crate::app::AppState;
 use crate::audit::hits::{KEEP_DAYS, Kind};
-use crate::policies::rule_names::{self, RuleKey};
 use crate::caller::Caller;
 use crate::extract::QueryOf;
 use crate::policies::ActivePolicy;
+use crate::policies::rule_names::{self, RuleKey};
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;

@@ -1,6 +1,7 @@
 //! Revisions, activations and key sets in Postgres. Rows are only ever added.
 
 use crate::admin_events::{self, Actor, AdminEvent};
+use crate::paging::Limit;
 use crate::policies::shadow::store as shadows;
 use crate::policies::{Activation, Files, KeySet, Revision};
 use crate::problem::ApiError;
@@ -310,10 +311,10 @@ pub async fn revision_find(database: &PgPool, revision: Revision) -> Result<Opti
 }
 
 /// Revisions, newest first, older than `before` if that is given.
-pub async fn revision_list(database: &PgPool, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionSummary>, sqlx::Error> {
+pub async fn revision_list(database: &PgPool, before: Option<Revision>, limit: Limit) -> Result<Vec<RevisionSummary>, sqlx::Error> {
     sqlx::query_as(summaries!("$1::bigint IS NULL OR r.revision < $1 ORDER BY r.revision DESC LIMIT $2"))
         .bind(before)
-        .bind(i64::from(limit))
+        .bind(limit.rows())
         .fetch_all(database)
         .await
 }

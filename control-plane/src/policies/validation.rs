@@ -1,13 +1,14 @@
 //! Whether files are a policy that could be published here, and what about it is odd.
 
 use crate::app::{AppState, admin_routes};
-use crate::policies::http::{Validated, compile_candidate, hex};
+use crate::policies::http::{Validated, compile_candidate};
 use crate::policies::store::content_sha256;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::ApiError;
 use decision_core::nearest::nearest;
 use serde::Serialize;
 use utoipa::ToSchema;
+use wire::hex::hex;
 use wire::policy::{Gateway, PolicyDocument, Route};
 
 /// A verdict that is no error: an invalid draft is kept.

@@ -14,7 +14,7 @@ const LAGGING_MAX: usize = 100;
 pub struct Enforcement {
     /// The number of the latest change.
     pub number: i64,
-    /// Workers that reported within the last minute.
+    /// Workers that have had a request and reported within the last minute.
     pub workers: usize,
     /// Those of them that enforce everything up to the number.
     pub enforcing: usize,

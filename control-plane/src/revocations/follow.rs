@@ -2,7 +2,7 @@
 
 use super::{Revoked, store};
 use crate::app::AppState;
-use crate::problem::chain;
+use decision_core::causes::chain;
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::sync::Notify;

@@ -8,6 +8,7 @@ use crate::admin_events::{self, Actor, AdminEvent};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, PathOf, QueryOf, refused_bytes};
+use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use authn::{Marks, Revocations};
 use axum::Json;
@@ -22,8 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-const LIST_DEFAULT: u32 = 50;
-const LIST_MAX: u32 = 1_000;
+const PAGE: PageSize = PageSize { default: 50, max: 1_000 };
 const IMPORT_MAX: usize = 10_000;
 
 /// The routes of this slice.
@@ -214,15 +214,12 @@ async fn list(
     if [&query.issuer, &query.value].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(ApiError::invalid("a parameter contains NUL"));
     }
-    let limit = i64::from(query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX));
+    let limit = PAGE.of(query.limit)?;
     let ListQuery { issuer, value, cursor, lifted, .. } = query;
     let filter = Filter { kind: query.kind.map(Kind::name), issuer, value, before: cursor, lifted };
-    let mut revocations = store::list(&state.database, &filter, limit.saturating_add(1)).await?;
-    let full = i64::try_from(revocations.len()).is_ok_and(|count| count > limit);
-    if full {
-        revocations.pop();
-    }
-    let next_cursor = revocations.last().filter(|_| full).map(|entry| entry.number);
+    let mut revocations = store::list(&state.database, &filter, limit.rows_and_one()).await?;
+    let more = limit.cut(&mut revocations);
+    let next_cursor = revocations.last().filter(|_| more).map(|entry| entry.number);
     Ok(Json(RevocationList { revocations, next_cursor }))
 }
 

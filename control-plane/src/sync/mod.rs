@@ -12,6 +12,7 @@ use crate::budgets::{Granting, Plan, Reports, valkey};
 use crate::caller::Envoy;
 use crate::holders::{AdmitError, Enforced, HolderId};
 use crate::{approvals, audit, keys};
+use decision_core::causes::chain;
 use store::{Committed, Job};
 use uuid::Uuid;
 use wire::sync::{RecordBatch, SyncAnswer, SyncRequest};
@@ -113,7 +114,7 @@ async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> Sync
             placed.extend(applied.grants);
             recalls.extend(applied.recalls);
         }
-        Err(error) => tracing::warn!(error = %crate::problem::chain(&error), "accounts of volatile budgets are left unanswered"),
+        Err(error) => tracing::warn!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
     }
     placed.sort_by_key(|(index, _)| *index);
     SyncAnswer {

@@ -5,6 +5,7 @@ use crate::admin_events::{self, Actor, AdminEvent};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, PathOf, QueryOf};
+use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
@@ -15,9 +16,6 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
-
-const LIST_DEFAULT: u32 = 50;
-const LIST_MAX: u32 = 200;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -55,8 +53,8 @@ pub struct RedeliveryRequest {
     responses((status = 200, body = DeliveryList)),
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<DeliveryList>, ApiError> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
-    let deliveries = store::list(&state.database, query.state, i64::from(limit)).await?;
+    let limit = PageSize::READ.of(query.limit)?;
+    let deliveries = store::list(&state.database, query.state, limit.rows()).await?;
     Ok(Json(DeliveryList { deliveries }))
 }
 

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use tempfile::TempDir;
 use tower::ServiceExt;
+use wire::hex::hex;
 
 /// The shipped policies.
 pub(crate) const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
@@ -233,8 +234,4 @@ fn copy_policies(from: &Path, to: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -92,19 +92,69 @@ fn a_holder_with_leases_calls_every_second_at_least() {
     gate.finish(&stream);
 }
 
-#[test]
-fn an_idle_holder_tells_within_a_second_that_it_enforces_a_revocation() {
+/// A holder that has delivered everything, and of which only the heartbeat is left.
+fn idle() -> Gate {
     let mut gate = Gate::new("PLANT");
     let stream = held(&mut gate);
     gate.sync(|_, _| {});
     gate.finish(&stream);
-    // Leases and records are delivered and given back, until only the heartbeat is left.
     while let Some((call, _)) = call_within(&gate, Duration::from_secs(15)) {
         gate.answer_sync(&call, &grant_all(&decoded(&call)));
     }
+    gate
+}
+
+#[test]
+fn an_idle_holder_tells_within_a_second_that_it_enforces_a_revocation() {
+    let gate = idle();
     gate.revoke(&[(authn::Mark([7; 16]), 0)]);
     let (_, request) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
     assert_eq!(request.revocation, gate.vm.borrow().revoked.number());
+}
+
+#[test]
+fn an_idle_holder_tells_within_a_second_that_it_enforces_an_activation() {
+    let gate = idle();
+    gate.activate(2);
+    let (call, request) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
+    assert_eq!(request.activation, 2);
+    gate.answer_sync(&call, &grant_all(&request));
+    assert!(call_within(&gate, Duration::from_secs(10)).is_none(), "it was heard, and is idle again");
+}
+
+#[test]
+fn what_was_not_heard_is_told_again() {
+    let gate = idle();
+    gate.activate(2);
+    let (call, _) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
+    gate.answer(&call, &[(":status", b"503")], vec![]);
+    let (call, request) = call_within(&gate, Duration::from_secs(2)).expect("it calls again");
+    assert_eq!((request.call, request.activation), (decoded(&call).call, 2));
+}
+
+/// A switch while a call is under way is not what that call told.
+#[test]
+fn an_activation_during_a_call_is_told_by_the_next_one() {
+    let gate = idle();
+    gate.activate(2);
+    let (call, request) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
+    gate.activate(3);
+    gate.answer_sync(&call, &grant_all(&request));
+    let (_, request) = call_within(&gate, Duration::from_secs(1)).expect("it calls again");
+    assert_eq!(request.activation, 3);
+}
+
+/// After an outage of more than a minute: a worker that serves must not be missing where workers are counted.
+#[test]
+fn an_idle_holder_that_was_closed_makes_its_successor_known() {
+    let gate = idle();
+    let old = gate.vm.borrow().holder;
+    gate.activate(2);
+    let (call, _) = call_within(&gate, Duration::from_secs(1)).expect("it calls");
+    gate.answer(&call, &[(":status", b"410")], vec![]);
+    let (_, request) = call_within(&gate, Duration::from_secs(1)).expect("the new one calls");
+    assert_eq!((request.call, request.activation), (1, 2));
+    assert_ne!(Some(request.holder), old);
 }
 
 #[test]

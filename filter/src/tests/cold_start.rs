@@ -3,12 +3,12 @@
 use super::gate::{Gate, Request, document, image, version};
 use super::host::SharedData;
 use super::tokens;
-use crate::bundle_feed::chain;
 use crate::pipeline::Step;
 use crate::root::configure;
 use crate::vm::Origin;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use decision_core::causes::chain;
 use jwt_simple::algorithms::{ECDSAP256KeyPairLike, ES256KeyPair};
 use serde_json::json;
 use std::rc::Rc;
@@ -94,7 +94,7 @@ fn any_bundle_that_is_served_takes_its_place_and_is_not_replaced_by_it() {
     configured(&third, &embedded(4, |_| {})).unwrap();
     configured(&third, &embedded(3, |_| {})).unwrap();
     assert_eq!(in_force(&third), (4, Origin::Embedded));
-    third.vm.borrow_mut().activate(&third.host, &image(&document(), version(2))).unwrap();
+    third.activate(2);
     assert_eq!(in_force(&third), (2, Origin::Served));
 }
 

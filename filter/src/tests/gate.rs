@@ -139,6 +139,11 @@ impl Gate {
         gate
     }
 
+    /// The default policy, activated again.
+    pub(crate) fn activate(&self, activation: u64) {
+        self.vm.borrow_mut().activate(&self.host, &image(&document(), version(activation))).unwrap();
+    }
+
     /// Something became known: whoever waits for it is judged.
     pub(crate) fn learn(&self) {
         wake_all(&self.vm, &self.host, ROOT, Wake::Learned, self.host.now.get());

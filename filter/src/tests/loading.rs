@@ -132,7 +132,7 @@ fn a_policy_is_dropped_bit_by_bit_when_the_last_request_that_began_with_it_has_e
     let request = Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin());
     gate.warm(&request);
     let stream = gate.begin(&request);
-    gate.vm.borrow_mut().activate(&gate.host, &image(&document(), version(2))).unwrap();
+    gate.activate(2);
     gate.run(Duration::from_millis(200));
     assert_eq!(gate.vm.borrow().retired.len(), 1, "the tokens are gone, the policy is in use");
     gate.complete(&stream);

@@ -210,7 +210,7 @@ fn a_request_that_waits_for_a_policy_and_its_body_is_rewritten_once() {
         if body_first {
             assert_eq!(gate.body(&stream, body.as_bytes(), true), None);
         }
-        gate.vm.borrow_mut().activate(&gate.host, &image(&document(), version(1))).unwrap();
+        gate.activate(1);
         gate.know_revocations(&[]);
         gate.learn();
         if !body_first {

@@ -43,7 +43,7 @@ fn envoy<const N: usize>() -> [Gate; N] {
     let shared = SharedData::default();
     std::array::from_fn(|_| {
         let gate = Gate::cold("PLANT", Rc::clone(&shared));
-        gate.vm.borrow_mut().activate(&gate.host, &image(&document(), version(1))).unwrap();
+        gate.activate(1);
         gate
     })
 }

@@ -7,11 +7,13 @@ use authoring::evaluate::{Asked, Asker, Candidate, Explained};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, ValueEnum};
+use decision_core::causes::chain;
 use decision_core::decision::{ApprovalNeed, Target};
 use decision_core::explain::ExplainedOutcome;
 use decision_core::facts::Upgrade;
 use decision_core::gateway::Gateway;
 use decision_core::time::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -37,6 +39,9 @@ pub(super) struct Question {
     path: String,
     #[command(flatten)]
     caller: Caller,
+    /// A protocol that the request asks to change to.
+    #[arg(long, value_enum)]
+    upgrade: Option<Protocol>,
     /// When, in RFC 3339 [default: now].
     #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<OffsetDateTime>,
@@ -67,18 +72,25 @@ pub(super) struct Local {
     folder: PathBuf,
     #[command(flatten)]
     question: Question,
-    /// A protocol that the request asks to change to.
-    #[arg(long, value_enum)]
-    upgrade: Option<Protocol>,
     /// A folder with the secrets that the policy names: the token is verified with them.
     #[arg(long, value_name = "DIR", requires = "token")]
     secrets: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum Protocol {
     Websocket,
     Other,
+}
+
+impl From<Protocol> for Upgrade {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Websocket => Self::Websocket,
+            Protocol::Other => Self::Other,
+        }
+    }
 }
 
 /// Arguments of `explain`.
@@ -104,11 +116,7 @@ pub(super) fn local(arguments: &Local, format: Format) -> Result<(), PolicyError
     let question = &arguments.question;
     let now = Timestamp::from_seconds(question.at.map_or_else(now, OffsetDateTime::unix_timestamp));
     let asker = asker(&candidate, question, arguments.secrets.as_deref(), now)?;
-    let upgrade = match arguments.upgrade {
-        None => Upgrade::None,
-        Some(Protocol::Websocket) => Upgrade::Websocket,
-        Some(Protocol::Other) => Upgrade::Other,
-    };
+    let upgrade = question.upgrade.map_or(Upgrade::None, Into::into);
     let asked = Asked { gateway: question.gateway, method: &question.method, path: &question.path, upgrade, asker: &asker, now };
     let mut answer = told(&candidate.explain(&asked));
     if let (Some(object), true, None) = (answer.as_object_mut(), question.caller.token.is_some(), &arguments.secrets) {
@@ -127,8 +135,9 @@ pub(super) fn remote(question: &Question, connection: &Connection) -> Result<(),
         None => ("anonymous", json!(true)),
     };
     let at = question.at.and_then(|at| at.format(&Rfc3339).ok()).map(|at| ("at", json!(at)));
+    let upgrade = question.upgrade.map(|protocol| ("upgrade", json!(protocol)));
     if let Some(object) = body.as_object_mut() {
-        object.extend([Some(caller), at].into_iter().flatten().map(|(name, value)| (name.to_owned(), value)));
+        object.extend([Some(caller), upgrade, at].into_iter().flatten().map(|(name, value)| (name.to_owned(), value)));
     }
     let answer = source::ask(connection, Ask::post("/admin/v1/explain").json(&body))?;
     print::answer(connection.format, &answer, words);
@@ -144,7 +153,7 @@ fn asker(candidate: &Candidate, question: &Question, secrets: Option<&Path>, now
         return Ok(Asker::of_claims(&candidate.bundle, &claims, now));
     };
     let iss = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
-    let issuers = policy::issuers(&candidate.document, Some(secrets), iss).map_err(|error| PolicyError::Usage(told_with_causes(&error)))?;
+    let issuers = policy::issuers(&candidate.document, Some(secrets), iss).map_err(|error| PolicyError::Usage(chain(&error)))?;
     let token = key_file::token(token).map_err(|source| PolicyError::Unreadable { path: "-".into(), source })?;
     match authn::authenticate(&issuers, format!("Bearer {token}").as_bytes(), now, &mut PureRust) {
         Ok(identity) => Ok(Asker::of_identity(&candidate.bundle.policy, identity)),
@@ -153,10 +162,6 @@ fn asker(candidate: &Candidate, question: &Question, secrets: Option<&Path>, now
             Err(PolicyError::Usage(format!("the token cannot be verified: {}", refusal::of(&unknown).1)))
         }
     }
-}
-
-fn told_with_causes(error: &dyn std::error::Error) -> String {
-    authoring::fault::chain(error)
 }
 
 /// What the caller's token says, unless there is none.
@@ -204,7 +209,7 @@ fn told(story: &Explained) -> Value {
     if let (Some(object), Value::Object(outcome)) = (answer.as_object_mut(), outcome) {
         object.extend(outcome);
         if let Some(ruling) = &story.ruling {
-            object.insert("custom_rule".to_owned(), json!({"rule": ruling.rule, "reason": ruling.reason}));
+            object.insert("ruling".to_owned(), json!({"rule": ruling.rule, "reason": ruling.reason}));
         }
     }
     answer
@@ -228,7 +233,7 @@ fn words(answer: &Value) -> String {
     for charge in print::entries(answer.get("charges").unwrap_or(&Value::Null), "charges") {
         text.push_str(&format!("  charge    {}: {}\n", shown(charge, "budget"), shown(charge, "amount")));
     }
-    if let Some(ruled) = answer.get("custom_rule") {
+    if let Some(ruled) = answer.get("ruling") {
         text.push_str(&format!("  custom    {}: {}\n", shown(ruled, "rule"), shown(ruled, "reason")));
     }
     if answer.get("not_checked").is_some() {

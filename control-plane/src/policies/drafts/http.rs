@@ -6,13 +6,14 @@ use crate::admin_events::{self, Actor};
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, PathOf, QueryOf};
-use crate::policies::http::{check_files, compile_candidate, files_of, find as find_revision, require_way_back};
+use crate::policies::http::{check_files, compile_proposal, files_of, find as find_revision};
 use crate::policies::store::{self as policies, Origin, RevisionSummary};
 use crate::policies::validation::{Validation, validated};
 use crate::policies::{Files, Revision};
 use crate::problem::{ApiError, Problem};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -150,12 +151,11 @@ async fn read(State(state): State<AppState>, _caller: Caller, PathOf(id): PathOf
 async fn save(
     State(state): State<AppState>,
     caller: Caller,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
     PathOf(id): PathOf<DraftId>,
     JsonBody(change): JsonBody<Change>,
 ) -> Result<Response, ApiError> {
     let Change { files, reason } = change;
-    let expected = if_match(&headers)?;
     admin_events::check_reason(&reason)?;
     check_files(&files)?;
     let mut transaction = state.database.begin().await?;
@@ -195,8 +195,7 @@ async fn publication(
 ) -> Result<Response, ApiError> {
     admin_events::check_reason(&request.reason)?;
     let Draft { summary, files } = find(&state, id).await?;
-    let compiled = compile_candidate(&state, files.clone()).await?;
-    require_way_back(&state, &compiled, &headers)?;
+    compile_proposal(&state, files.clone(), &headers).await?;
     let (actor, reason) = (Actor::from(&caller), request.reason.as_str());
     let mut transaction = state.database.begin().await?;
     policies::policies_lock(&mut transaction).await?;
@@ -222,11 +221,10 @@ async fn publication(
 async fn delete(
     State(state): State<AppState>,
     caller: Caller,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
     PathOf(id): PathOf<DraftId>,
     QueryOf(query): QueryOf<DeletionQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let expected = if_match(&headers)?;
     admin_events::check_reason(&query.reason)?;
     let mut transaction = state.database.begin().await?;
     store::end(&mut transaction, id, expected, End::Deleted, Actor::from(&caller), &query.reason).await?;
@@ -265,6 +263,16 @@ fn etag(version: DraftVersion) -> String {
 }
 
 /// The version in `If-Match`: one, and a strong one (RFC 9110 §13.1.1).
+struct IfMatch(DraftVersion);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        if_match(&parts.headers).map(Self)
+    }
+}
+
 fn if_match(headers: &HeaderMap) -> Result<DraftVersion, ApiError> {
     let mut values = headers.get_all(header::IF_MATCH).iter();
     let value = match (values.next(), values.next()) {

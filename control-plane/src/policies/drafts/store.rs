@@ -9,6 +9,7 @@ use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgPool, Postgres, Transaction};
 use time::format_description::well_known::Rfc3339;
+use wire::hex::hex;
 
 /// The most drafts at a time.
 pub const DRAFTS_MAX: i64 = 100;
@@ -181,9 +182,8 @@ async fn record(
     reason: &str,
 ) -> Result<(), sqlx::Error> {
     let target = draft.id.to_string();
-    let hash: String = content_sha256(files).iter().map(|byte| format!("{byte:02x}")).collect();
     let detail = json!({
-        "name": draft.name, "version": draft.version, "base_revision": draft.base_revision, "content_sha256": hash,
+        "name": draft.name, "version": draft.version, "base_revision": draft.base_revision, "content_sha256": hex(&content_sha256(files)),
         "files": files.keys().collect::<Vec<_>>(),
     });
     admin_events::record(transaction, actor, AdminEvent { action, target: &target, reason, detail }).await
