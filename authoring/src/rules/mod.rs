@@ -7,6 +7,7 @@ pub(crate) mod outline;
 pub(crate) mod run;
 mod samples;
 pub(crate) mod text;
+mod turns;
 
 pub use gate::{Gate, GateReport};
 pub use run::{TestOutcome, TestRun, Unreached};
