@@ -208,6 +208,8 @@ fn levels_become_the_permissions_that_routes_ask_for() {
     assert!(has("developer", "agent.update") && !has("developer", "task.delete") && has("customer_admin", "task.delete"));
     assert!(!has("admin", "agent.resume"), "no level is high enough for an action without one");
     assert!(said["remarks"].as_array().unwrap().contains(&json!("nobody is allowed the action `resume`, whatever the role")));
+    let narrower = json!("developer does not get subscription.cancel, which also takes delete");
+    assert!(!has("developer", "subscription.cancel") && said["remarks"].as_array().unwrap().contains(&narrower), "{}", said["remarks"]);
     let (code, _, err) = told(&["policy", "import", LEVELS, "--routes", "/nonexistent"]);
     assert_eq!(code, 1);
     assert!(err.contains("a policy is needed whose routes say which permission each takes"), "{err}");
