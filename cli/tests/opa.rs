@@ -84,6 +84,48 @@ fn a_right_too_many_is_found_by_the_oracle_alone() {
     assert_eq!((&found["case"], &found["policy"], &found["oracle"]), (&json!("added"), &json!("allow"), &json!("deny")), "{found}");
 }
 
+/// Each rule of the other set notices when the policy changes what it is about, in the situation that shows it.
+#[test]
+fn every_rule_of_a_set_finds_what_it_is_about() {
+    for (file, from, to, rule, situation, answers) in [
+        ("budgets.yaml", "cap: 1000000 ", "cap: 2000000 ", "agent_budget.allow", "money_left", ("allow", "deny")),
+        ("budgets.yaml", "cap: 1000000 ", "cap: 500000 ", "agent_budget.allow", "agent_spent", ("deny", "allow")),
+        ("budgets.yaml", "cap: 100000000 ", "cap: 50000000 ", "agent_budget.allow", "platform_spent", ("deny", "allow")),
+        ("budgets.yaml", "cap: 10\n", "cap: 12\n", "trial_mode.allow", "tasks_left", ("allow", "deny")),
+        ("budgets.yaml", "cap: 10\n", "cap: 9\n", "trial_mode.allow", "tasks_spent", ("deny", "allow")),
+        ("flags.yaml", "- name: enable_trial_mode ", "- name: another_name ", "", "", ("", "")),
+        (
+            "settings.yaml",
+            "trials: sandbox",
+            "trials: production",
+            "sandbox_routing.route_to_sandbox",
+            "as_asked",
+            ("production", "sandbox"),
+        ),
+        ("routes/agents.yaml", "approval: governor", "approval: none", "governor_role.allow", "as_asked", ("allow", "deny")),
+        (
+            "routes/agents.yaml",
+            "permission: agent.update",
+            "permission: agent.deploy\n    approval: governor",
+            "governor_role.allow",
+            "as_asked",
+            ("deny", "allow"),
+        ),
+    ] {
+        let other = copied(|home| edit(home.join(file), from, to));
+        let (_, said) = answer(&["policy", "test", text(&other), "--oracle", PERMISSIONS]);
+        let unexpected = said["oracles"][0]["unexpected"].as_array().unwrap();
+        let found = |difference: &&Value| {
+            difference["rule"] == format!("gateway.{rule}")
+                && difference["situation"] == situation
+                && difference["policy"] == answers.0
+                && difference["oracle"] == answers.1
+        };
+        let noticed = if rule.is_empty() { unexpected.is_empty() } else { unexpected.iter().any(|difference| found(&difference)) };
+        assert!(noticed, "{file}: {to}: {unexpected:?}");
+    }
+}
+
 #[test]
 fn a_choice_that_no_difference_bears_out_fails() {
     let more = copied(|home| edit(home.join("cases/oracle.yaml"), "[billing.read, billing.update,", "[billing.read, billing.updated,"));
@@ -166,6 +208,8 @@ fn levels_become_the_permissions_that_routes_ask_for() {
     assert!(has("developer", "agent.update") && !has("developer", "task.delete") && has("customer_admin", "task.delete"));
     assert!(!has("admin", "agent.resume"), "no level is high enough for an action without one");
     assert!(said["remarks"].as_array().unwrap().contains(&json!("nobody is allowed the action `resume`, whatever the role")));
+    let narrower = json!("developer does not get subscription.cancel, which also takes delete");
+    assert!(!has("developer", "subscription.cancel") && said["remarks"].as_array().unwrap().contains(&narrower), "{}", said["remarks"]);
     let (code, _, err) = told(&["policy", "import", LEVELS, "--routes", "/nonexistent"]);
     assert_eq!(code, 1);
     assert!(err.contains("a policy is needed whose routes say which permission each takes"), "{err}");
@@ -195,7 +239,7 @@ fn sets_that_cannot_be_used_are_told_apart_by_the_exit_code() {
     for (module, said) in [
         ("package g\nimport rego.v1\nallow { true }\n", "a.rego:3: `if` keyword is required"),
         ("package g\nallow := http.send({\"url\": \"http://x\"})\npermissions := {\"a.b\": [\"c\"]}\n", "imported: 1 permissions, 1 roles"),
-        (rules, "a.rego"),
+        (rules, "used more memory, processor time or stack than they may"),
         ("package g\nallow := true\n", "there is no package with a rule `allow` and either a table"),
         (&format!("package g\nx := {}1{}\n", "[".repeat(40), "]".repeat(40)), "a.rego:2: brackets are nested more than 10 deep"),
     ] {

@@ -87,6 +87,7 @@ fn differences_are_shown_as_text_and_as_decisions() {
     let answer: Value = serde_json::from_str(&out).unwrap();
     assert!(answer["changed"].as_u64().unwrap() > 0 && answer["compared"].as_u64() > answer["changed"].as_u64(), "{answer}");
     assert!(answer["decisions"][0]["from"].as_str().unwrap().starts_with("permit with an approval"), "{answer}");
+    assert_eq!(told(&["policy", "diff", "policies", "/nonexistent"]).0, 2);
 }
 
 #[test]
@@ -133,6 +134,7 @@ fn every_shell_gets_a_script() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = told(&["completions", shell]);
         assert!(code == 0 && out.contains("plant-gateway") && out.contains("validate"), "{shell}");
+        assert!(["import", "oracle", "list-chosen"].into_iter().all(|word| out.contains(word)), "{shell}");
     }
 }
 

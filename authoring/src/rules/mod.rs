@@ -144,7 +144,7 @@ impl RuleFiles {
     }
 
     /// What the rules see as `data`, as JSON.
-    fn data_json(&self) -> Result<String, PolicyFault> {
+    pub(crate) fn data_json(&self) -> Result<String, PolicyFault> {
         self.data_object().map(|object| Value::Object(object).to_string())
     }
 
