@@ -5,6 +5,7 @@ use crate::Files;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_norway::Value;
 use std::fmt;
+use wire::texts::NAME_BYTES_MAX;
 
 /// What entries of lists are known by, in messages: `routes[agents.create]`, `issuers[cp].keys[cp-1]`.
 const NAMES: [&str; 3] = ["name", "kid", "reason"];
@@ -58,7 +59,8 @@ pub(crate) fn named(path: &str, text: &str) -> String {
                 shown.push_str(&part);
             }
             Some(entry) => {
-                let name = next.as_ref().and_then(|(_, node)| name_of(node)).unwrap_or(entry);
+                let named = next.as_ref().and_then(|(_, node)| name_of(node)).filter(|name| name.len() <= NAME_BYTES_MAX);
+                let name = named.unwrap_or(entry);
                 shown.push_str(&format!("[{name}]"));
             }
         }

@@ -1,61 +1,20 @@
 //! `plant-gateway policy`: what it prints, and what it ends with. The examples of `docs/policy-cli.md` are run here too.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod command;
 mod plane;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use command::{copied, edit, root, told};
 use plane::Plane;
 use serde_json::{Value, json};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_plant-gateway"))
-        .args(arguments)
-        .current_dir(root())
-        .env_remove("PLANT_ADMIN_TOKEN")
-        .env_remove("PLANT_CONTROL_PLANE")
-        .output()
-        .unwrap()
-}
-
-/// What it ends with, and what it prints.
-fn told(arguments: &[&str]) -> (i32, String, String) {
-    let output = run(arguments);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-fn copied(change: impl Fn(&Path)) -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() { copy(&entry.path(), &target) } else { std::fs::copy(entry.path(), target).map(drop).unwrap() }
-        }
-    }
-    let home = tempfile::tempdir().unwrap();
-    copy(&root().join("policies"), home.path());
-    change(home.path());
-    home
-}
-
-fn edit(file: PathBuf, from: &str, to: &str) {
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.contains(from), "{from}");
-    std::fs::write(file, text.replacen(from, to, 1)).unwrap();
-}
 
 #[test]
 fn a_good_policy_is_valid_and_a_bad_one_names_its_place() {
     let (code, out, err) = told(&["policy", "validate"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.starts_with("valid: ") && out.ends_with("secrets not checked\n"), "{out}");
+    assert!(out.starts_with("valid: ") && out.contains("; secrets not checked\n"), "{out}");
 
     let bad = copied(|home| edit(home.join("roles.yaml"), "permissions:", "permisions:"));
     let folder = bad.path().to_str().unwrap();
@@ -119,19 +78,33 @@ fn a_change_of_what_a_permit_comes_to_fails_the_cases() {
     }
 }
 
+/// What is said of a policy and itself: how many decisions there are is the policy's business.
+fn unchanged() -> String {
+    let (_, out, _) = told(&["policy", "diff", "policies", "policies"]);
+    assert!(out.starts_with("no decision of ") && out.ends_with(" changes\n") && out.lines().count() == 1, "{out}");
+    out
+}
+
 #[test]
 fn differences_are_shown_as_text_and_as_decisions() {
     let (code, out, _) = told(&["policy", "diff", "policies", "policies"]);
-    assert_eq!((code, out.as_str()), (0, "no decision changes\n"));
+    assert_eq!((code, out.as_str()), (0, unchanged().as_str()));
     let other = copied(|home| edit(home.join("routes/agents.yaml"), "approval: governor", "approval: none"));
     let folder = other.path().to_str().unwrap();
     let (code, out, err) = told(&["policy", "diff", "policies", folder]);
     assert_eq!((code, err.as_str()), (1, ""));
     assert!(out.contains("--- a/routes/agents.yaml\n+++ b/routes/agents.yaml\n"), "{out}");
-    assert!(out.contains("-    approval: governor\n+    approval: none\n") && out.contains(": with an approval -> yes: "), "{out}");
+    assert!(out.contains("-    approval: governor\n+    approval: none\n"), "{out}");
+    assert!(
+        out.contains("  PP: permit with an approval, charged ")
+            && out.contains("\n    POST /api/v1/agents\n    for edge:admin; legacy:admin; pp:admin; "),
+        "{out}"
+    );
     let (_, out, _) = told(&["policy", "diff", "policies", folder, "--format", "json"]);
     let answer: Value = serde_json::from_str(&out).unwrap();
-    assert!(answer["changed"].as_u64().unwrap() > 0 && answer["decisions"][0]["before"] == "A", "{answer}");
+    assert!(answer["changed"].as_u64().unwrap() > 0 && answer["compared"].as_u64() > answer["changed"].as_u64(), "{answer}");
+    assert!(answer["decisions"][0]["from"].as_str().unwrap().starts_with("permit with an approval"), "{answer}");
+    assert_eq!(told(&["policy", "diff", "policies", "/nonexistent"]).0, 2);
 }
 
 #[test]
@@ -178,6 +151,7 @@ fn every_shell_gets_a_script() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = told(&["completions", shell]);
         assert!(code == 0 && out.contains("plant-gateway") && out.contains("validate"), "{shell}");
+        assert!(["import", "oracle", "list-chosen"].into_iter().all(|word| out.contains(word)), "{shell}");
     }
 }
 
@@ -254,8 +228,8 @@ fn a_revision_can_be_compared_with_a_folder() {
         ("GET /admin/v1/policies/active ", 200, json!({"revision": 7})),
         ("GET /admin/v1/policies/7 ", 200, json!({"revision": 7, "files": files})),
     ]);
-    assert_eq!(plane.done(&["policy", "diff", "active", root().join("policies").to_str().unwrap()], ""), "no decision changes\n");
-    assert_eq!(plane.done(&["policy", "diff", "7", "active"], ""), "no decision changes\n");
+    assert_eq!(plane.done(&["policy", "diff", "active", root().join("policies").to_str().unwrap()], ""), unchanged());
+    assert_eq!(plane.done(&["policy", "diff", "7", "active"], ""), unchanged());
 }
 
 #[test]

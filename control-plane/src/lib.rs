@@ -25,6 +25,7 @@ pub mod paging;
 pub mod policies;
 pub mod probes;
 pub mod problem;
+pub mod public_url;
 pub mod request_log;
 pub mod revocations;
 pub mod secrets;

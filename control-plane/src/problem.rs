@@ -282,10 +282,6 @@ struct Kind {
 }
 
 impl Kind {
-    const fn new(status: StatusCode, slug: &'static str, title: &'static str) -> Self {
-        Self { status, slug, title }
-    }
-
     fn because(&self, detail: impl Into<Cow<'static, str>>) -> Problem {
         Problem {
             kind: format!("{PROBLEM_BASE}{}", self.slug),
@@ -300,26 +296,38 @@ impl Kind {
     }
 }
 
-const UNAUTHORIZED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized");
-const INVALID_TOKEN: Kind = Kind::new(StatusCode::UNAUTHORIZED, "invalid-token", "Invalid Token");
-const INVALID_TOKEN_FORMAT: Kind = Kind::new(StatusCode::UNAUTHORIZED, "invalid-token-format", "Invalid Token Format");
-const TOKEN_EXPIRED: Kind = Kind::new(StatusCode::UNAUTHORIZED, "token-expired", "Token Expired");
-const PERMISSION_DENIED: Kind = Kind::new(StatusCode::FORBIDDEN, "permission-denied", "Permission Denied");
-const NOT_FOUND: Kind = Kind::new(StatusCode::NOT_FOUND, "not-found", "Not Found");
-const METHOD_NOT_ALLOWED: Kind = Kind::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed");
-const CONFLICT: Kind = Kind::new(StatusCode::CONFLICT, "conflict", "Conflict");
-const PRECONDITION_REQUIRED: Kind = Kind::new(StatusCode::PRECONDITION_REQUIRED, "precondition-required", "Precondition Required");
-const PRECONDITION_FAILED: Kind = Kind::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition Failed");
-const INVALID_REPORT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report");
-const STALE_CALL: Kind = Kind::new(StatusCode::CONFLICT, "stale-call", "Stale Call");
-const HOLDER_CLOSED: Kind = Kind::new(StatusCode::GONE, "holder-closed", "Holder Closed");
-const VALIDATION_ERROR: Kind = Kind::new(StatusCode::BAD_REQUEST, "validation-error", "Validation Error");
-const INVALID_POLICY: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-policy", "Invalid Policy");
-const POLICY_LOCKS_OUT: Kind = Kind::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-locks-out-author", "Policy Locks Out Its Author");
-const PAYLOAD_TOO_LARGE: Kind = Kind::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "Payload Too Large");
-const UNSUPPORTED_MEDIA_TYPE: Kind = Kind::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported Media Type");
-const UNAVAILABLE: Kind = Kind::new(StatusCode::SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable");
-const INTERNAL: Kind = Kind::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-server-error", "Internal Server Error");
+/// Defines each kind by its name, and all of them.
+macro_rules! kinds {
+    ($($name:ident: $status:ident, $slug:literal, $title:literal;)*) => {
+        $(const $name: Kind = Kind { status: StatusCode::$status, slug: $slug, title: $title };)*
+
+        #[cfg(test)]
+        const KINDS: &[Kind] = &[$($name),*];
+    };
+}
+
+kinds! {
+    UNAUTHORIZED: UNAUTHORIZED, "unauthorized", "Unauthorized";
+    INVALID_TOKEN: UNAUTHORIZED, "invalid-token", "Invalid Token";
+    INVALID_TOKEN_FORMAT: UNAUTHORIZED, "invalid-token-format", "Invalid Token Format";
+    TOKEN_EXPIRED: UNAUTHORIZED, "token-expired", "Token Expired";
+    PERMISSION_DENIED: FORBIDDEN, "permission-denied", "Permission Denied";
+    NOT_FOUND: NOT_FOUND, "not-found", "Not Found";
+    METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED, "method-not-allowed", "Method Not Allowed";
+    CONFLICT: CONFLICT, "conflict", "Conflict";
+    PRECONDITION_REQUIRED: PRECONDITION_REQUIRED, "precondition-required", "Precondition Required";
+    PRECONDITION_FAILED: PRECONDITION_FAILED, "precondition-failed", "Precondition Failed";
+    INVALID_REPORT: UNPROCESSABLE_ENTITY, "invalid-report", "Invalid Report";
+    STALE_CALL: CONFLICT, "stale-call", "Stale Call";
+    HOLDER_CLOSED: GONE, "holder-closed", "Holder Closed";
+    VALIDATION_ERROR: BAD_REQUEST, "validation-error", "Validation Error";
+    INVALID_POLICY: UNPROCESSABLE_ENTITY, "invalid-policy", "Invalid Policy";
+    POLICY_LOCKS_OUT: UNPROCESSABLE_ENTITY, "policy-locks-out-author", "Policy Locks Out Its Author";
+    PAYLOAD_TOO_LARGE: PAYLOAD_TOO_LARGE, "payload-too-large", "Payload Too Large";
+    UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported Media Type";
+    UNAVAILABLE: SERVICE_UNAVAILABLE, "service-unavailable", "Service Unavailable";
+    INTERNAL: INTERNAL_SERVER_ERROR, "internal-server-error", "Internal Server Error";
+}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -407,8 +415,18 @@ fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 #[cfg(test)]
-mod token_faults {
+#[path = "../../docs/problems.rs"]
+mod page;
+
+#[cfg(test)]
+mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_of_problems_lists_what_is_sent_and_nothing_else() {
+        let sent = KINDS.iter().map(|kind| (kind.status.as_u16(), kind.slug));
+        assert_eq!(page::listed("From the control plane"), page::sent(sent));
+    }
 
     #[test]
     fn a_refused_token_learns_nothing_about_keys_or_claims() {

@@ -1,6 +1,7 @@
 //! How a process is configured: by environment or flags. Nothing else reads the environment.
 
 use crate::outbound::target::{AllowedHosts, AllowedNetworks};
+use crate::public_url::PublicUrl;
 use authoring::rules::Gate;
 use clap::{Parser, ValueEnum};
 use std::convert::Infallible;
@@ -36,7 +37,7 @@ pub struct Settings {
     pub data_plane_tokens_file: Option<PathBuf>,
     /// The URL under which people reach the admin listener; approval links start with it.
     #[arg(long, env = "PUBLIC_URL", default_value = "http://127.0.0.1:8092")]
-    pub public_url: String,
+    pub public_url: PublicUrl,
     /// The hosts that key sets may be fetched from, as `host` or `host:port`, separated by commas; none if empty.
     #[arg(long, env = "JWKS_HOSTS", default_value = "")]
     pub jwks_hosts: AllowedHosts,

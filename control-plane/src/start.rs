@@ -9,6 +9,7 @@ use crate::outbound::target::Purpose;
 use crate::outbound::{ClientError, GuardedClient, Limits};
 use crate::policies::directory::{self, Publication};
 use crate::policies::follow::{LoadError, compile_as, load_active};
+use crate::policies::rule_names;
 use crate::policies::{ActivePolicy, Files, PolicyFault, PolicyFaults, check, store};
 use crate::problem::ApiError;
 use crate::revocations;
@@ -161,6 +162,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
             return Err(StartError::Active(error));
         }
     };
+    rule_names::note(&database, &active).await.map_err(StartError::Query)?;
     let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
     let (outbound, webhooks) = outbound(&settings).await?;
     let metrics = Metrics::new();

@@ -52,7 +52,7 @@ async fn outcome(holder: &mut Holder, ask: ApprovalAsk) -> ApprovalOutcome {
 
 fn pending_id(outcome: &ApprovalOutcome) -> String {
     let ApprovalOutcome::Pending { approval_id, url } = outcome else { panic!("not pending: {outcome:?}") };
-    assert_eq!(*url, format!("https://admin.test/approvals/{approval_id}"));
+    assert_eq!(*url, format!("https://admin.test/f%C3%BCr%20alle/approvals/{approval_id}"), "a client can be sent there as it is");
     approval_id.clone()
 }
 

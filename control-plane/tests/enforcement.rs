@@ -195,7 +195,11 @@ async fn hits_are_counted_with_their_records_and_once(database: PgPool) {
     let never = of(&all, "route", &policy.document.routes[1].name).unwrap();
     assert_eq!((&never["hits"], &never["last_match_at"]), (&json!({}), &Value::Null));
     assert!(of(&all, "route", route).unwrap()["first_match_at"].is_string());
+    assert_eq!(rules(&world, "?unmatched_for_days=1").await, Vec::<Value>::new(), "a policy of today has no idle rule yet");
+    let aged = sqlx::query("UPDATE rule_names SET since = since - interval '33 days' WHERE rule <> $1");
+    aged.bind(&policy.document.routes[2].name).execute(&database).await.unwrap();
     let idle = rules(&world, "?unmatched_for_days=30").await;
+    assert_eq!(of(&idle, "route", &policy.document.routes[2].name), None, "it is as young as its name");
     assert_eq!((of(&idle, "route", route), of(&idle, "route", &policy.document.routes[1].name).is_some()), (None, true));
     sqlx::query("UPDATE rule_hits SET first_at = first_at - interval '31 days', last_at = last_at - interval '31 days', day = day - 31")
         .execute(&database)
@@ -257,9 +261,12 @@ async fn records_tell_the_custom_rule_and_what_the_shadow_would_have_decided(dat
 }
 
 #[sqlx::test(migrations = "../migrations")]
-async fn a_budget_that_matches_no_route_is_told(database: PgPool) {
+async fn what_matches_nothing_is_told(database: PgPool) {
     let world = World::new(database).await;
+    assert_eq!(enforcement(&world).await["findings"], json!([]), "nothing is odd about the default policy");
     let mut files = world.files();
+    let text = files["routes/admin-api.yaml"].as_str().unwrap().to_owned();
+    files["routes/admin-api.yaml"] = text.replacen("path: /admin/v1/policies/validate", "path: /admin/v1/policies/validat", 1).into();
     let text = files["budgets.yaml"].as_str().unwrap().to_owned();
     let idle = "budgets:\n  - {name: nowhere, unit: tasks, window: day, scope: platform, cap: 5, gateways: [ADMIN]}\n";
     files["budgets.yaml"] = text.replacen("budgets:\n", idle, 1).into();
@@ -270,4 +277,7 @@ async fn a_budget_that_matches_no_route_is_told(database: PgPool) {
     let finding = told["findings"].as_array().unwrap().iter().find(|finding| finding["field"] == "budgets[nowhere]").cloned();
     let finding = finding.unwrap_or_else(|| panic!("{}", told["findings"]));
     assert_eq!((&finding["file"], finding["line"].is_u64()), (&json!("budgets.yaml"), true));
+    let message = "routes[policies.validate].path: the admin API has no `/admin/v1/policies/validat`; the nearest path is \
+                   `/admin/v1/policies/validate`";
+    assert!(told["findings"].as_array().unwrap().iter().any(|finding| finding["message"] == message), "{}", told["findings"]);
 }

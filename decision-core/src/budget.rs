@@ -70,6 +70,21 @@ pub enum Unit {
     Requests,
 }
 
+impl Unit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MicroUsd, Self::Tasks, Self::Requests];
+
+    /// What a spent budget of this unit answers with, unless it says otherwise.
+    #[must_use]
+    pub const fn spent(self) -> (SpentProblem, u16) {
+        match self {
+            Self::MicroUsd => (SpentProblem::BudgetExceeded, 402),
+            Self::Tasks => (SpentProblem::TrialLimitExceeded, 429),
+            Self::Requests => (SpentProblem::RateLimitExceeded, 429),
+        }
+    }
+}
+
 /// A budget's rhythm: fixed windows in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -194,7 +209,31 @@ pub enum ScopePart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeTemplate(pub Vec<ScopePart>);
 
+/// The largest charge: sums of many stay exact in the doubles that Lua counts with.
+pub const CHARGE_MAX: i64 = 1 << 50;
+
+/// The longest scope that is kept: longer texts fit no index entry of Postgres.
+pub const SCOPE_BYTES_MAX: usize = 1_024;
+
+/// The longest value of a claim, and the longest name of an issuer with it (see `authn`'s limit of claims).
+const VALUE_BYTES_MAX: usize = 256;
+
 impl ScopeTemplate {
+    /// The longest scope that it can make.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        // `=256:`, and `=128:issuer,256:` for a subject.
+        let value = |variable: &Variable| match variable {
+            Variable::Subject => 2 * (VALUE_BYTES_MAX + 5),
+            Variable::UserId | Variable::CustomerId | Variable::AgentId => VALUE_BYTES_MAX + 5,
+        };
+        let part = |part: &ScopePart| match part {
+            ScopePart::Literal(text) => text.len(),
+            ScopePart::FirstOf(variables) => variables.iter().map(|variable| variable.tag().len() + value(variable)).max().unwrap_or(0),
+        };
+        self.0.iter().map(part).fold(0, usize::saturating_add)
+    }
+
     /// Appends the scope of `principal` to `out`. A value is written as `name=length:value`, so that no choice of
     /// values makes two scopes equal.
     ///

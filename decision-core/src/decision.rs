@@ -1,6 +1,6 @@
 //! Decisions: a permit that cannot be forged, or a denial that names its rule.
 
-use crate::budget::{BudgetId, Units};
+use crate::budget::{BudgetId, Unit, Units};
 use crate::decide::Observer;
 use crate::flag::Switch;
 use crate::path::AmbiguousPath;
@@ -123,8 +123,8 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
-    /// Every coded reason.
-    pub fn codes() -> impl Iterator<Item = &'static str> {
+    /// Every reason, each with any one of what it carries.
+    pub fn all() -> impl Iterator<Item = Self> {
         let plain = [
             Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
             Self::AmbiguousHeader(""),
@@ -148,7 +148,12 @@ impl DenyReason {
             Self::BudgetSpent(BudgetId(0)),
             Self::BudgetUnscoped(BudgetId(0)),
         ];
-        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused)).map(Self::code)
+        plain.into_iter().chain(CredentialFault::ALL.into_iter().map(Self::CredentialRefused))
+    }
+
+    /// Every coded reason.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        Self::all().map(Self::code)
     }
 
     /// The check that refused.
@@ -217,7 +222,9 @@ impl DenyReason {
             // Whether a feature exists is not told.
             Self::NoRoute | Self::FeatureDisabled => settings.map_or(404, |settings| settings.no_route_status),
             Self::BodyTooLarge | Self::ApprovalBodyTooLarge => 413,
-            Self::BudgetSpent(budget) => policy.and_then(|policy| policy.budget(budget)).map_or(429, |budget| budget.status),
+            Self::BudgetSpent(budget) => {
+                policy.and_then(|policy| policy.budget(budget)).map_or(Unit::MicroUsd.spent().1, |budget| budget.status)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Feature flags: whether a check, or a route, is switched on for a user. They never switch authentication or ownership.
 
+use crate::decision::Check;
 use crate::principal::Identity;
 use sha2::{Digest, Sha256};
 
@@ -33,6 +34,19 @@ pub enum Switch {
 impl Switch {
     /// All of them, in bit order.
     pub const ALL: [Self; 6] = [Self::Permission, Self::Trial, Self::Approval, Self::Routing, Self::Rules, Self::Budget];
+
+    /// The check that it switches.
+    #[must_use]
+    pub const fn check(self) -> Check {
+        match self {
+            Self::Permission => Check::Permission,
+            Self::Trial => Check::Trial,
+            Self::Approval => Check::Approval,
+            Self::Routing => Check::Routing,
+            Self::Rules => Check::Rules,
+            Self::Budget => Check::Budget,
+        }
+    }
 
     const fn bit(self) -> u8 {
         match self {

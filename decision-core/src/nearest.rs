@@ -1,9 +1,18 @@
 //! The nearest valid name, for errors about one that refers to nothing.
 
+/// What is longer is no name, and takes quadratic time to compare.
+const NAME_BYTES_MAX: usize = 256;
+
 /// The known name with the least edit distance to `name`, if it is at all similar.
 pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let nearest = known.map(|known| (distance(name, known), known)).min();
-    nearest.filter(|(distance, _)| *distance <= name.len().div_ceil(2)).map(|(_, known)| known)
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let similar = name.len().div_ceil(2);
+    // Names whose lengths differ by more than that cannot be similar.
+    let candidates = known.filter(|known| known.len().abs_diff(name.len()) <= similar);
+    let nearest = candidates.map(|known| (distance(name, known), known)).min();
+    nearest.filter(|(distance, _)| *distance <= similar).map(|(_, known)| known)
 }
 
 /// Levenshtein's distance, in bytes.

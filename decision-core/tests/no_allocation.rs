@@ -1,11 +1,12 @@
 //! Deciding, reserving, settling and reading a request allocate nothing. Its own binary: it counts every allocation of
 //! the thread.
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover the functions around them")]
 
+mod counting;
 mod fixture;
 
+use counting::allocations;
 use decision_core::budget::Units;
 use decision_core::decide;
 use decision_core::decision::{Decision, Permit};
@@ -19,49 +20,6 @@ use decision_core::policy::compile::compile;
 use decision_core::principal::{CredentialFault, Principal};
 use decision_core::time::Timestamp;
 use fixture::{NOW, identity, source};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that ends has no counter any more, and is none of ours.
-    ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1)).unwrap_or(());
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as this function's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as this function's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as this function's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How often `work` allocates.
-fn allocations<T>(work: impl FnOnce() -> T) -> (usize, T) {
-    let before = ALLOCATIONS.with(Cell::get);
-    let result = std::hint::black_box(work());
-    (ALLOCATIONS.with(Cell::get) - before, result)
-}
 
 fn permit(policy: &CompiledPolicy, principal: &Principal) -> Permit {
     let facts = RequestFacts {
@@ -75,12 +33,6 @@ fn permit(policy: &CompiledPolicy, principal: &Principal) -> Permit {
         Decision::Permit(permit) => permit,
         other @ (Decision::Deny(_) | Decision::Conditional(_)) => unreachable!("{other:?}"),
     }
-}
-
-#[test]
-fn the_counter_counts() {
-    assert!(allocations(|| vec![1_u8]).0 > 0);
-    assert_eq!(allocations(|| 1).0, 0);
 }
 
 #[test]

@@ -337,6 +337,7 @@ async fn answered_with_a_redirect(world: &World) {
     let led = world.pp(&ask).await;
     assert_eq!(led.status, 307, "{}", led.text());
     let location = led.header("location").unwrap().to_owned();
+    assert_eq!(led.json()["approval_url"], location);
     let id = location.strip_prefix(&format!("{}/approvals/", world.state().admin)).unwrap_or_else(|| panic!("{location}")).to_owned();
     assert!(
         id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'),

@@ -6,6 +6,9 @@ use std::process::Command;
 
 use cli::stack::repository;
 
+#[path = "../../docs/problems.rs"]
+mod page;
+
 const LINES_MAX: usize = 600;
 
 /// Files that are tracked, or will be with the next commit.
@@ -80,6 +83,23 @@ fn is_path(name: &str) -> bool {
         && repository().join(first).is_dir()
         && !first.is_empty()
         && Path::new(name).extension().is_some()
+}
+
+/// What Envoy answers by itself has its form from `local_reply_config`: the first entry that matches counts.
+#[test]
+fn the_page_of_problems_lists_what_envoy_sends_and_nothing_else() {
+    let bootstrap = text(Path::new("envoy/bootstrap.yaml"));
+    let entries = bootstrap.split("- filter: {").filter_map(|entry| {
+        let (matched, reply) = entry.split_once("type: https://waooaw.com/errors/")?;
+        let number = |before: &str| {
+            let digits = matched.split_once(before)?.1.split(|character: char| !character.is_ascii_digit()).next()?;
+            (!digits.is_empty()).then_some(digits)
+        };
+        let by_flag = matched.contains("response_flag_filter").then_some("503");
+        let of_status = number("\n                    status_code: ").or(number("op: EQ, value: { default_value: ")).or(by_flag);
+        Some((of_status.unwrap_or("other"), reply.lines().next()?))
+    });
+    assert_eq!(page::listed("From Envoy itself"), page::sent(entries));
 }
 
 #[test]

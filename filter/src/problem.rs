@@ -142,6 +142,20 @@ fn credential_row(fault: CredentialFault) -> Row {
     }
 }
 
+/// The status of everything that could not be decided.
+const UNAVAILABLE: u16 = 503;
+
+/// Slug and check of what could not be decided.
+const fn failure(fault: Fault) -> (&'static str, &'static str) {
+    match fault {
+        Fault::PolicyUnavailable => ("policy-unavailable", "policy"),
+        Fault::BudgetUnavailable => ("service-unavailable", "budget"),
+        Fault::ApprovalUnavailable => ("service-unavailable", "approval"),
+        Fault::TooManyWaiting => ("service-unavailable", "queue"),
+        Fault::KeysUnavailable | Fault::RevocationUnknown => ("service-unavailable", "authentication"),
+    }
+}
+
 fn challenge(reason: DenyReason) -> Option<&'static str> {
     match reason {
         DenyReason::CredentialMissing | DenyReason::OwnerMissing => Some(BEARER),
@@ -240,16 +254,9 @@ impl<'p> Problem<'p> {
     }
 
     fn failed(exchange: &Exchange, fault: Fault) -> Self {
-        let slug = if fault == Fault::PolicyUnavailable { "policy-unavailable" } else { "service-unavailable" };
-        let check = match fault {
-            Fault::PolicyUnavailable => "policy",
-            Fault::BudgetUnavailable => "budget",
-            Fault::ApprovalUnavailable => "approval",
-            Fault::TooManyWaiting => "queue",
-            Fault::KeysUnavailable | Fault::RevocationUnknown => "authentication",
-        };
+        let (slug, check) = failure(fault);
         Self {
-            status: 503,
+            status: UNAVAILABLE,
             slug,
             title: "Service Unavailable",
             detail: operator_text(exchange, fault.code()).unwrap_or(fault.detail()).into(),
@@ -432,4 +439,21 @@ fn rfc3339(seconds: i64) -> String {
     let (year, month, day) = decision_core::budget::date_of_day(seconds.div_euclid(86_400));
     let second = seconds.rem_euclid(86_400);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+#[path = "../../docs/problems.rs"]
+mod page;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_problems_lists_what_is_sent_and_nothing_else() {
+        let denied = DenyReason::all().map(|reason| (reason.status(None), row(reason).0));
+        let failed = Fault::ALL.into_iter().map(|fault| (UNAVAILABLE, failure(fault).0));
+        let spent = Unit::ALL.into_iter().map(Unit::spent).map(|(problem, status)| (status, problem.slug()));
+        assert_eq!(page::listed("From a gateway"), page::sent(denied.chain(failed).chain(spent)));
+    }
 }

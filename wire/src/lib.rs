@@ -10,4 +10,6 @@ pub mod revocation;
 #[cfg(feature = "sources")]
 pub mod sources;
 pub mod sync;
+#[cfg(feature = "sources")]
+pub mod texts;
 mod translate;

@@ -1,6 +1,7 @@
 //! Policy sources: YAML files into one document. An error names the file, the line and the field.
 
 use crate::policy::{PolicyDocument, Rules};
+use crate::texts::{TooLong, too_long};
 use decision_core::nearest::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -203,10 +204,33 @@ fn read_file(file: &str, text: &str) -> Result<PolicyDocument, SourceError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(PolicyDocument::default());
     }
-    serde_norway::from_str(text).map_err(|error| {
+    let document = serde_norway::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-        SourceError::Syntax { file: file.into(), line, column, problem: error.to_string() }
-    })
+        SourceError::Syntax { file: file.into(), line, column, problem: shortened(error.to_string()) }
+    })?;
+    match too_long(&document) {
+        Some(found) => Err(refused_text(file, text, &found)),
+        None => Ok(document),
+    }
+}
+
+fn refused_text(file: &str, text: &str, found: &TooLong) -> SourceError {
+    let TooLong { field, bytes, most, beginning } = found;
+    let line = text.lines().position(|line| line.contains(beginning.as_str())).map_or(0, |index| index.saturating_add(1));
+    let problem = format!("{field}: the text has {bytes} bytes; at most {most} are allowed");
+    SourceError::Syntax { file: file.into(), line, column: 1, problem }
+}
+
+/// What the reader says, without the middle of what it quotes: nobody reads an error of a megabyte.
+fn shortened(said: String) -> String {
+    const MOST: usize = 1_000;
+    if said.len() <= MOST {
+        return said;
+    }
+    let half = MOST / 2;
+    let start: String = said.chars().take(half).collect();
+    let end: Vec<char> = said.chars().rev().take(half).collect();
+    format!("{start} … {}", end.into_iter().rev().collect::<String>())
 }
 
 #[cfg(test)]
@@ -223,6 +247,19 @@ mod tests {
         let error = read(&files(&[("roles.yaml", text)])).unwrap_err().to_string();
         assert!(error.starts_with("roles.yaml:4:"), "{error}");
         assert!(error.contains("permisions"), "{error}");
+    }
+
+    #[test]
+    fn a_text_that_is_no_name_any_more_is_refused_and_not_repeated() {
+        let long = "x".repeat(400_000);
+        let text = format!("roles:\n  - name: a\n    permissions: []\n  - name: {long}\n    permissions: []\n");
+        let error = read(&files(&[("roles.yaml", &text)])).unwrap_err().to_string();
+        assert_eq!(error, "roles.yaml:4:1: roles[1].name: the text has 400000 bytes; at most 128 are allowed");
+        let unknown = read(&files(&[("roles.yaml", &format!("{long}: 1\n"))])).unwrap_err().to_string();
+        assert!(unknown.len() < 1_200 && unknown.contains("invalid type"), "{unknown}");
+        let detail = |bytes| format!("responses:\n  - {{reason: no_route, detail: {}}}\n", "x".repeat(bytes));
+        assert!(read(&files(&[("a.yaml", &detail(512))])).is_ok());
+        assert!(read(&files(&[("a.yaml", &detail(513))])).is_err());
     }
 
     #[test]

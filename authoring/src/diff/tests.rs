@@ -119,7 +119,10 @@ fn what_becomes_of_a_permitted_request_is_a_decision() {
         let with = limited.replacen("agent.read, cost_micros: 0", &format!("agent.read, cost_micros: 0, {field}"), 1);
         let comparison = compared(&limited, &with);
         let told = told(&comparison);
-        assert!(told.iter().any(|line| line.contains("GET /agents/{id}; ") && line.contains("cp:viewer") && line.ends_with(change)), "{field}: {told:?}");
+        assert!(
+            told.iter().any(|line| line.contains("GET /agents/{id}; ") && line.contains("cp:viewer") && line.ends_with(change)),
+            "{field}: {told:?}"
+        );
         assert_eq!(compared(&with, &with).changed, 0, "{field}");
         assert_eq!(compared(&with, &limited).changed, comparison.changed, "{field}");
     }

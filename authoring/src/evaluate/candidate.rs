@@ -5,12 +5,11 @@ use super::case::{Evaluation, evaluate};
 use super::flags::with_flags;
 use super::without_keys;
 use crate::cases::{Case, FlagStates};
+use crate::rules::gather;
 use crate::{Files, PolicyFault};
 use decision_core::causes::chain;
 use decision_core::facts::Authentication;
-use decision_core::nearest::nearest;
 use rules::{Judged, Loader, RuleSet, RuleSource, Ruling};
-use serde_json::Value;
 use std::sync::Arc;
 use wire::bundle::LoadedBundle;
 use wire::policy::PolicyDocument;
@@ -102,31 +101,9 @@ impl Judge for RuleSet {
 
 /// The custom rules of a policy, if it has any. Tests among the modules are left out.
 fn load_rules(document: &PolicyDocument, files: &Files) -> Result<Option<RuleSet>, PolicyFault> {
-    let Some(section) = &document.rules else { return Ok(None) };
-    let text = |field: &str, name: &String| {
-        files.get(name).cloned().ok_or_else(|| {
-            let hint =
-                nearest(name, files.keys().map(String::as_str)).map_or_else(String::new, |near| format!("; the nearest name is `{near}`"));
-            PolicyFault::located(format!("{field}: `{name}` does not exist{hint}"), files)
-        })
-    };
-    let mut modules = Vec::new();
-    for name in section.modules.iter().filter(|name| !name.ends_with("_test.rego")) {
-        modules.push((name.clone(), text("rules.modules", name)?));
-    }
-    let data = match &section.data {
-        None => String::new(),
-        Some(name) => {
-            let data: Value = serde_norway::from_str(&text("rules.data", name)?).map_err(|error| PolicyFault {
-                file: Some(name.clone()),
-                line: error.location().map(|at| at.line()),
-                field: Some("rules.data".to_owned()),
-                message: format!("rules.data: {error}"),
-            })?;
-            data.to_string()
-        }
-    };
-    let source = RuleSource { modules: &modules, data: &data, inputs: &section.inputs };
+    let Some(rules) = gather(document, files)? else { return Ok(None) };
+    let data = rules.data_json()?;
+    let source = RuleSource { modules: &rules.modules, data: &data, inputs: &rules.inputs };
     let loaded = Loader::new(&source, []).and_then(Loader::finish);
     loaded.map(Some).map_err(|error| PolicyFault::located(error.to_string(), files))
 }

@@ -3,6 +3,7 @@
 
 use crate::{Files, PolicyFault};
 use decision_core::decision::DenyReason;
+use decision_core::flag::Switch;
 use decision_core::gateway::Gateway;
 use decision_core::policy::CompiledPolicy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,18 +170,21 @@ fn idle_roles(document: &PolicyDocument, powers: &Powers<'_>, messages: &mut Vec
 }
 
 fn idle_flags(document: &PolicyDocument, messages: &mut Vec<String>) {
-    // One that nothing names and that switches nothing does not compile.
-    for flag in document.flags.iter().filter(|flag| never_off(flag)) {
-        messages.push(format!("flags[{}]: it is on for everybody, so it switches nothing off", flag.name));
+    // One that nothing names and that switches nothing does not compile. One that is on for everybody is there to be switched off.
+    for flag in &document.flags {
+        let name = &flag.name;
+        if never_on(flag) && !flag.switches.is_empty() {
+            let checks: Vec<&str> = flag.switches.iter().map(|switch| Switch::from(*switch).check().name()).collect();
+            messages.push(format!("flags[{name}]: it is off for everybody, so nobody is checked: {}", checks.join(", ")));
+        }
+        if flag.overrides.iter().any(|other| other.customers.is_empty()) {
+            messages.push(format!("flags[{name}].overrides: one names no customer"));
+        }
     }
 }
 
 fn never_on(flag: &Flag) -> bool {
     settled(flag) == Some(FlagState::Off)
-}
-
-fn never_off(flag: &Flag) -> bool {
-    settled(flag) == Some(FlagState::On)
 }
 
 /// The state that a flag has for everybody. Callers without a token have its default, whatever its roll-out.

@@ -58,7 +58,18 @@ fn each_finding_names_what_and_where() {
             "roles[ghost]: no issuer may assign it on a gateway that has a route for it",
         ),
         ("rollout_percent: 20", "rollout_percent: 0", 14, "routes[beta].flag: nobody can use the route: its flag is never on"),
-        ("default: off, rollout_percent: 20", "default: on", 11, "flags[beta]: it is on for everybody, so it switches nothing off"),
+        (
+            "  - {name: beta, default: off",
+            "  - {name: lax, default: off, switches: [permission, budget]}\n  - {name: beta, default: off",
+            11,
+            "flags[lax]: it is off for everybody, so nobody is checked: permission, budget",
+        ),
+        (
+            "rollout_percent: 20",
+            "rollout_percent: 20, overrides: [{customers: [], state: on}]",
+            11,
+            "flags[beta].overrides: one names no customer",
+        ),
         (
             "scope: platform,",
             "scope: platform, gateways: [PP],",

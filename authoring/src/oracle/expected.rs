@@ -60,8 +60,11 @@ struct Place {
     outcomes: Vec<String>,
 }
 
+/// What a subject has in one respect.
+type Values = fn(&Subject) -> Vec<&str>;
+
 impl Place {
-    fn lists(&self) -> [(&[String], fn(&Subject) -> Vec<&str>); 5] {
+    fn lists(&self) -> [(&[String], Values); 5] {
         [
             (&self.permissions, |subject| subject.permission.as_deref().into_iter().collect()),
             (&self.routes, |subject| vec![subject.route.as_str()]),

@@ -2,6 +2,7 @@
 //! the YAML reader takes quadratic time on deep nesting, the interpreter cannot be stopped inside a builtin, and a stack that
 //! overflows ends the process that it is in.
 
+use super::turns::Turns;
 use super::{RuleFiles, TestRun, Unreached};
 use crate::opa::examine::{self, Asked, Examined};
 use crate::oracle::Golden;
@@ -28,6 +29,10 @@ const STACK_BYTES: usize = 1_024 * 1_024;
 /// All files of a policy.
 const SOURCES_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 const ANSWER_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
+
+/// How many are examined at once, and how long others wait for their turn: an answer is due in 30 s.
+static TURNS: Turns = Turns::new(2);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 static CHILD: AtomicBool = AtomicBool::new(false);
 
@@ -177,6 +182,10 @@ impl Gate {
             ..PolicyFault::default()
         };
         let text = serde_json::to_vec(question).map_err(|error| unable("cannot be asked", &error))?;
+        let Some(_turn) = TURNS.wait(PATIENCE) else {
+            let message = format!("too many policies are being examined; none was ready within {} s, try again", PATIENCE.as_secs());
+            return Err(PolicyFault { message, ..PolicyFault::default() });
+        };
         let mut child = self.start().map_err(|error| unable("cannot be started", &error))?;
         let asked = child.stdin.take().map(|mut stdin| {
             // A child that ended early closes its end, and its answer or its end says why.

@@ -7,6 +7,7 @@ pub(crate) mod outline;
 pub(crate) mod run;
 mod samples;
 pub(crate) mod text;
+mod turns;
 
 pub use gate::{Gate, GateReport};
 pub use run::{TestOutcome, TestRun, Unreached};
@@ -143,7 +144,7 @@ impl RuleFiles {
     }
 
     /// What the rules see as `data`, as JSON.
-    fn data_json(&self) -> Result<String, PolicyFault> {
+    pub(crate) fn data_json(&self) -> Result<String, PolicyFault> {
         self.data_object().map(|object| Value::Object(object).to_string())
     }
 

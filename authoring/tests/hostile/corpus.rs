@@ -129,7 +129,14 @@ fn sizes() -> Vec<Entry> {
     };
     vec![
         rego("10 MB of rules", &ten_megabytes, None, "at most 65536 are allowed"),
-        rego("a line of 10 MB", &"x".repeat(60_000), Some(5), "more than 1024 bytes"),
+        rego("a line of 60 KB", &"x".repeat(60_000), Some(5), "more than 1024 bytes"),
+        yaml(
+            "names of 900 KB",
+            format!("permissions: [a.{}]\nroles: [{{name: r, permissions: [a.{}]}}]\n", "b".repeat(900_000), "c".repeat(900_000)),
+            Some(1),
+            "permissions[0]: the text has 900002 bytes; at most 128 are allowed",
+        ),
+        yaml("a word of 900 KB", format!("permissions: {}\n", "b".repeat(900_000)), Some(1), "invalid type"),
         Entry {
             name: "rules in many modules",
             files: many(8, 60_000),

@@ -4,6 +4,7 @@
 
 mod corpus;
 mod good;
+mod opa;
 
 use authoring::rules::{self, Gate};
 use authoring::{Files, PolicyFault};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     }
     let gate = Gate::this_program().unwrap();
     let mut failures = good::failures(&gate);
+    failures.extend(opa::failures(&gate));
     for entry in corpus::entries() {
         let begun = Instant::now();
         let published = publish(&gate, &entry.files);

@@ -5,6 +5,7 @@ pub mod http;
 pub mod store;
 
 use crate::audit::gateway_name;
+use crate::public_url::PublicUrl;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use wire::policy::{Approvals, Webhook};
@@ -23,13 +24,13 @@ pub struct Terms<'a> {
     /// Who is told of requests and decisions.
     pub webhook: Option<&'a Webhook>,
     /// The URL under which people reach the admin listener.
-    pub public_url: &'a str,
+    pub public_url: &'a PublicUrl,
 }
 
 impl<'a> Terms<'a> {
     /// Those of a policy's section.
     #[must_use]
-    pub fn of(section: &'a Approvals, public_url: &'a str) -> Self {
+    pub fn of(section: &'a Approvals, public_url: &'a PublicUrl) -> Self {
         let lifetime = Duration::from_secs(u64::from(section.lifetime_s));
         Self { lifetime, approvers: section.approvers, webhook: section.webhook.as_ref(), public_url }
     }
@@ -37,7 +38,7 @@ impl<'a> Terms<'a> {
     /// The page of an approval.
     #[must_use]
     pub fn page(&self, id: impl std::fmt::Display) -> String {
-        format!("{}/approvals/{id}", self.public_url.trim_end_matches('/'))
+        format!("{}/approvals/{id}", self.public_url)
     }
 }
 

@@ -7,8 +7,8 @@
 use decision_core::budget::Units;
 use wire::sync::AccountReport;
 
-/// No number in a report is larger: sums of many stay exact in the doubles that Lua counts with.
-pub const UNITS_MAX: i64 = 1 << 50;
+/// No number in a report is larger.
+pub const UNITS_MAX: i64 = decision_core::budget::CHARGE_MAX;
 
 /// A higher cap counts as this one, for the same reason.
 pub const CAP_MAX: i64 = 1 << 52;

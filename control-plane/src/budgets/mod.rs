@@ -6,15 +6,12 @@ pub mod ledger;
 pub mod store;
 pub mod valkey;
 
-use decision_core::budget::{Budget, Units, Window};
+use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Units, Window};
 use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use ledger::{CAP_MAX, InvalidReport, Report, Room};
 use std::collections::BTreeMap;
 use wire::sync::{AccountGrant, AccountReport};
-
-/// Longer texts fit no index entry; no budget or scope of a sane policy and user comes near.
-const TEXT_MAX: usize = 1_024;
 
 /// No window of today starts later: it bounds what reaches the database as a timestamp.
 const SECONDS_MAX: i64 = 1 << 37;
@@ -181,6 +178,6 @@ fn window_of(budget: &Budget, key: &AccountKey, now: Timestamp) -> Option<Window
 
 /// Postgres refuses NUL in text and long index entries. Refusing the whole call would let one user's odd claim stop a worker.
 fn is_storable(key: &AccountKey) -> bool {
-    let text = |text: &str| text.len() <= TEXT_MAX && !text.contains('\0');
+    let text = |text: &str| text.len() <= SCOPE_BYTES_MAX && !text.contains('\0');
     text(&key.budget) && text(&key.scope) && (0..SECONDS_MAX).contains(&key.window_start)
 }

@@ -1,6 +1,7 @@
 //! Browsers that are signed in. The cookie is 256 random bits; the database has their digest and what the token said, so
 //! that neither a copy of the database nor a log opens a session.
 
+use crate::public_url::PublicUrl;
 use axum::http::{HeaderMap, HeaderValue, header};
 use decision_core::principal::{Identity, Trial};
 use decision_core::time::Timestamp;
@@ -56,19 +57,19 @@ impl SessionKey {
 
     /// The cookie that keeps it in the browser for so long.
     #[must_use]
-    pub fn cookie(&self, public_url: &str, lifetime: Duration) -> Option<HeaderValue> {
+    pub fn cookie(&self, public_url: &PublicUrl, lifetime: Duration) -> Option<HeaderValue> {
         cookie(public_url, &self.0, lifetime)
     }
 }
 
 /// The cookie that takes it out of the browser.
 #[must_use]
-pub fn no_cookie(public_url: &str) -> Option<HeaderValue> {
+pub fn no_cookie(public_url: &PublicUrl) -> Option<HeaderValue> {
     cookie(public_url, "", Duration::ZERO)
 }
 
-fn cookie(public_url: &str, value: &str, lifetime: Duration) -> Option<HeaderValue> {
-    let (name, secure) = if public_url.starts_with("https://") { (NAME_BY_TLS, "; Secure") } else { (NAME, "") };
+fn cookie(public_url: &PublicUrl, value: &str, lifetime: Duration) -> Option<HeaderValue> {
+    let (name, secure) = if public_url.is_secure() { (NAME_BY_TLS, "; Secure") } else { (NAME, "") };
     let seconds = lifetime.as_secs();
     HeaderValue::try_from(format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")).ok()
 }
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn the_cookie_is_out_of_reach_for_scripts_and_other_sites() {
         let key = SessionKey::random().unwrap();
-        let sent = |url| key.cookie(url, Duration::from_secs(60)).unwrap().to_str().unwrap().to_owned();
+        let sent = |url: &str| key.cookie(&url.parse().unwrap(), Duration::from_secs(60)).unwrap().to_str().unwrap().to_owned();
         let value = String::from_utf8(key.as_bytes().to_vec()).unwrap();
         assert_eq!(sent("https://a.test"), format!("__Host-plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure"));
         assert_eq!(sent("http://a.test"), format!("plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict"));

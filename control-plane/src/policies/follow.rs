@@ -3,6 +3,7 @@
 use crate::app::AppState;
 use crate::keys;
 use crate::policies::compile::{CustomRules, Published, resolve, shadow_policy};
+use crate::policies::rule_names;
 use crate::policies::store::{self, InForce};
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::ApiError;
@@ -146,6 +147,7 @@ pub async fn refresh(state: &AppState) -> Result<(), LoadError> {
         Ok(loaded) => {
             if let Some(loaded) = loaded {
                 switch_to(state, loaded);
+                rule_names::note(&state.database, &state.policy()).await?;
             }
             report(state, None);
             Ok(())

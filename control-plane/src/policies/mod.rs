@@ -18,6 +18,7 @@ pub mod history;
 pub mod http;
 pub mod opa;
 pub mod rule_hits;
+pub mod rule_names;
 pub mod schema;
 pub mod shadow;
 pub mod store;

@@ -5,6 +5,7 @@ use crate::audit::hits::{KEEP_DAYS, Kind};
 use crate::caller::Caller;
 use crate::extract::QueryOf;
 use crate::policies::ActivePolicy;
+use crate::policies::rule_names::{self, RuleKey};
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
@@ -25,7 +26,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct RulesQuery {
-    /// Only rules that have not matched for so many days, 1 to 400.
+    /// Only rules that have not matched for so many days, 1 to 400, and have been in force as long.
     pub unmatched_for_days: Option<i32>,
 }
 
@@ -38,6 +39,10 @@ pub struct RuleMatches {
     pub rule: String,
     /// How often, by outcome: a route's coded reasons, a budget's `charged` and `released`, a custom rule's `deny`.
     pub hits: BTreeMap<String, i64>,
+    /// Since when the policy in force names it, without interruption; absent for custom rules and checks.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub in_force_since: Option<OffsetDateTime>,
     /// When it first matched; absent: never.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -77,11 +82,12 @@ async fn rules(
     Ok(Json(unmatched(all, days)))
 }
 
-/// Those that have not matched for so many days.
+/// Those that have been in force for so many days, and have not matched in them.
 #[must_use]
 pub fn unmatched(rules: Vec<RuleMatches>, days: i32) -> Vec<RuleMatches> {
     let since = OffsetDateTime::now_utc() - Duration::days(days.into());
-    rules.into_iter().filter(|rule| rule.last_match_at.is_none_or(|last| last < since)).collect()
+    let before = |at: Option<OffsetDateTime>| at.is_none_or(|at| at < since);
+    rules.into_iter().filter(|rule| before(rule.in_force_since) && before(rule.last_match_at)).collect()
 }
 
 /// Every rule that the policy names, and custom rules and skipped checks that were counted, with their matches.
@@ -92,10 +98,12 @@ pub async fn matches(database: &PgPool, policy: &ActivePolicy) -> Result<Vec<Rul
     )
     .fetch_all(database)
     .await?;
-    let named = |kind: Kind, name: &str| (kind.name().to_owned(), name.to_owned());
-    let routes = policy.document.routes.iter().map(|route| named(Kind::Route, &route.name));
-    let budgets = policy.document.budgets.iter().map(|budget| named(Kind::Budget, &budget.name));
-    let mut rules: BTreeMap<(String, String), RuleMatches> = routes.chain(budgets).map(|key| (key.clone(), never(key))).collect();
+    rule_names::note(database, policy).await?;
+    let since = rule_names::since(&mut *database.acquire().await?).await?;
+    // A name that is not known yet is as young as can be.
+    let age = |key: &RuleKey| Some(since.get(key).copied().unwrap_or_else(OffsetDateTime::now_utc));
+    let mut rules: BTreeMap<RuleKey, RuleMatches> =
+        rule_names::named(&policy.document).map(|key| (key.clone(), RuleMatches { in_force_since: age(&key), ..never(key) })).collect();
     for Row { kind, rule, outcome, hits, first_at, last_at } in rows {
         let of_policy = kind == Kind::Route.name() || kind == Kind::Budget.name();
         let key = (kind, rule);
@@ -111,6 +119,6 @@ pub async fn matches(database: &PgPool, policy: &ActivePolicy) -> Result<Vec<Rul
     Ok(rules.into_values().collect())
 }
 
-fn never((kind, rule): (String, String)) -> RuleMatches {
-    RuleMatches { kind, rule, hits: BTreeMap::new(), first_match_at: None, last_match_at: None }
+fn never((kind, rule): RuleKey) -> RuleMatches {
+    RuleMatches { kind, rule, hits: BTreeMap::new(), in_force_since: None, first_match_at: None, last_match_at: None }
 }

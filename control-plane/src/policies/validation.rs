@@ -1,13 +1,15 @@
 //! Whether files are a policy that could be published here, and what about it is odd.
 
-use crate::app::AppState;
+use crate::app::{AppState, admin_routes};
 use crate::policies::http::{Validated, compile_candidate};
 use crate::policies::store::content_sha256;
 use crate::policies::{ActivePolicy, Files, PolicyFault};
 use crate::problem::ApiError;
+use decision_core::nearest::nearest;
 use serde::Serialize;
 use utoipa::ToSchema;
 use wire::hex::hex;
+use wire::policy::{Gateway, PolicyDocument, Route};
 
 /// A verdict that is no error: an invalid draft is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -76,5 +78,22 @@ pub async fn described(compiled: ActivePolicy, files: Files) -> Result<Validated
 /// What is odd about a policy, with its places.
 #[must_use]
 pub fn findings(policy: &ActivePolicy, files: &Files) -> Vec<Place> {
-    authoring::findings::findings(&policy.document, &policy.loaded.policy, files).into_iter().map(Place::from).collect()
+    let found = authoring::findings::findings(&policy.document, &policy.loaded.policy, files);
+    found.into_iter().chain(idle_admin_routes(&policy.document, files)).map(Place::from).collect()
+}
+
+/// Routes of the admin API that this control plane does not have.
+fn idle_admin_routes(document: &PolicyDocument, files: &Files) -> Vec<PolicyFault> {
+    let on_admin: Vec<&Route> = document.routes.iter().filter(|route| route.gateways.contains(&Gateway::Admin)).collect();
+    if on_admin.is_empty() {
+        return Vec::new();
+    }
+    let (_, description) = admin_routes().split_for_parts();
+    let known = || description.paths.paths.keys().map(String::as_str);
+    let missing = on_admin.into_iter().filter(|route| !known().any(|path| path == route.path));
+    let message = |route: &Route| {
+        let hint = nearest(&route.path, known()).map_or_else(String::new, |path| format!("; the nearest path is `{path}`"));
+        format!("routes[{}].path: the admin API has no `{}`{hint}", route.name, route.path)
+    };
+    missing.map(|route| PolicyFault::located(message(route), files)).collect()
 }

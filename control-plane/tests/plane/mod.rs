@@ -68,7 +68,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         "control-plane",
         "--database-url=postgres://unused",
         &format!("--redis-url={redis_url}"),
-        "--public-url=https://admin.test/",
+        "--public-url=https://admin.test/für alle/",
         concat!("--rules-gate-program=", env!("CARGO_BIN_EXE_control-plane")),
     ];
     AppState {

@@ -6,7 +6,9 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::permission::{InvalidCatalogue, PermissionCatalogue};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::{CompileError, compile};
-use decision_core::policy::source::{BudgetSource, PolicySource, RequirementSource, RoleSource};
+use decision_core::policy::source::{
+    BudgetSource, ExchangeKind, OwnershipPlace, OwnershipSource, PolicySource, RequirementSource, RoleSource,
+};
 
 /// What the compiler says, and what makes it say so.
 type Wrong = (&'static str, fn(&mut PolicySource));
@@ -105,9 +107,9 @@ fn two_routes_for_the_same_requests_are_refused_and_both_are_named() {
 
 #[test]
 fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
-    let out: [Wrong; 11] = [
+    let out: [Wrong; 15] = [
         ("settings.no_route_status: `200` is not 403 or 404", |source| source.settings.no_route_status = 200),
-        ("settings.cost_micros_default: `-1` is not 0 or more", |source| source.settings.cost_micros_default = -1),
+        ("settings.cost_micros_default: `-1` is not from 0 to 1125899906842624", |source| source.settings.cost_micros_default = -1),
         ("budgets[trial-tasks].cap: `-1` is not 0 or more", |source| source.budgets[0].cap = -1),
         ("budgets[trial-tasks].status: `200` is not a status from 400 to 599", |source| source.budgets[0].status = Some(200)),
         ("budgets[trial-tasks].scope: `` is not a template such as `agent:{agent_id|subject}`", |source| source.budgets[0].scope.clear()),
@@ -117,8 +119,23 @@ fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
         ("budgets[trial-tasks].scope: `a{subject` is not a template with closed braces", |source| {
             source.budgets[0].scope = "a{subject".into()
         }),
-        ("routes[me].cost_micros: `-5` is not 0 or more", |source| source.routes[2].cost_micros = Some(-5)),
-        ("routes[me].tasks: `-1` is not 0 or more", |source| source.routes[2].tasks = -1),
+        ("routes[me].cost_micros: `-5` is not from 0 to 1125899906842624", |source| source.routes[2].cost_micros = Some(-5)),
+        ("routes[me].cost_micros: `9223372036854775807` is not from 0 to 1125899906842624", |source| {
+            source.routes[2].cost_micros = Some(i64::MAX);
+        }),
+        ("settings.upgrade_url: `javascript:alert(1)` is not an address that begins with https:// or http://, without spaces", |source| {
+            source.settings.upgrade_url = "javascript:alert(1)".into();
+        }),
+        ("settings.problem_base: `nope` is not an address that begins with https:// or http://, without spaces", |source| {
+            source.settings.problem_base = "nope".into();
+        }),
+        (
+            "budgets[trial-tasks].scope: `{subject}{user_id}{customer_id}` is not a template of fewer variables: values have up to 256 bytes, a scope 1024",
+            |source| source.budgets[0].scope = "{subject}{user_id}{customer_id}".into(),
+        ),
+        ("routes[me].tasks: `-1` is not from 0 to 1125899906842624", |source| {
+            source.routes[2].tasks = -1;
+        }),
         ("roles[admin].name: `a,b` is not a name without commas", |source| source.roles[0].aliases = vec!["a,b".into()]),
         ("roles[].name: `` is not a name without commas", |source| source.roles[0].name.clear()),
     ];
@@ -131,12 +148,20 @@ fn a_value_out_of_its_range_is_refused_with_what_it_must_be() {
 #[test]
 fn fields_that_do_not_go_together_are_refused() {
     let user = "approvals, trials and charges need a user: `require: authenticated` or `require: permission`";
-    let pairs: [Wrong; 10] = [
+    let pairs: [Wrong; 12] = [
         ("issuers[cp].gateways: an issuer needs at least one gateway", |source| source.issuers[0].gateways.clear()),
         ("routes[open]: a route needs at least one method and one gateway", |source| source.routes[0].methods.clear()),
         ("routes[open]: a route needs at least one method and one gateway", |source| source.routes[0].gateways.clear()),
         ("routes[agents.read]: `require: permission` needs a `permission`", |source| source.routes[3].permission = None),
         ("routes[me]: `permission` goes with `require: permission` only", |source| source.routes[2].permission = Some("agent.read".into())),
+        ("routes[me]: `exchange: websocket` has no body for ownership to be forced into", |source| {
+            source.routes[2].exchange = ExchangeKind::Websocket;
+            source.routes[2].ownership = Some(OwnershipSource { place: OwnershipPlace::Body, name: "customer_id".into() });
+        }),
+        ("routes[me]: the control plane's own API asks for no approvals: a route on ADMIN has no `approval`", |source| {
+            source.routes[2].gateways = vec![Gateway::Admin];
+            source.routes[2].governor_approval = true;
+        }),
         (user, |source| source.routes[0].governor_approval = true),
         (user, |source| source.routes[0].closed_to_trials = true),
         (user, |source| source.routes[0].tasks = 1),

@@ -4,6 +4,8 @@ mod answers;
 mod approvals;
 mod calls;
 mod cold_start;
+#[path = "../../../decision-core/tests/counting/mod.rs"]
+mod counting;
 mod defects;
 mod exchanges;
 mod feed;

@@ -1,8 +1,16 @@
 //! A revision in shadow: what differs is counted under its first check, once per request, and nothing changes for anybody.
 
-use super::gate::{Gate, Request, document, image, version};
+use super::counting::allocations;
+use super::gate::{Gate, NOW, Request, document, image, version};
 use super::tokens;
+use crate::exchange::{Exchange, Once};
 use crate::pipeline::Step;
+use crate::shadow::{Comparison, Judged, compare};
+use decision_core::decide;
+use decision_core::decision::Decision;
+use decision_core::facts::{Authentication, RequestFacts};
+use decision_core::gateway::{Gateway, Method};
+use decision_core::path::CanonicalPath;
 use serde_json::json;
 use std::time::Duration;
 use wire::audit::Check;
@@ -272,6 +280,66 @@ fn a_revision_in_shadow_changes_nothing_for_anybody() {
         let status = |reply: Option<super::host::Reply>| reply.map(|reply| reply.status);
         assert_eq!(status(with.reply(&one)), status(without.reply(&other)));
     }
+}
+
+/// How often it allocates to compare a request again, after `change`.
+fn allocations_of_comparing(gate: &mut Gate, request: &Request, change: impl FnOnce(&mut Comparison)) -> usize {
+    let stream = gate.begin(request);
+    let mut exchange = stream.exchange.borrow_mut();
+    let Exchange { headers, trace, .. } = &mut *exchange;
+    let active = trace.active.clone().unwrap();
+    let path = CanonicalPath::parse(headers.target()).unwrap();
+    let method = Method::parse(headers.matched_method()).unwrap();
+    let principal = trace.principal.clone();
+    let facts = RequestFacts {
+        gateway: Gateway::Plant,
+        method,
+        route: active.policy.route(Gateway::Plant, method, path.path()),
+        authentication: principal.as_deref().map_or(Authentication::Anonymous, Authentication::Verified),
+        upgrade: headers.upgrade(),
+    };
+    let decided = decide(&active.policy, &facts, NOW);
+    let judged = match &decided {
+        Decision::Permit(permit) => Judged::Permit(permit),
+        Decision::Deny(denial) => Judged::Deny(denial),
+        Decision::Conditional(_) => unreachable!("no custom rules"),
+    };
+    trace.noted.shadow = Once::NotYet;
+    let comparison = &mut gate.vm.borrow_mut().comparison;
+    change(comparison);
+    allocations(|| compare(headers, trace, comparison, &active, Gateway::Plant, judged, NOW)).0
+}
+
+#[test]
+fn comparing_allocates_only_where_a_difference_is_new() {
+    let requests = [
+        tasks().bearer(&tokens::admin()),
+        tasks().bearer(&tokens::on_trial(3_600)),
+        Request::new("POST", TASKS).bearer(&tokens::with_role("viewer")),
+        Request::new("POST", AGENTS).bearer(&tokens::with_role("agent_orchestrator")),
+        Request::new("POST", "/api/v1/auth/refresh"),
+        tasks(),
+        Request::new("GET", "/none"),
+    ];
+    // The same in another order: other numbers of routes, budgets and charges, and the same decisions.
+    let reversed: Change = |policy| {
+        policy.routes.reverse();
+        policy.budgets.reverse();
+        policy.permissions.reverse();
+    };
+    for shadow in [nothing, reversed] {
+        let mut gate = gate(nothing, shadow);
+        for request in &requests {
+            // Who this is under the policy in shadow is found out once per token.
+            gate.begin(request);
+            assert_eq!(allocations_of_comparing(&mut gate, request, |_| {}), 0, "{request:?}");
+        }
+        let report = report(&gate);
+        assert_eq!((report.compared, report.unjudged, report.differences.len()), (3 * 7, 0, 0), "each was compared, and none differs");
+    }
+    let mut gate = gate(nothing, |policy| public(route(policy, "tasks.list")));
+    assert_eq!(allocations_of_comparing(&mut gate, &tasks(), |_| {}), 0, "a difference that was counted before is only counted");
+    assert!(allocations_of_comparing(&mut gate, &tasks(), Comparison::begin_anew) > 0, "a new one takes a place in the table");
 }
 
 #[test]

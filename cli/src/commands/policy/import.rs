@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use authoring::import::{Difference, Imported, NotImported, RolePermissions, import};
-use authoring::opa::{Generation, OpaSet};
+use authoring::opa::{Generation, Grants, OpaSet};
 use clap::Args;
 use serde_json::{Value, json};
 use wire::policy::PolicyDocument;
@@ -36,7 +36,11 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
     let failed = |fault| PolicyError::Oracle { folder: arguments.folder.clone(), fault: Box::new(fault) };
     let compared = arguments.compare.as_deref().map(document).transpose()?;
     let set = OpaSet::load(&source::modules(&arguments.folder)?, &source::gate()?).map_err(failed)?;
-    let routes = if arguments.routes.is_dir() { Some(document(&arguments.routes)?) } else { None };
+    // A table of permissions asks for no routes.
+    let routes = match &set.grants {
+        Grants::Levels(_) if arguments.routes.is_dir() => Some(document(&arguments.routes)?),
+        Grants::Levels(_) | Grants::Permissions(_) => None,
+    };
     let imported = import(&set, routes.as_ref()).map_err(failed)?;
     let differences = compared.as_ref().map(|policy| imported.compare(policy));
     if let Some(path) = &arguments.out {

@@ -2,7 +2,7 @@
 
 use super::error::{CompileError, range, unique, unknown};
 use super::limits;
-use crate::budget::{Budget, BudgetId, Counted, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
+use crate::budget::{Budget, BudgetId, Counted, SCOPE_BYTES_MAX, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
 use crate::gateway::GatewaySet;
 use crate::policy::source::{BudgetSource, FailureModes, PolicySource};
 use crate::principal::Tier;
@@ -25,10 +25,11 @@ fn compile_budget(budget: &BudgetSource, id: BudgetId, at: &str, modes: &Failure
         let slugs = ["budget-exceeded", "trial-limit-exceeded", "rate-limit-exceeded"];
         SpentProblem::parse(slug).ok_or_else(|| unknown(&format!("{at}.problem"), slug, slugs.into_iter()))
     };
-    let (problem_default, status_default, failure_default) = match budget.unit {
-        Unit::MicroUsd => (SpentProblem::BudgetExceeded, 402, modes.money),
-        Unit::Tasks => (SpentProblem::TrialLimitExceeded, 429, modes.tasks),
-        Unit::Requests => (SpentProblem::RateLimitExceeded, 429, modes.requests),
+    let (problem_default, status_default) = budget.unit.spent();
+    let failure_default = match budget.unit {
+        Unit::MicroUsd => modes.money,
+        Unit::Tasks => modes.tasks,
+        Unit::Requests => modes.requests,
     };
     let status = budget.status.unwrap_or(status_default);
     if !matches!(status, 400..=599) {
@@ -81,5 +82,11 @@ fn compile_scope(text: &str, at: &str) -> Result<ScopeTemplate, CompileError> {
     if !rest.is_empty() {
         parts.push(ScopePart::Literal(rest.into()));
     }
-    Ok(ScopeTemplate(parts))
+    let scope = ScopeTemplate(parts);
+    // A scope that no store takes would leave such users without any lease, and nobody would know why.
+    if scope.bytes_max() > SCOPE_BYTES_MAX {
+        Err(range(at, text, "a template of fewer variables: values have up to 256 bytes, a scope 1024"))
+    } else {
+        Ok(scope)
+    }
 }

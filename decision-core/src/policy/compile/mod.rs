@@ -15,7 +15,7 @@ pub use error::CompileError;
 use super::route::RouteIndex;
 use super::source::{IssuerSource, PolicySource, RoleSource, RouteSource, SettingsSource};
 use super::{CompiledPolicy, IssuerPowers, Responses, Route};
-use crate::budget::Budget;
+use crate::budget::{Budget, CHARGE_MAX};
 use crate::decision::Charge;
 use crate::flag::{Flag, FlagSet};
 use crate::gateway::{Gateway, GatewaySet};
@@ -164,8 +164,14 @@ fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
     if !matches!(settings.no_route_status, 403 | 404) {
         return Err(range("settings.no_route_status", &settings.no_route_status.to_string(), "403 or 404"));
     }
-    if settings.cost_micros_default < 0 {
-        return Err(range("settings.cost_micros_default", &settings.cost_micros_default.to_string(), "0 or more"));
+    if !(0..=CHARGE_MAX).contains(&settings.cost_micros_default) {
+        return Err(range("settings.cost_micros_default", &settings.cost_micros_default.to_string(), "from 0 to 1125899906842624"));
+    }
+    for (at, url) in [("settings.problem_base", &settings.problem_base), ("settings.upgrade_url", &settings.upgrade_url)] {
+        // They stand in answers, and people follow them. Empty: there is none.
+        if !url.is_empty() && !is_web_address(url) {
+            return Err(range(at, url, "an address that begins with https:// or http://, without spaces"));
+        }
     }
     if settings.cold_start_hold > COLD_START_HOLD_MAX {
         return Err(range("settings.cold_start_hold_ms", &settings.cold_start_hold.as_millis().to_string(), "10000 or less"));
@@ -180,6 +186,13 @@ fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
         return Err(range("approvals.approvers", &settings.approvers.to_string(), "1 or 2"));
     }
     Ok(())
+}
+
+fn is_web_address(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\'))
+    })
 }
 
 fn compile_role(

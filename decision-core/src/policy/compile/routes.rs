@@ -2,7 +2,7 @@
 
 use super::error::{CompileError, range, unknown};
 use super::{Compiler, limits};
-use crate::budget::{Budget, Counted, Unit, Units};
+use crate::budget::{Budget, CHARGE_MAX, Counted, Unit, Units};
 use crate::decision::Charge;
 use crate::flag::FlagId;
 use crate::gateway::Gateway;
@@ -82,6 +82,13 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
     }
     if route.exchange == ExchangeKind::Websocket && route.methods.iter().any(|method| *method != crate::gateway::Method::Get) {
         return Err(inconsistent(at, "`exchange: websocket` goes with the method GET only"));
+    }
+    let owned_in_body = route.ownership.as_ref().is_some_and(|ownership| ownership.place == OwnershipPlace::Body);
+    if route.exchange == ExchangeKind::Websocket && owned_in_body {
+        return Err(inconsistent(at, "`exchange: websocket` has no body for ownership to be forced into"));
+    }
+    if route.governor_approval && route.gateways.contains(&Gateway::Admin) {
+        return Err(inconsistent(at, "the control plane's own API asks for no approvals: a route on ADMIN has no `approval`"));
     }
     if route.flag.is_some() && route.gateways.contains(&Gateway::Admin) {
         return Err(inconsistent(at, "a flag must not switch the control plane's own API: a route on ADMIN has no `flag`"));
@@ -164,8 +171,8 @@ fn rewrite(path: &str, route: &RouteSource, at: &str) -> Result<Box<str>, Compil
 fn charges(compiler: &mut Compiler, route: &RouteSource, at: &str) -> Result<Arc<[Charge]>, CompileError> {
     let cost = route.cost_micros.unwrap_or(compiler.settings.cost_micros_default);
     for (field, value) in [("cost_micros", cost), ("tasks", route.tasks)] {
-        if value < 0 {
-            return Err(range(&format!("{at}.{field}"), &value.to_string(), "0 or more"));
+        if !(0..=CHARGE_MAX).contains(&value) {
+            return Err(range(&format!("{at}.{field}"), &value.to_string(), "from 0 to 1125899906842624"));
         }
     }
     let key = (route.gateways.iter().copied().collect(), cost, route.tasks);
