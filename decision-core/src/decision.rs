@@ -93,6 +93,8 @@ pub enum DenyReason {
     BodyKeyRepeated,
     /// That body is too large to be read.
     BodyTooLarge,
+    /// A header that names the approval, or that the approval is bound to, is repeated or malformed.
+    ApprovalHeader(&'static str),
     /// A governor has to approve.
     ApprovalRequired,
     /// The approval that was presented cannot be used.
@@ -127,6 +129,7 @@ impl DenyReason {
             Self::BodyKeyRepeated,
             Self::BodyTooLarge,
             Self::RuleRefused,
+            Self::ApprovalHeader(""),
             Self::ApprovalRequired,
             Self::ApprovalRefused,
             Self::ApprovalBodyTooLarge,
@@ -148,7 +151,7 @@ impl DenyReason {
             Self::TrialExpired | Self::TrialRestricted => Check::Trial,
             Self::OwnerMissing | Self::BodyNotObject | Self::BodyKeyRepeated | Self::BodyTooLarge => Check::Ownership,
             Self::RuleRefused => Check::Rules,
-            Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
+            Self::ApprovalHeader(_) | Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
             Self::BudgetSpent(_) | Self::BudgetUnscoped(_) => Check::Budget,
         }
     }
@@ -174,6 +177,7 @@ impl DenyReason {
             Self::BodyKeyRepeated => "body_key_repeated",
             Self::BodyTooLarge => "body_too_large",
             Self::RuleRefused => "rule_refused",
+            Self::ApprovalHeader(_) => "approval_header",
             Self::ApprovalRequired => "approval_required",
             Self::ApprovalRefused => "approval_refused",
             Self::ApprovalBodyTooLarge => "approval_body_too_large",

@@ -86,7 +86,9 @@ const TOO_MANY_REQUESTS: Row =
 fn row(reason: DenyReason) -> Row {
     match reason {
         DenyReason::AmbiguousPath(_) => Row(400, "validation-error", "Validation Error", "The path is ambiguous"),
-        DenyReason::AmbiguousHeader(_) => Row(400, "validation-error", "Validation Error", "A header is repeated or malformed"),
+        DenyReason::AmbiguousHeader(_) | DenyReason::ApprovalHeader(_) => {
+            Row(400, "validation-error", "Validation Error", "A header is repeated or malformed")
+        }
         // One text for both: whether a feature exists is not told.
         DenyReason::NoRoute | DenyReason::FeatureDisabled => Row(404, "not-found", "Not Found", "No route has this method and path"),
         DenyReason::UpgradeRefused => Row(400, "upgrade-refused", "Upgrade Refused", "The route does not do this upgrade"),
@@ -164,6 +166,7 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         | DenyReason::RegistrationKeyRefused
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
+        | DenyReason::ApprovalHeader(_)
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
@@ -211,6 +214,7 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         | DenyReason::PermissionMissing
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
+        | DenyReason::ApprovalHeader(_)
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
@@ -276,7 +280,7 @@ impl<'p> Problem<'p> {
         match reason {
             DenyReason::NoRoute | DenyReason::FeatureDisabled => status = settings.map_or(status, |settings| settings.no_route_status),
             DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
-            DenyReason::AmbiguousHeader(name) => detail = format!("{detail}: `{name}`"),
+            DenyReason::AmbiguousHeader(name) | DenyReason::ApprovalHeader(name) => detail = format!("{detail}: `{name}`"),
             DenyReason::PermissionMissing => extras.required_permission = action(exchange),
             DenyReason::TrialExpired => {
                 extras.trial_expires_at = trial_end(exchange);

@@ -166,7 +166,7 @@ fn permission(
 fn refusal(policy: &CompiledPolicy, reason: DenyReason, route: Option<String>, ruling: Option<Ruling>) -> Answer {
     let status = match reason {
         DenyReason::AmbiguousPath(_) | DenyReason::AmbiguousHeader(_) => 400,
-        DenyReason::UpgradeRefused | DenyReason::BodyNotObject | DenyReason::BodyKeyRepeated => 400,
+        DenyReason::UpgradeRefused | DenyReason::BodyNotObject | DenyReason::BodyKeyRepeated | DenyReason::ApprovalHeader(_) => 400,
         DenyReason::NoRoute | DenyReason::FeatureDisabled => policy.settings().no_route_status,
         DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent) | DenyReason::ClientLimited(_) => 429,
         DenyReason::CredentialMissing | DenyReason::CredentialRefused(_) | DenyReason::RegistrationKeyRefused => 401,

@@ -225,6 +225,7 @@ fn every_reason_has_its_check_and_its_code() {
         ("permission", "permission_missing"),
         ("trial", "trial_expired"),
         ("trial", "trial_restricted"),
+        ("approval", "approval_header"),
         ("approval", "approval_required"),
         ("approval", "approval_refused"),
         ("approval", "approval_body_too_large"),
@@ -236,7 +237,7 @@ fn every_reason_has_its_check_and_its_code() {
     assert!(Check::Path < Check::Route && Check::Trial < Check::Approval && Check::Approval < Check::Budget);
 }
 
-const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
+const fn all_reasons(budget: BudgetId) -> [DenyReason; 16] {
     [
         DenyReason::AmbiguousPath(AmbiguousPath::DotSegment),
         DenyReason::AmbiguousHeader("host"),
@@ -248,6 +249,7 @@ const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
         DenyReason::PermissionMissing,
         DenyReason::TrialExpired,
         DenyReason::TrialRestricted,
+        DenyReason::ApprovalHeader("x-approval-id"),
         DenyReason::ApprovalRequired,
         DenyReason::ApprovalRefused,
         DenyReason::ApprovalBodyTooLarge,
