@@ -344,14 +344,17 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// An error and its causes in one line, for the log.
+/// An error and its causes in one line, each once: some libraries' errors say their cause themselves.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         source = cause.source();
     }
     text
@@ -431,5 +434,18 @@ mod token_faults {
         {
             assert_eq!(told(fault), plain, "{fault:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::break_glass::BreakGlassError;
+    use std::io;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = BreakGlassError::Database(sqlx::Error::Io(io::Error::other("connection refused")));
+        assert_eq!(chain(&error), "the database does not do it: error communicating with database: connection refused");
     }
 }

@@ -32,6 +32,11 @@ fn gate() -> Gate {
     gate
 }
 
+/// Without budgets: whoever asks, nothing but the approval is missing.
+fn unbudgeted() -> Gate {
+    Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"))
+}
+
 #[test]
 fn a_governor_needs_nobody() {
     let mut gate = gate();
@@ -67,7 +72,7 @@ fn a_request_without_an_approval_asks_for_one_and_is_refused_with_its_id() {
 
 /// What a request is asked for with.
 fn bound(request: &Request) -> wire::sync::ApprovalBinding {
-    let mut gate = gate();
+    let mut gate = unbudgeted();
     let stream = gate.send(request);
     let asked = gate.sync(answer_with(pending()));
     assert_eq!(gate.reply(&stream).unwrap().status, 403);
@@ -235,7 +240,7 @@ fn an_unanswered_ask_is_repeated_and_ends_in_a_refusal_that_gives_everything_bac
 /// Also where no budget makes the holder call every second.
 #[test]
 fn an_ask_is_repeated_even_if_nothing_else_is_to_be_told() {
-    let mut gate = Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"));
+    let mut gate = unbudgeted();
     let stream = gate.send(&create().with("x-approval-id", "a-1"));
     let (call, _) = gate.sync_call().unwrap();
     gate.answer(&call, &[(":status", b"503")], vec![]);
@@ -271,22 +276,25 @@ fn nobody_asks_while_the_control_plane_is_known_to_be_away() {
 #[test]
 fn what_is_to_be_given_back_does_not_grow_without_end() {
     use crate::undos::UNDOS_MAX;
-    // Without budgets nothing else is waited for.
-    let mut gate = Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"));
-    for _ in 0..UNDOS_MAX + 3 {
+    let mut gate = unbudgeted();
+    for number in 0..UNDOS_MAX + 3 {
         let stream = gate.send(&create().with("x-approval-id", "a-1"));
         assert_eq!(stream.step, Step::Held);
-        let call = gate.take_call("/data-plane/v1/sync");
         gate.finish(&stream);
-        if let Some(call) = call {
+        if number % 100 == 0 {
+            gate.run(Duration::from_millis(200));
+            let call = gate.take_call("/data-plane/v1/sync").unwrap();
             gate.answer(&call, &[(":status", b"410")], vec![]);
         }
     }
     assert_eq!(gate.vm.borrow().undos.len(), UNDOS_MAX);
     assert_eq!(gate.host.metric("gateway.approval_undos_dropped_total"), 3);
     // What is kept is given back when the control plane is itself again.
-    gate.run(Duration::from_millis(1_000));
-    let sent = gate.sync(|_, _| {}).undos.len();
+    gate.run(Duration::from_millis(200));
+    let call = gate.take_call("/data-plane/v1/sync").unwrap();
+    let request: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    gate.answer_sync(&call, &super::gate::grant_all(&request));
+    let sent = request.undos.len();
     assert_eq!((sent, gate.vm.borrow().undos.len()), (UNDOS_MAX, 0));
 }
 
@@ -301,8 +309,9 @@ fn an_approval_id_that_is_repeated_or_not_sane_is_refused() {
     for reply in [&twice, &insane, &host] {
         assert_eq!(reply.problem()["check"], json!("approval"));
     }
-    let record = gate.last_record();
-    assert_eq!(record["reason"], json!("approval_header"));
+    let stream = gate.send(&create().with("x-approval-id", ""));
+    gate.finish(&stream);
+    assert_eq!(gate.last_record()["reason"], json!("approval_header"));
     assert_eq!(host.problem()["detail"], json!("A header is repeated or malformed: `host`"));
     assert_eq!(gate.held(), 0);
 }
