@@ -155,6 +155,67 @@ fn every_shell_gets_a_script() {
     }
 }
 
+/// `plant-gateway` beside a `control-plane` that tells what it was called with: its arguments, then `DATABASE_URL`.
+struct BreakGlass(tempfile::TempDir);
+
+impl BreakGlass {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        // On the file system of the program, so that it can be there under another name.
+        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        std::fs::hard_link(env!("CARGO_BIN_EXE_plant-gateway"), home.path().join("plant-gateway")).unwrap();
+        let beside = home.path().join("control-plane");
+        let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" \"$DATABASE_URL\" > \"$0.told\"\nprintf '{\"activation\":3,\"revision\":7}'\n";
+        std::fs::write(&beside, script).unwrap();
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(home)
+    }
+
+    /// What `policy rollback` ends with and prints, and what the control plane was told, if it was called.
+    fn roll_back(&self, arguments: &[&str], database_url: Option<&str>) -> (i32, String, Option<String>) {
+        let mut command = Command::new(self.0.path().join("plant-gateway"));
+        command.args(["policy", "rollback", "--reason", "locked out"]).args(arguments).env_remove("DATABASE_URL");
+        // Nobody is there.
+        command.env("PLANT_ADMIN_TOKEN", "x").env("PLANT_CONTROL_PLANE", "http://127.0.0.1:9");
+        if let Some(url) = database_url {
+            command.env("DATABASE_URL", url);
+        }
+        let output = command.output().unwrap();
+        let told = self.0.path().join("control-plane.told");
+        let seen = std::fs::read_to_string(&told).ok();
+        if seen.is_some() {
+            std::fs::remove_file(told).unwrap();
+        }
+        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap(), seen)
+    }
+}
+
+#[test]
+fn the_way_back_takes_the_database_from_the_environment_and_only_when_it_is_asked_to() {
+    const URL: &str = "postgres://gateway:hunter2@db/gateway";
+    let glass = BreakGlass::new();
+    let (code, out, told) = glass.roll_back(&["--break-glass", "--to", "7"], Some(URL));
+    assert_eq!((code, out.as_str()), (0, "activation 3: revision 7 is in force\n"));
+    assert_eq!(told.unwrap(), format!("rollback\n--reason\nlocked out\n--to\n7\n{URL}\n"), "no argument has the password");
+
+    let (code, out, told) = glass.roll_back(&["--database-url", "postgres://other/db"], Some(URL));
+    assert_eq!((code, out.as_str()), (0, "activation 3: revision 7 is in force\n"));
+    assert_eq!(told.unwrap(), "rollback\n--reason\nlocked out\npostgres://other/db\n");
+
+    for unset in [None, Some("")] {
+        let (code, out, told) = glass.roll_back(&["--break-glass"], unset);
+        assert_eq!((code, told), (2, None), "{out}");
+        assert!(out.contains("set DATABASE_URL"), "{out}");
+    }
+    for usage in [["--break-glass", "--expect", "3"], ["--database-url", "postgres://db", "--expect=3"], ["--reason", "x", "--to=3"]] {
+        let (code, out, told) = glass.roll_back(&usage, Some(URL));
+        assert_eq!((code, told), (2, None), "{out}");
+    }
+    let (code, out, told) = glass.roll_back(&[], Some(URL));
+    assert_eq!(told, None, "the environment alone breaks no glass");
+    assert!(code == 3 && out.contains("http://127.0.0.1:9"), "{code}: {out}");
+}
+
 #[test]
 fn each_command_asks_what_the_control_plane_understands() {
     let answer = || json!({"revision": 7, "activation": 3, "id": 1, "version": 2, "summary": "3 of 3 workers", "unknown": "kept"});

@@ -10,7 +10,6 @@ use crate::settings::Sensitive;
 use authoring::evaluate::Candidate;
 use clap::Parser;
 use serde::Serialize;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection, Postgres, Transaction};
 
 /// The name of the subcommand.
@@ -43,7 +42,7 @@ pub struct RolledBack {
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
 pub enum BreakGlassError {
-    /// Not a URL of Postgres. The cause would quote it.
+    /// Not a URL of Postgres.
     #[error("the database URL is not one of Postgres")]
     DatabaseUrl,
     /// The database fails.
@@ -77,7 +76,7 @@ pub enum BreakGlassError {
 /// Nothing was changed.
 pub async fn run(arguments: &Arguments) -> Result<RolledBack, BreakGlassError> {
     check_reason(&arguments.reason)?;
-    let options: PgConnectOptions = arguments.database_url.expose().parse().map_err(|_quotes_it| BreakGlassError::DatabaseUrl)?;
+    let options = arguments.database_url.postgres().ok_or(BreakGlassError::DatabaseUrl)?;
     let mut connection = options.application_name("plant-gateway-rollback").connect().await?;
     roll_back(&mut connection, arguments.to.map(Revision), &arguments.reason).await
 }

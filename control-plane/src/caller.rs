@@ -207,6 +207,7 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         | DenyReason::PermissionMissing
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
+        | DenyReason::ApprovalHeader(_)
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge

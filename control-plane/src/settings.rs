@@ -4,6 +4,7 @@ use crate::outbound::target::{AllowedHosts, AllowedNetworks};
 use crate::public_url::PublicUrl;
 use authoring::rules::Gate;
 use clap::{Parser, ValueEnum};
+use sqlx::postgres::PgConnectOptions;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
@@ -102,6 +103,13 @@ impl Sensitive {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Where to connect, if it is a URL of Postgres. Why not is not said: it would quote the URL.
+    #[must_use]
+    pub fn postgres(&self) -> Option<PgConnectOptions> {
+        let ours = ["postgres://", "postgresql://"].iter().any(|scheme| self.0.starts_with(scheme));
+        self.0.parse().ok().filter(|_| ours)
+    }
 }
 
 impl fmt::Debug for Sensitive {
@@ -131,5 +139,20 @@ mod tests {
         ]);
         assert!(!format!("{settings:?}").contains("hunter2"));
         assert_eq!(settings.redis_url.expose(), "redis://:hunter2@cache");
+    }
+
+    #[test]
+    fn only_a_url_of_postgres_says_where_postgres_is() {
+        for (url, good) in [
+            ("postgres://gateway:hunter2@db/gateway", true),
+            ("postgresql://db/gateway", true),
+            ("mysql://u:x@h/x", false),
+            ("redis://h", false),
+            ("postgres:", false),
+            ("db/gateway", false),
+            ("", false),
+        ] {
+            assert_eq!(Sensitive(url.to_owned()).postgres().is_some(), good, "{url}");
+        }
     }
 }

@@ -21,7 +21,7 @@ use decision_core::causes::chain;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use sqlx::PgPool;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -230,7 +230,7 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
 }
 
 async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
-    let options: PgConnectOptions = settings.database_url.expose().parse().map_err(|_quotes_it| StartError::DatabaseUrl)?;
+    let options = settings.database_url.postgres().ok_or(StartError::DatabaseUrl)?;
     let options = options.application_name("plant-gateway-control-plane");
     let at = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
     let pool = PgPoolOptions::new()

@@ -8,33 +8,20 @@ mod plane;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use control_plane::app::admin_app;
+use control_plane::start::MIGRATOR;
 use http_body_util::BodyExt as _;
 use plane::{Holder, state, token};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use sqlx::migrate::Migrate as _;
 use std::sync::Arc;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::policy::{Approvals, Gateway};
+use wire::policy::{Approvals, Target};
 use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome, ApprovalRefusal, ApprovalUndo};
 
 fn ask(subject: &str, path: &str, approval_id: Option<&str>) -> ApprovalAsk {
-    ApprovalAsk {
-        request_id: *Uuid::now_v7().as_bytes(),
-        approval_id: approval_id.map(str::to_owned),
-        binding: ApprovalBinding {
-            gateway: Gateway::Plant,
-            issuer: "ops".into(),
-            subject: subject.into(),
-            method: "DELETE".into(),
-            authority: "api.test".into(),
-            path: path.into(),
-            query: "force=1".into(),
-            body_sha256: [3; 32],
-        },
-        route: "agents-delete".into(),
-        action: "agents.delete".into(),
-    }
+    ApprovalAsk { approval_id: approval_id.map(str::to_owned), ..plane::ask(subject, path, "force=1") }
 }
 
 async fn outcomes(holder: &mut Holder, asks: Vec<ApprovalAsk>) -> Vec<ApprovalOutcome> {
@@ -104,6 +91,96 @@ async fn a_request_is_approved_and_let_through_exactly_once(pool: PgPool) {
     let events: Vec<(String, String)> =
         sqlx::query_as("SELECT actor_subject, action FROM admin_events WHERE target = $1").bind(&id).fetch_all(&pool).await.unwrap();
     assert_eq!(events, [("grace".to_owned(), "approval.approve".to_owned())]);
+}
+
+/// One user may have tokens for several customers, agents and targets, and send one body under several names.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_grant_is_for_one_customer_agent_target_and_reading_of_the_body(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    assert_eq!(decide(&holder, &id, &token("grace", "admin", true), "approve").await, 200);
+    let binding = ask("ada", "/a", None).binding;
+    let others = [
+        ("user id", ApprovalBinding { user_id: "another".into(), ..binding.clone() }),
+        ("customer", ApprovalBinding { customer_id: Some("customer-2".into()), ..binding.clone() }),
+        ("no customer", ApprovalBinding { customer_id: None, ..binding.clone() }),
+        ("agent", ApprovalBinding { agent_id: Some("agent-2".into()), ..binding.clone() }),
+        ("no agent", ApprovalBinding { agent_id: None, ..binding.clone() }),
+        ("target", ApprovalBinding { target: Target::Sandbox, ..binding.clone() }),
+        ("content type", ApprovalBinding { content_type: Some("text/plain".into()), ..binding.clone() }),
+        ("no content type", ApprovalBinding { content_type: None, ..binding.clone() }),
+        ("content encoding", ApprovalBinding { content_encoding: Some("gzip".into()), ..binding.clone() }),
+        ("empty query", ApprovalBinding { query: Some(String::new()), ..binding.clone() }),
+        ("no query", ApprovalBinding { query: None, ..binding.clone() }),
+        ("body", ApprovalBinding { body_sha256: [4; 32], ..binding.clone() }),
+    ];
+    for (what, other) in others.clone() {
+        let used = ApprovalAsk { binding: other, ..ask("ada", "/a", Some(&id)) };
+        assert_eq!(outcome(&mut holder, used).await, refused(ApprovalRefusal::OtherRequest), "{what}");
+    }
+    let mut ids = std::collections::BTreeSet::from([id.clone()]);
+    for (what, other) in others {
+        let asked = outcome(&mut holder, ApprovalAsk { binding: other, ..ask("ada", "/a", None) }).await;
+        assert!(ids.insert(pending_id(&asked)), "{what} waits for an approval of its own");
+    }
+    assert_eq!(outcome(&mut holder, ask("ada", "/a", Some(&id))).await, ApprovalOutcome::Granted);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_governor_sees_for_whom_and_where_to_a_request_is(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let id = pending_id(&outcome(&mut holder, ask("ada", "/a", None)).await);
+    let approval = shown(&holder, &id).await;
+    for (name, value) in [
+        ("user_id", json!("id-of-ada")),
+        ("customer_id", json!("customer-1")),
+        ("agent_id", json!("agent-1")),
+        ("target", json!("production")),
+        ("content_type", json!("application/json")),
+        ("content_encoding", Value::Null),
+        ("query", json!("force=1")),
+        ("body_sha256", json!("03".repeat(32))),
+        ("body_length", json!(12)),
+    ] {
+        assert_eq!(approval[name], value, "{name}");
+    }
+    let bare = ask("ada", "/a", None);
+    let binding = ApprovalBinding { query: None, customer_id: None, target: Target::Sandbox, ..bare.binding.clone() };
+    let id = pending_id(&outcome(&mut holder, ApprovalAsk { binding, ..bare }).await);
+    let approval = shown(&holder, &id).await;
+    assert_eq!((&approval["query"], &approval["customer_id"], &approval["target"]), (&Value::Null, &Value::Null, &json!("sandbox")));
+}
+
+/// Rows from before the migration that bound approvals to more.
+#[sqlx::test(migrations = false)]
+async fn approvals_from_before_they_were_bound_to_the_customer_are_void(pool: PgPool) {
+    const BEFORE: i64 = 7;
+    let mut connection = pool.acquire().await.unwrap();
+    for migration in MIGRATOR.iter().filter(|migration| migration.version <= BEFORE) {
+        connection.apply("_sqlx_migrations", migration).await.unwrap_or_else(|error| panic!("{}: {error}", migration.version));
+    }
+    sqlx::query(
+        "INSERT INTO approvals (id, envoy_id, gateway, issuer, subject, method, authority, path, query, body_sha256, route, action, \
+             user_sha256, binding_sha256, requested_by, expires_at, status, decided_at, decided_by_issuer, decided_by_subject) \
+         SELECT gen_random_uuid(), 'envoy-1', 'PP', 'ops', 'ada', 'DELETE', 'api.test', '/' || status, '', '', 'r', 'a', '', \
+                convert_to(status, 'UTF8'), gen_random_uuid(), now() + interval '1 hour', status, now(), 'ops', 'grace' \
+         FROM unnest(ARRAY['pending', 'approved', 'rejected']) AS status",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    drop(connection);
+    MIGRATOR.run(&pool).await.unwrap();
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT path, status FROM approvals ORDER BY path").fetch_all(&pool).await.unwrap();
+    let row = |path: &str, status: &str| (path.to_owned(), status.to_owned());
+    assert_eq!(rows, [row("/approved", "expired"), row("/pending", "expired"), row("/rejected", "rejected")]);
+    let told: Vec<(String,)> = sqlx::query_as("SELECT detail->>'was' FROM admin_events WHERE action = 'approval.expire' ORDER BY 1")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(told, [("approved".to_owned(),), ("pending".to_owned(),)]);
 }
 
 #[sqlx::test(migrations = "../migrations")]

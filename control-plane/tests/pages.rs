@@ -16,8 +16,7 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::policy::{Approvals, Gateway};
-use wire::sync::{ApprovalAsk, ApprovalBinding};
+use wire::policy::Approvals;
 
 const ORIGIN: &str = "https://admin.test";
 
@@ -88,22 +87,7 @@ impl Browser {
 async fn waiting(state: &AppState, subject: &str, path: &str) -> String {
     let mut holder = Holder::new(state).await;
     let mut request = holder.request(vec![]);
-    request.approvals = vec![ApprovalAsk {
-        request_id: *Uuid::now_v7().as_bytes(),
-        approval_id: None,
-        binding: ApprovalBinding {
-            gateway: Gateway::Pp,
-            issuer: "ops".into(),
-            subject: subject.into(),
-            method: "DELETE".into(),
-            authority: "api.test".into(),
-            path: path.into(),
-            query: "force=\"1\"&x=<script>".into(),
-            body_sha256: [3; 32],
-        },
-        route: "agents-delete".into(),
-        action: "agents.delete".into(),
-    }];
+    request.approvals = vec![plane::ask(subject, path, "force=\"1\"&x=<script>")];
     let answer = holder.send(&request).await.unwrap();
     match answer.approvals.first().map(|answer| &answer.outcome) {
         Some(wire::sync::ApprovalOutcome::Pending { approval_id, .. }) => approval_id.clone(),
@@ -146,6 +130,12 @@ async fn a_governor_signs_in_reads_and_decides(pool: PgPool) {
         ("0303030303", true),
         ("agents.delete", true),
         ("1 of 1 still to approve", true),
+        ("<dd id=\"user-id\">id-of-ada</dd>", true),
+        ("<dd id=\"customer\">customer-1</dd>", true),
+        ("<dd id=\"agent\">agent-1</dd>", true),
+        ("<dd id=\"target\">production</dd>", true),
+        ("<code>application/json</code>", true),
+        ("12 bytes", true),
     ] {
         assert_eq!(page.text.contains(part), there, "{part} in {}", page.text);
     }
@@ -157,6 +147,17 @@ async fn a_governor_signs_in_reads_and_decides(pool: PgPool) {
     ] {
         assert_eq!(page.header(name), want);
     }
+    // A site beside this one may set a cookie, but under no name with the prefix, and no second one unnoticed.
+    let ours = browser.cookie.clone();
+    for (tossed, status) in [
+        (format!("plant-session={}; {ours}", "a".repeat(64)), 200),
+        (ours.replace("__Host-", ""), 303),
+        (format!("__Host-plant-session={}; {ours}", "a".repeat(64)), 303),
+    ] {
+        browser.cookie = tossed.clone();
+        assert_eq!(browser.get(&path).await.status, status, "{tossed}");
+    }
+    browser.cookie = ours;
     let key = page.form_key();
     let empty = browser.post(&format!("{path}/decision"), &[("form_key", &key), ("decision", "approve"), ("reason", " ")]).await;
     assert!(empty.status == 400 && empty.text.contains("Not done"), "{}", empty.text);

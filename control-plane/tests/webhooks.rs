@@ -27,8 +27,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::policy::{Approvals, Gateway, Webhook};
-use wire::sync::{ApprovalAsk, ApprovalBinding};
+use wire::policy::{Approvals, Webhook};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -62,22 +61,7 @@ impl World {
     async fn request(&self, path: &str) {
         let mut holder = Holder::new(&self.state).await;
         let mut request = holder.request(vec![]);
-        request.approvals = vec![ApprovalAsk {
-            request_id: *Uuid::now_v7().as_bytes(),
-            approval_id: None,
-            binding: ApprovalBinding {
-                gateway: Gateway::Pp,
-                issuer: "ops".into(),
-                subject: "ada".into(),
-                method: "DELETE".into(),
-                authority: "api.test".into(),
-                path: path.into(),
-                query: "token=sensitive".into(),
-                body_sha256: [3; 32],
-            },
-            route: "agents-delete".into(),
-            action: "agents.delete".into(),
-        }];
+        request.approvals = vec![plane::ask("ada", path, "token=sensitive")];
         holder.send(&request).await.unwrap();
     }
 
@@ -130,7 +114,11 @@ async fn requests_and_decisions_are_told_with_a_signature_over_every_byte(pool: 
     let event: Value = serde_json::from_slice(&body).unwrap();
     let data = &event["data"];
     assert_eq!((&event["type"], &data["status"], &data["path"]), (&json!("approval.requested"), &json!("pending"), &json!("/a")));
-    assert_eq!(data["user"], json!({"issuer": "ops", "subject": "ada"}));
+    let user = json!({
+        "issuer": "ops", "subject": "ada", "user_id": "id-of-ada", "customer_id": "customer-1", "agent_id": "agent-1",
+    });
+    assert_eq!((&data["user"], &data["target"], &data["content_type"]), (&user, &json!("production"), &json!("application/json")));
+    assert!(!event.to_string().contains("030303"), "a short body could be guessed by its digest");
     assert!(data["url"].as_str().unwrap().starts_with("https://admin.test/f%C3%BCr%20alle/approvals/"));
     assert!(!event.to_string().contains("sensitive"), "the query stays here");
 

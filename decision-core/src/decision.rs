@@ -108,6 +108,8 @@ pub enum DenyReason {
     BodyKeyRepeated,
     /// That body is too large to be read.
     BodyTooLarge,
+    /// A header that names the approval, or that the approval is bound to, is repeated or malformed.
+    ApprovalHeader(&'static str),
     /// A governor has to approve.
     ApprovalRequired,
     /// The approval that was presented cannot be used.
@@ -142,6 +144,7 @@ impl DenyReason {
             Self::BodyKeyRepeated,
             Self::BodyTooLarge,
             Self::RuleRefused,
+            Self::ApprovalHeader(""),
             Self::ApprovalRequired,
             Self::ApprovalRefused,
             Self::ApprovalBodyTooLarge,
@@ -168,7 +171,7 @@ impl DenyReason {
             Self::TrialExpired | Self::TrialRestricted => Check::Trial,
             Self::OwnerMissing | Self::BodyNotObject | Self::BodyKeyRepeated | Self::BodyTooLarge => Check::Ownership,
             Self::RuleRefused => Check::Rules,
-            Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
+            Self::ApprovalHeader(_) | Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
             Self::BudgetSpent(_) | Self::BudgetUnscoped(_) => Check::Budget,
         }
     }
@@ -194,6 +197,7 @@ impl DenyReason {
             Self::BodyKeyRepeated => "body_key_repeated",
             Self::BodyTooLarge => "body_too_large",
             Self::RuleRefused => "rule_refused",
+            Self::ApprovalHeader(_) => "approval_header",
             Self::ApprovalRequired => "approval_required",
             Self::ApprovalRefused => "approval_refused",
             Self::ApprovalBodyTooLarge => "approval_body_too_large",
@@ -207,7 +211,8 @@ impl DenyReason {
     pub fn status(self, policy: Option<&CompiledPolicy>) -> u16 {
         let settings = policy.map(CompiledPolicy::settings);
         match self {
-            Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) | Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated => 400,
+            Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) | Self::ApprovalHeader(_) => 400,
+            Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated => 400,
             Self::CredentialRefused(CredentialFault::VerificationBudgetSpent) | Self::ClientLimited(_) => 429,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused | Self::OwnerMissing => 401,
             // To the page on which a governor decides, if the policy says so.

@@ -20,6 +20,12 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
 const SECRET: &str = "a secret of thirty-two bytes....";
+/// Routes that write the caller's customer into the request of which a governor approves.
+const TRANSFERS: &str = "
+routes:
+  - {name: transfers.query, gateways: [PP], methods: [POST], path: /api/v1/transfers/by-query, require: permission, permission: agent.create, approval: governor, ownership: {in: query}, cost_micros: 0}
+  - {name: transfers.body, gateways: [PP], methods: [POST], path: /api/v1/transfers/by-body, require: permission, permission: agent.create, approval: governor, ownership: {in: body}, cost_micros: 0}
+";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A stack, a receiver of webhooks, and the files of the policy.
@@ -34,7 +40,7 @@ impl World {
         let home = tempfile::tempdir().unwrap();
         let receiver = WebhookReceiver::start(home.path()).await.unwrap();
         let mut options = options("approvals", ports::APPROVALS).unwrap();
-        options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
+        options.policies = without_budgets(home.path(), TRANSFERS).unwrap();
         options.control_plane_env = receiver.control_plane_env();
         options.control_plane_env.push(("WEBHOOK_ATTEMPTS_MAX".to_owned(), "2".to_owned()));
         let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await.unwrap();
@@ -125,6 +131,9 @@ async fn approvals_end_to_end() {
     let world = World::start().await;
     world.govern("  lifetime_s: 600\n").await;
     bound_to_one_request_and_good_once(&world).await;
+    bound_to_the_customer_and_the_agent(&world).await;
+    bound_to_the_target(&world).await;
+    bound_to_how_the_request_is_read(&world).await;
     given_back_when_the_backend_was_not_reached(&world).await;
     useless_after_its_time(&world).await;
     at_most_twenty_wait(&world).await;
@@ -165,7 +174,8 @@ async fn bound_to_one_request_and_good_once(world: &World) {
     let record = world.admin().audit_record("approved-once", PATIENCE).await.unwrap().unwrap();
     assert_eq!((&record["approval_id"], &record["decision"]), (&json!(id), &json!("permit")), "{record}");
     let requested = arrived(world, &id, "approval.requested").await;
-    assert_eq!(requested.json()["data"]["user"], json!({"issuer": "pp", "subject": "ada"}));
+    let data = &requested.json()["data"];
+    assert_eq!((&data["user"]["issuer"], &data["user"]["subject"], &data["target"]), (&json!("pp"), &json!("ada"), &json!("production")));
     let decided = arrived(world, &id, "approval.decided").await;
     assert_eq!(decided.json()["data"]["status"], "approved");
 }
@@ -192,6 +202,91 @@ fn hmac(signed: &[u8]) -> String {
     python.stdin.take().unwrap().write_all(signed).unwrap();
     let printed = python.wait_with_output().unwrap();
     String::from_utf8(printed.stdout).unwrap().trim().to_owned()
+}
+
+fn transfer(token: &str, path: &str) -> Ask {
+    Ask::post(&format!("/api/v1/transfers/{path}")).bearer(token).header("content-type", "application/json").body("{\"amount\":1}")
+}
+
+impl World {
+    fn minted(&self, spec: &TokenSpec) -> String {
+        mint(&self.state().issuers["pp"], spec).unwrap()
+    }
+
+    /// Asked for and approved.
+    async fn approved(&self, ask: &Ask) -> String {
+        let (id, _) = self.refused(ask).await;
+        assert_eq!(self.decide(&id, &self.governor("grace"), "approve").await, 200);
+        id
+    }
+
+    /// The approval does not fit, and nothing reaches a backend by it.
+    async fn misfit(&self, ask: &Ask, id: &str, what: &str) {
+        let refused = self.pp(&with(ask, id)).await;
+        assert_eq!(
+            (refused.status, refused.json()["detail"].as_str()),
+            (403, Some("The approval is for another request")),
+            "{what}: {}",
+            refused.text()
+        );
+        assert!(refused.header("x-echo-listener").is_none());
+    }
+
+    /// The approval fits; what the backend got.
+    async fn passed(&self, ask: &Ask, id: &str, listener: &str) -> Answer {
+        let passed = self.pp(&with(ask, id)).await;
+        assert_eq!((passed.status, passed.header("x-echo-listener")), (200, Some(listener)), "{}", passed.text());
+        passed
+    }
+}
+
+/// One user with tokens for two customers: what is approved for one is not done for the other.
+async fn bound_to_the_customer_and_the_agent(world: &World) {
+    let orchestrator = || TokenSpec::new("ann", &["agent_orchestrator"]);
+    let [own, other] = ["c-A", "c-B"].map(|customer| world.minted(&orchestrator().customer(customer)));
+    for path in ["by-query?amount=1", "by-body"] {
+        let id = world.approved(&transfer(&own, path)).await;
+        let shown = world.approval(&id).await;
+        assert_eq!((&shown["customer_id"], &shown["target"]), (&json!("c-A"), &json!("production")), "{shown}");
+        world.misfit(&transfer(&other, path), &id, path).await;
+        let passed = world.passed(&transfer(&own, path), &id, "production").await;
+        assert!(passed.text().contains("c-A") && !passed.text().contains("c-B"), "{}", passed.text());
+    }
+    let [own, other] = ["a-1", "a-2"].map(|agent| world.minted(&orchestrator().agent(agent)));
+    let id = world.approved(&delete(&own, "g-1")).await;
+    world.misfit(&delete(&other, "g-1"), &id, "another agent").await;
+    world.passed(&delete(&own, "g-1"), &id, "production").await;
+}
+
+/// One user with a trial that becomes a subscription: what was approved for the sandbox is not done in production.
+async fn bound_to_the_target(world: &World) {
+    let spec = || TokenSpec::new("tess", &["agent_orchestrator"]).customer("c-A");
+    let (trial, paid) = (world.minted(&spec().trial_for(3_600)), world.minted(&spec()));
+    for (asked, listener, other) in [(&trial, "sandbox", &paid), (&paid, "production", &trial)] {
+        let id = world.approved(&delete(asked, "s-1")).await;
+        assert_eq!(world.approval(&id).await["target"], listener);
+        world.misfit(&delete(other, "s-1"), &id, listener).await;
+        world.passed(&delete(asked, "s-1"), &id, listener).await;
+    }
+}
+
+async fn bound_to_how_the_request_is_read(world: &World) {
+    let token = world.token("rita");
+    let post = |path: &str| Ask::post(path).bearer(&token).body("{\"a\":1}");
+    let typed = |kind: &str| post("/api/v1/agents").header("content-type", kind);
+    let id = world.approved(&typed("application/json")).await;
+    assert_eq!(world.approval(&id).await["content_type"], "application/json");
+    for (what, other) in [
+        ("another content type", typed("application/x-www-form-urlencoded")),
+        ("no content type", post("/api/v1/agents")),
+        ("a content encoding", typed("application/json").header("content-encoding", "gzip")),
+        ("an empty query", post("/api/v1/agents?").header("content-type", "application/json")),
+    ] {
+        world.misfit(&other, &id, what).await;
+    }
+    world.passed(&typed("application/json"), &id, "production").await;
+    let insane = world.pp(&typed("application/json").header("x-approval-id", &"x".repeat(300))).await;
+    assert_eq!((insane.status, insane.json()["check"].as_str()), (400, Some("approval")), "{}", insane.text());
 }
 
 async fn given_back_when_the_backend_was_not_reached(world: &World) {
@@ -283,6 +378,7 @@ async fn in_the_browser(world: &World) {
     open_signed_in(&mut window, &url, &world.governor("grace")).await;
     assert_eq!(window.read("#user").await.unwrap(), "clicked at pp");
     assert!(window.read("#request").await.unwrap().starts_with("DELETE "));
+    assert_eq!((window.read("#customer").await.unwrap().as_str(), window.read("#target").await.unwrap().as_str()), ("none", "production"));
     assert_eq!(window.style(".status", "font-weight").await.unwrap(), "600", "the style sheet is let in by the page's own policy");
     let cookies = window.cookies().await.unwrap();
     assert!(cookies.len() == 1 && cookies[0]["httpOnly"] == true && cookies[0]["sameSite"] == "Strict", "{cookies:?}");

@@ -88,5 +88,6 @@ pub(crate) mod name {
     pub(crate) const TOKENS_VERIFIED: &str = "gateway.tokens_verified_total";
     pub(crate) const REQUESTS_HELD: &str = "gateway.requests_held_total";
     pub(crate) const MEMORY: &str = "gateway.memory_bytes";
+    pub(crate) const APPROVAL_UNDOS_DROPPED: &str = "gateway.approval_undos_dropped_total";
     pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
 }

@@ -16,9 +16,9 @@ pub(crate) struct RequestHeaders {
     target: Place,
     authority: Place,
     accept: Place,
-    content_type: Place,
+    content_type: Found,
     content_length: Place,
-    content_encoding: Option<Place>,
+    content_encoding: Found,
     /// The `:protocol` of an extended CONNECT (RFC 8441).
     protocol: Option<Place>,
     upgrade: Found,
@@ -89,9 +89,9 @@ impl RequestHeaders {
             b":path" => self.target = value,
             b":authority" => self.authority = value,
             b"accept" => self.accept = value,
-            b"content-type" => self.content_type = value,
+            b"content-type" => self.content_type.add(value),
             b"content-length" => self.content_length = value,
-            b"content-encoding" => self.content_encoding = Some(value),
+            b"content-encoding" => self.content_encoding.add(value),
             b":protocol" => self.protocol = Some(value),
             b"upgrade" => self.upgrade.add(value),
             b"connection" if names_upgrade(text) => self.connection = Connection::Upgrades,
@@ -185,8 +185,8 @@ impl RequestHeaders {
     }
 
     /// Whether the body is coded, be it as `identity`.
-    pub(crate) const fn has_content_encoding(&self) -> Presence {
-        if self.content_encoding.is_some() { Presence::Present } else { Presence::Absent }
+    pub(crate) fn has_content_encoding(&self) -> Presence {
+        presence(&self.content_encoding)
     }
 
     /// The headers that say what the bytes of the body are.
@@ -195,7 +195,7 @@ impl RequestHeaders {
     }
 
     pub(crate) fn has_content_type(&self) -> Presence {
-        if self.content_type == Place::default() { Presence::Absent } else { Presence::Present }
+        presence(&self.content_type)
     }
 
     /// Path and query as sent.
@@ -224,9 +224,29 @@ impl RequestHeaders {
 
     /// The approval that the client presents.
     pub(crate) fn approval_id(&self) -> Result<Option<&str>, DenyReason> {
-        match once(self.presented(&self.approval_id), "x-approval-id")? {
-            None => Ok(None),
-            Some(value) => sane_id(value).map(Some).ok_or(DenyReason::AmbiguousHeader("x-approval-id")),
+        self.for_approval(&self.approval_id, "x-approval-id", sane_id)
+    }
+
+    /// How the body is to be read, for an approval to be bound to.
+    pub(crate) fn bound_content_type(&self) -> Result<Option<&str>, DenyReason> {
+        self.for_approval(&self.content_type, "content-type", plain_text)
+    }
+
+    /// How the body is coded, for an approval to be bound to.
+    pub(crate) fn bound_content_encoding(&self) -> Result<Option<&str>, DenyReason> {
+        self.for_approval(&self.content_encoding, "content-encoding", plain_text)
+    }
+
+    /// The host, as names compare, for an approval to be bound to.
+    pub(crate) fn bound_authority(&self) -> Result<String, DenyReason> {
+        std::str::from_utf8(self.authority()).map(str::to_ascii_lowercase).map_err(|_| DenyReason::ApprovalHeader("host"))
+    }
+
+    fn for_approval(&self, found: &Found, name: &'static str, read: fn(&[u8]) -> Option<&str>) -> Result<Option<&str>, DenyReason> {
+        match self.presented(found) {
+            Presented::Absent => Ok(None),
+            Presented::Once(value) => read(value).map(Some).ok_or(DenyReason::ApprovalHeader(name)),
+            Presented::Repeated => Err(DenyReason::ApprovalHeader(name)),
         }
     }
 
@@ -273,7 +293,7 @@ impl RequestHeaders {
 
     /// Which body format a refusal takes.
     pub(crate) fn problem_format(&self) -> ProblemFormat {
-        if self.at(&self.content_type).starts_with(b"application/grpc") {
+        if matches!(self.presented(&self.content_type), Presented::Once(media) if media.starts_with(b"application/grpc")) {
             return ProblemFormat::Empty;
         }
         let accept = self.at(&self.accept);
@@ -322,6 +342,10 @@ fn sane_id(value: &[u8]) -> Option<&str> {
 /// Whether one of a connection's options is `upgrade`.
 fn names_upgrade(options: &[u8]) -> bool {
     options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+fn plain_text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok()
 }
 
 /// Names whose headers backends, or Envoy, take for the gateway's word.

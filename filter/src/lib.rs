@@ -39,6 +39,7 @@ mod signature;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod undos;
 mod vm;
 
 #[cfg(target_arch = "wasm32")]

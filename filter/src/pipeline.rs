@@ -15,6 +15,7 @@ use crate::ownership;
 use crate::request_body::{self, Body};
 use crate::rules as custom_rules;
 use crate::shadow::{self, Judged};
+use crate::undos::Queued;
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Window};
 use decision_core::decide_observed;
@@ -280,7 +281,7 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
 
 /// A grant by a governor has to be consumed, or requested. Both ride in the next sync call.
 fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, now: Timestamp) -> Step {
-    let ask = approval::ask(exchange);
+    let ask = approval::ask(exchange, permit.target());
     match ask {
         Ok(Some(_)) if vm.waiting.len() >= WAITING_MAX => {
             vm.leases.release(held);
@@ -316,7 +317,7 @@ fn forward(
 ) -> Step {
     if let Some(kind) = exchange.trace.token.as_ref().and_then(|token| vm.revoked.verdict(token)) {
         vm.leases.release(held);
-        undo_approval(exchange, vm, consumes);
+        undo_approval(exchange, vm, host, consumes);
         let reason = DenyReason::CredentialRefused(CredentialFault::Revoked(kind));
         return refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) });
     }
@@ -324,7 +325,7 @@ fn forward(
     if enact::forward(exchange, host, permit).is_err() {
         // The client's own body must not pass in its place.
         vm.leases.release(held);
-        undo_approval(exchange, vm, consumes);
+        undo_approval(exchange, vm, host, consumes);
         return refuse_after_decision(exchange, host, Denial { reason: DenyReason::BodyNotObject, route });
     }
     exchange.trace.forwarded_at = Some(now);
@@ -377,7 +378,7 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
         State::AwaitingKnowledge { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             exchange.body.note(host, size, end_of_stream);
             if u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX) {
-                leave(exchange, vm);
+                leave(exchange, vm, host);
                 return Some(fail(exchange, host, Fault::TooManyWaiting));
             }
             None
@@ -433,7 +434,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             Some(outcome) => approval_answered(exchange, vm, host, permit, held, outcome, now),
             None if now >= until || failing => {
                 exchange.state = State::AwaitingApproval { permit, held, until, consumes };
-                leave(exchange, vm);
+                leave(exchange, vm, host);
                 fail(exchange, host, Fault::ApprovalUnavailable)
             }
             None => {
@@ -504,7 +505,7 @@ pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
 }
 
 /// Gives back what a held request holds.
-fn leave(exchange: &mut Exchange, vm: &mut Vm) {
+fn leave(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
     match std::mem::take(&mut exchange.state) {
         State::AwaitingLease { wait, .. } => vm.leases.end_wait(wait),
         State::AwaitingApproval { held, consumes, .. } => {
@@ -512,7 +513,7 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
             let request_id = exchange.trace.request_id.bytes();
             vm.asks.retain(|ask| ask.request_id != request_id);
             vm.answers.remove(&request_id);
-            undo_approval(exchange, vm, consumes);
+            undo_approval(exchange, vm, host, consumes);
         }
         State::New
         | State::AwaitingKnowledge { .. }
@@ -523,10 +524,12 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm) {
     }
 }
 
-fn undo_approval(exchange: &Exchange, vm: &mut Vm, consumes: Consumes) {
+fn undo_approval(exchange: &Exchange, vm: &mut Vm, host: &impl Host, consumes: Consumes) {
     if let (Consumes::Approval, Some(approval_id)) = (consumes, exchange.trace.approval_id.clone()) {
-        vm.undos.push(ApprovalUndo { request_id: exchange.trace.request_id.bytes(), approval_id });
-        vm.sync.hurry();
+        match vm.undos.push(ApprovalUndo { request_id: exchange.trace.request_id.bytes(), approval_id }) {
+            Queued::Kept => vm.sync.hurry(),
+            Queued::Dropped => vm.counters.add(host, name::APPROVAL_UNDOS_DROPPED, 1),
+        }
     }
 }
 
@@ -543,7 +546,7 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
                 audit::Reached::Yes => vm.leases.settle(held, |_, _| {}),
                 audit::Reached::No => {
                     vm.leases.release(held);
-                    undo_approval(exchange, vm, consumes);
+                    undo_approval(exchange, vm, host, consumes);
                 }
             }
         }
@@ -552,7 +555,7 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
         | State::AwaitingLease { .. }
         | State::AwaitingApproval { .. }) => {
             exchange.state = state;
-            leave(exchange, vm);
+            leave(exchange, vm, host);
             exchange.state = State::Finished;
             exchange.trace.verdict.reason = if exchange.trace.status.is_some() { "envoy_answered" } else { "client_left" };
             audit::record(exchange, vm, host, audit::Charged::nothing(), now);

@@ -87,7 +87,9 @@ const TOO_MANY_REQUESTS: Row = Row("too-many-requests", "Too Many Requests", "To
 fn row(reason: DenyReason) -> Row {
     match reason {
         DenyReason::AmbiguousPath(_) => Row("validation-error", "Validation Error", "The path is ambiguous"),
-        DenyReason::AmbiguousHeader(_) => Row("validation-error", "Validation Error", "A header is repeated or malformed"),
+        DenyReason::AmbiguousHeader(_) | DenyReason::ApprovalHeader(_) => {
+            Row("validation-error", "Validation Error", "A header is repeated or malformed")
+        }
         // One text for both: whether a feature exists is not told.
         DenyReason::NoRoute | DenyReason::FeatureDisabled => Row("not-found", "Not Found", "No route has this method and path"),
         DenyReason::UpgradeRefused => Row("upgrade-refused", "Upgrade Refused", "The route does not do this upgrade"),
@@ -175,6 +177,7 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         | DenyReason::RegistrationKeyRefused
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
+        | DenyReason::ApprovalHeader(_)
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
@@ -222,6 +225,7 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         | DenyReason::PermissionMissing
         | DenyReason::TrialExpired
         | DenyReason::TrialRestricted
+        | DenyReason::ApprovalHeader(_)
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
@@ -280,7 +284,7 @@ impl<'p> Problem<'p> {
         let mut extras = Extras::default();
         match reason {
             DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
-            DenyReason::AmbiguousHeader(name) => detail = format!("{detail}: `{name}`"),
+            DenyReason::AmbiguousHeader(name) | DenyReason::ApprovalHeader(name) => detail = format!("{detail}: `{name}`"),
             DenyReason::PermissionMissing => extras.required_permission = action(exchange),
             DenyReason::TrialExpired => {
                 extras.trial_expires_at = trial_end(exchange);

@@ -34,7 +34,6 @@ pub(crate) struct SyncState {
     retry_at: Timestamp,
     failures: u32,
     hurried: bool,
-    undos_sent: usize,
     /// What the call in flight tells, if there is one.
     telling: Enforced,
     /// What the control plane has heard; none before its first answer.
@@ -107,7 +106,6 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     vm.sync.due = now.plus(Duration::from_millis(REGULAR_MS + vm.ids.jitter(REGULAR_JITTER_MS)));
     let mut accounts = Vec::new();
     vm.leases.reports(now, ACCOUNTS_PER_CALL, |report| accounts.push(account_report(&report)));
-    vm.sync.undos_sent = vm.undos.len();
     let enforced = Enforced::by(vm);
     vm.sync.telling = enforced;
     let request = SyncRequest {
@@ -118,7 +116,7 @@ pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         unknown_keys: vm.key_asks.send(),
         accounts,
         approvals: vm.asks.clone(),
-        undos: vm.undos.clone(),
+        undos: vm.undos.send(),
         records: vm.records.next_batch(),
         shadow: vm.comparison.report(),
     };
@@ -216,8 +214,7 @@ fn apply(vm: &mut Vm, answer: SyncAnswer) {
     }
     vm.key_asks.told();
     vm.comparison.told();
-    vm.undos.drain(..vm.sync.undos_sent.min(vm.undos.len()));
-    vm.sync.undos_sent = 0;
+    vm.undos.told();
     if let Some(first_sequence) = answer.records_stored {
         vm.records.stored(first_sequence);
     }

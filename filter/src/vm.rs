@@ -17,6 +17,7 @@ use crate::rules::{CustomRules, ReadyRules};
 use crate::shadow::{Comparison, Shadow};
 use crate::signature::{self, Failures, Implementation};
 use crate::sync::SyncState;
+use crate::undos::Undos;
 use authn::{Issuers, TokenCache};
 use decision_core::holder::{Binding, LeaseHolder, Wait};
 use decision_core::policy::CompiledPolicy;
@@ -25,7 +26,7 @@ use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
 use wire::bundle::{BundleError, BundleVersion, LoadedBundle};
-use wire::sync::{ApprovalAsk, ApprovalOutcome, ApprovalUndo, Id};
+use wire::sync::{ApprovalAsk, ApprovalOutcome, Id};
 
 /// Verified tokens that are kept: at most so many, in at most so many bytes.
 const TOKENS_MAX: usize = 10_000;
@@ -89,7 +90,7 @@ pub(crate) struct Vm {
     parked: Vec<(Box<Wait>, Timestamp)>,
     pub(crate) asks: Vec<ApprovalAsk>,
     pub(crate) answers: HashMap<Id, ApprovalOutcome>,
-    pub(crate) undos: Vec<ApprovalUndo>,
+    pub(crate) undos: Undos,
     pub(crate) ids: IdSource,
     pub(crate) counters: Counters,
     pub(crate) feed: BundleFeed,
@@ -149,7 +150,7 @@ impl Vm {
             parked: Vec::new(),
             asks: Vec::new(),
             answers: HashMap::new(),
-            undos: Vec::new(),
+            undos: Undos::default(),
             ids: IdSource::new(),
             counters: Counters::default(),
             feed: BundleFeed::default(),

@@ -3,7 +3,7 @@
 //! Numbers are cumulative and wants are *targets*, so that any call may be lost, repeated or late: a call number that
 //! is older than the last one is refused, and a call that was not answered is followed by one with a higher number.
 
-use crate::policy::Gateway;
+use crate::policy::{Gateway, Target};
 use serde::{Deserialize, Serialize};
 
 /// A holder's random id, or a request id (UUID v7), as bytes.
@@ -118,7 +118,7 @@ pub struct ApprovalAsk {
     pub action: String,
 }
 
-/// Exactly the request that an approval is for.
+/// Exactly the request that an approval is for: what the client sent, and for whom and where to it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalBinding {
     /// The gateway.
@@ -127,16 +127,30 @@ pub struct ApprovalBinding {
     pub issuer: String,
     /// The user: subject.
     pub subject: String,
+    /// The user id that the backend is told. One subject's tokens may name several, as also of the two that follow.
+    pub user_id: String,
+    /// The customer for whom the user acts: the backend is told, and routes with ownership write it into the request.
+    pub customer_id: Option<String>,
+    /// The agent for whom the user acts: the backend is told, and budgets are charged.
+    pub agent_id: Option<String>,
+    /// Where the request goes.
+    pub target: Target,
     /// The method.
     pub method: String,
     /// The authority, lower case.
     pub authority: String,
     /// The canonical path.
     pub path: String,
-    /// The query as sent, without `?`.
-    pub query: String,
+    /// The query as sent, without `?`; absent when there is no `?`.
+    pub query: Option<String>,
+    /// How the body is to be read: `Content-Type` as sent.
+    pub content_type: Option<String>,
+    /// How the body is coded: `Content-Encoding` as sent.
+    pub content_encoding: Option<String>,
     /// SHA-256 of the body; of nothing when there is none.
     pub body_sha256: [u8; 32],
+    /// The body's length in bytes.
+    pub body_length: u64,
 }
 
 /// A consumed approval whose request never reached the backend.

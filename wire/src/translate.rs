@@ -60,6 +60,15 @@ fn target(target: wire::Target) -> Target {
     }
 }
 
+impl From<Target> for wire::Target {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Production => Self::Production,
+            Target::Sandbox => Self::Sandbox,
+        }
+    }
+}
+
 fn failure_mode(mode: wire::FailureMode) -> FailureMode {
     match mode {
         wire::FailureMode::Open => FailureMode::Open,

@@ -213,6 +213,7 @@ fn idle_responses(document: &PolicyDocument, messages: &mut Vec<String>) {
         (DenyReason::BodyNotObject.code(), any(owned_in_body)),
         (DenyReason::BodyKeyRepeated.code(), any(owned_in_body)),
         (DenyReason::BodyTooLarge.code(), any(owned_in_body)),
+        (DenyReason::ApprovalHeader("").code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::ApprovalRequired.code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::ApprovalRefused.code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::ApprovalBodyTooLarge.code(), any(|route| route.approval == Approval::Governor)),

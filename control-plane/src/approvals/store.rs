@@ -1,8 +1,9 @@
 //! Approvals in Postgres. Asks of one user are serialised by an advisory lock, so that races make no second pending
 //! request and no twenty-first.
 
+use super::binding::{Digests, is_storable, target_name};
 use super::decisions::Decided;
-use super::{Digests, PENDING_MAX, Terms, is_storable};
+use super::{PENDING_MAX, Terms};
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::audit::gateway_name;
 use crate::webhooks::{self, Event};
@@ -111,8 +112,10 @@ async fn open_pending(
     let binding = &ask.binding;
     sqlx::query(
         "INSERT INTO approvals (id, envoy_id, gateway, issuer, subject, method, authority, path, query, body_sha256, route, action, \
-             user_sha256, binding_sha256, requested_by, expires_at, approvers_needed) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $16), $17)",
+             user_sha256, binding_sha256, requested_by, expires_at, approvers_needed, user_id, customer_id, agent_id, target, \
+             content_type, content_encoding, body_length) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $16), $17, $18, $19, \
+             $20, $21, $22, $23, $24)",
     )
     .bind(id)
     .bind(envoy_id)
@@ -131,6 +134,13 @@ async fn open_pending(
     .bind(Uuid::from_bytes(ask.request_id))
     .bind(terms.lifetime.as_secs_f64())
     .bind(i16::from(terms.approvers))
+    .bind(&binding.user_id)
+    .bind(&binding.customer_id)
+    .bind(&binding.agent_id)
+    .bind(target_name(binding.target))
+    .bind(&binding.content_type)
+    .bind(&binding.content_encoding)
+    .bind(i64::try_from(binding.body_length).unwrap_or(i64::MAX))
     .execute(&mut *connection)
     .await?;
     if let Some(webhook) = terms.webhook {
@@ -284,16 +294,31 @@ pub struct Approval {
     pub issuer: String,
     /// The user: subject.
     pub subject: String,
+    /// The user id that the backend is told; unknown of approvals from before it was bound, like the other parts that may
+    /// be null and are no headers.
+    pub user_id: Option<String>,
+    /// The customer for whom the user acts. Where the route has `ownership`, it is written into the backend's request.
+    pub customer_id: Option<String>,
+    /// The agent for whom the user acts.
+    pub agent_id: Option<String>,
+    /// Where the request goes: `production` or `sandbox`.
+    pub target: Option<String>,
     /// The method.
     pub method: String,
     /// The authority.
     pub authority: String,
     /// The path.
     pub path: String,
-    /// The query.
-    pub query: String,
-    /// SHA-256 of the body, in hex.
+    /// The query as sent; null where there is no `?`.
+    pub query: Option<String>,
+    /// `Content-Type` as sent.
+    pub content_type: Option<String>,
+    /// `Content-Encoding` as sent.
+    pub content_encoding: Option<String>,
+    /// SHA-256 of the body as the client sent it, in hex: whoever has the body can tell whether it is this one.
     pub body_sha256: String,
+    /// The body's length in bytes.
+    pub body_length: Option<i64>,
     /// The route.
     pub route: String,
     /// The route's permission.
@@ -333,14 +358,19 @@ pub struct Approval {
 }
 
 impl Approval {
-    /// What receivers outside learn: enough to find and judge it, without the query, which may carry secrets.
+    /// What receivers outside learn: enough to find it and to see what it is about, without the query, which may carry secrets,
+    /// and the body's digest, by which a short body can be guessed.
     #[must_use]
     pub fn event(&self, terms: &Terms<'_>) -> serde_json::Value {
         let moment = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
         serde_json::json!({
             "id": self.id, "url": terms.page(self.id), "status": self.status, "gateway": self.gateway,
-            "user": {"issuer": self.issuer, "subject": self.subject},
-            "method": self.method, "authority": self.authority, "path": self.path, "route": self.route, "action": self.action,
+            "user": {
+                "issuer": self.issuer, "subject": self.subject,
+                "user_id": self.user_id, "customer_id": self.customer_id, "agent_id": self.agent_id,
+            },
+            "target": self.target, "method": self.method, "authority": self.authority, "path": self.path,
+            "content_type": self.content_type, "content_encoding": self.content_encoding, "route": self.route, "action": self.action,
             "requested_at": moment(self.requested_at), "expires_at": moment(self.expires_at),
             "approvers_needed": self.approvers_needed, "decisions": self.decisions,
         })
@@ -351,7 +381,8 @@ macro_rules! select_approvals {
     ($rest:literal) => {
         concat!(
             "SELECT id, CASE WHEN status IN ('pending', 'approved') AND expires_at <= now() THEN 'expired' ELSE status END AS status, \
-                 gateway, issuer, subject, method, authority, path, query, encode(body_sha256, 'hex') AS body_sha256, route, action, \
+                 gateway, issuer, subject, user_id, customer_id, agent_id, target, method, authority, path, query, content_type, \
+                 content_encoding, encode(body_sha256, 'hex') AS body_sha256, body_length, route, action, \
                  requested_at, expires_at, decided_at, decided_by_issuer, decided_by_subject, decision_reason, consumed_at, consumed_by, \
                  CASE WHEN status = 'pending' THEN greatest(approvers_needed, $1) ELSE approvers_needed END AS approvers_needed, \
                  CASE WHEN status = 'pending' AND expires_at > now() THEN greatest(0, greatest(approvers_needed, $1) - (SELECT count(*) \

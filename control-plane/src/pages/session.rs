@@ -35,12 +35,15 @@ impl SessionKey {
         Ok(Self(hex(&bytes)))
     }
 
-    /// That of the cookie which a browser sent.
+    /// That of the cookie which a browser sent, under the one name that we give it. Other sites on this domain can set cookies
+    /// here too, but none with the prefix: where there are two, one is not ours, and which is anybody's guess.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn of(headers: &HeaderMap, public_url: &PublicUrl) -> Option<Self> {
+        let ours = name(public_url);
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut cookies = lines.flat_map(|line| line.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-        let (_, value) = cookies.find(|(name, _)| *name == NAME_BY_TLS || *name == NAME)?;
+        let cookies = lines.flat_map(|line| line.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
+        let mut values = cookies.filter(|(name, _)| *name == ours).map(|(_, value)| value);
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
         let plain = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
         plain.then(|| Self(value.to_owned()))
     }
@@ -68,8 +71,12 @@ pub fn no_cookie(public_url: &PublicUrl) -> Option<HeaderValue> {
     cookie(public_url, "", Duration::ZERO)
 }
 
+const fn name(public_url: &PublicUrl) -> &'static str {
+    if public_url.is_secure() { NAME_BY_TLS } else { NAME }
+}
+
 fn cookie(public_url: &PublicUrl, value: &str, lifetime: Duration) -> Option<HeaderValue> {
-    let (name, secure) = if public_url.is_secure() { (NAME_BY_TLS, "; Secure") } else { (NAME, "") };
+    let (name, secure) = (name(public_url), if public_url.is_secure() { "; Secure" } else { "" });
     let seconds = lifetime.as_secs();
     HeaderValue::try_from(format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")).ok()
 }
@@ -246,10 +253,39 @@ mod tests {
         let value = String::from_utf8(key.as_bytes().to_vec()).unwrap();
         assert_eq!(sent("https://a.test"), format!("__Host-plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure"));
         assert_eq!(sent("http://a.test"), format!("plant-session={value}; Path=/; Max-Age=60; HttpOnly; SameSite=Strict"));
-        let headers = |cookie: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::try_from(cookie).unwrap())]);
-        assert!(SessionKey::of(&headers(&format!("a=b; plant-session={value}"))) == Some(key));
+        assert!(SessionKey::of(&headers(&[&format!("a=b; plant-session={value}")]), &url(HTTP)) == Some(key));
         for cookie in ["", "plant-session=", "plant-session=abc", &format!("other={value}"), &format!("plant-session={}", "g".repeat(64))] {
-            assert!(SessionKey::of(&headers(cookie)).is_none(), "{cookie}");
+            assert!(SessionKey::of(&headers(&[cookie]), &url(HTTP)).is_none(), "{cookie}");
+        }
+    }
+
+    const HTTPS: &str = "https://a.test";
+    const HTTP: &str = "http://a.test";
+
+    fn url(text: &str) -> PublicUrl {
+        text.parse().unwrap()
+    }
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (header::COOKIE, HeaderValue::try_from(*line).unwrap())).collect()
+    }
+
+    /// A site beside this one, on the same domain, can set cookies of any name but those with the prefix.
+    #[test]
+    fn a_cookie_that_another_site_may_have_set_opens_no_session() {
+        let [ours, theirs] = ["a", "b"].map(|digit| digit.repeat(64));
+        let (plain, by_tls) = (|value: &str| format!("plant-session={value}"), |value: &str| format!("__Host-plant-session={value}"));
+        let opened = |at: &str, lines: &[&str]| SessionKey::of(&headers(lines), &url(at)).map(|SessionKey(value)| value);
+        assert_eq!(opened(HTTPS, &[&plain(&theirs)]), None, "the name is not that of the URL");
+        assert_eq!(opened(HTTP, &[&by_tls(&theirs)]), None);
+        for lines in [[plain(&theirs), by_tls(&ours)], [by_tls(&ours), plain(&theirs)]] {
+            assert_eq!(opened(HTTPS, &[&lines.join("; ")]).as_ref(), Some(&ours));
+            assert_eq!(opened(HTTPS, &[&lines[0], &lines[1]]).as_ref(), Some(&ours));
+            assert_eq!(opened(HTTP, &[&lines.join("; ")]).as_ref(), Some(&theirs), "without TLS there is no prefix");
+        }
+        for (at, twice) in [(HTTPS, [by_tls(&theirs), by_tls(&ours)]), (HTTP, [plain(&ours), plain(&ours)])] {
+            assert_eq!(opened(at, &[&twice.join("; ")]), None, "which is ours?");
+            assert_eq!(opened(at, &[&twice[0], &twice[1]]), None);
         }
     }
 }

@@ -97,7 +97,7 @@ fn refused_token(refused: &ApiError, next: String) -> Response {
 pub async fn sign_out(State(state): State<AppState>, headers: HeaderMap, FormOf(form): FormOf<FormKey>) -> Result<Response, ApiError> {
     let viewer = Viewer::of(&state, &headers).await?;
     viewer.check_form(&state, &headers, &form.form_key)?;
-    if let Some(key) = SessionKey::of(&headers) {
+    if let Some(key) = SessionKey::of(&headers, &state.settings.public_url) {
         session::close(&state.database, &key).await?;
     }
     let mut response = Redirect::to("/sign-in").into_response();

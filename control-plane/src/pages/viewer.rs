@@ -35,7 +35,7 @@ impl Viewer {
             let principal = admitted(state, authorization).await?;
             return Ok(Self { principal, form_key: form_key(authorization) });
         }
-        let key = SessionKey::of(headers).ok_or(ApiError::CredentialMissing)?;
+        let key = SessionKey::of(headers, &state.settings.public_url).ok_or(ApiError::CredentialMissing)?;
         let identity = session::find(&state.database, &key).await?.ok_or(ApiError::CredentialMissing)?;
         let policy = state.policy();
         if !key_still_counts(&policy.loaded, &identity) {

@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
-use wire::sync::{AccountGrant, AccountReport, SyncAnswer, SyncRequest};
+use wire::policy::{Gateway, Target};
+use wire::sync::{AccountGrant, AccountReport, ApprovalAsk, ApprovalBinding, SyncAnswer, SyncRequest};
 
 pub(crate) const KEY: [u8; 32] = [7; 32];
 
@@ -115,6 +116,33 @@ pub(crate) fn now() -> Timestamp {
 
 pub(crate) fn window_start(state: &AppState, budget: &str) -> i64 {
     state.policy().loaded.policy.budget_by_name(budget).unwrap().window_at(now()).start.as_seconds()
+}
+
+/// Asks for an approval of a request of `subject`'s, for a customer and an agent.
+pub(crate) fn ask(subject: &str, path: &str, query: &str) -> ApprovalAsk {
+    ApprovalAsk {
+        request_id: *Uuid::now_v7().as_bytes(),
+        approval_id: None,
+        binding: ApprovalBinding {
+            gateway: Gateway::Pp,
+            issuer: "ops".into(),
+            subject: subject.into(),
+            user_id: format!("id-of-{subject}"),
+            customer_id: Some("customer-1".into()),
+            agent_id: Some("agent-1".into()),
+            target: Target::Production,
+            method: "DELETE".into(),
+            authority: "api.test".into(),
+            path: path.into(),
+            query: Some(query.into()),
+            content_type: Some("application/json".into()),
+            content_encoding: None,
+            body_sha256: [3; 32],
+            body_length: 12,
+        },
+        route: "agents-delete".into(),
+        action: "agents.delete".into(),
+    }
 }
 
 /// A holder as a filter is one, without its own bookkeeping.

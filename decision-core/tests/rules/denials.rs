@@ -226,6 +226,7 @@ fn every_reason_has_its_check_and_its_code() {
         ("permission", "permission_missing"),
         ("trial", "trial_expired"),
         ("trial", "trial_restricted"),
+        ("approval", "approval_header"),
         ("approval", "approval_required"),
         ("approval", "approval_refused"),
         ("approval", "approval_body_too_large"),
@@ -237,7 +238,7 @@ fn every_reason_has_its_check_and_its_code() {
     assert!(Check::Path < Check::Route && Check::Trial < Check::Approval && Check::Approval < Check::Budget);
 }
 
-const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
+const fn all_reasons(budget: BudgetId) -> [DenyReason; 16] {
     [
         DenyReason::AmbiguousPath(AmbiguousPath::DotSegment),
         DenyReason::AmbiguousHeader("host"),
@@ -249,6 +250,7 @@ const fn all_reasons(budget: BudgetId) -> [DenyReason; 15] {
         DenyReason::PermissionMissing,
         DenyReason::TrialExpired,
         DenyReason::TrialRestricted,
+        DenyReason::ApprovalHeader("x-approval-id"),
         DenyReason::ApprovalRequired,
         DenyReason::ApprovalRefused,
         DenyReason::ApprovalBodyTooLarge,
@@ -276,6 +278,7 @@ fn every_reason_has_its_status() {
         ("permission_missing", 403),
         ("trial_expired", 403),
         ("trial_restricted", 403),
+        ("approval_header", 400),
         ("approval_required", 403),
         ("approval_refused", 403),
         ("approval_body_too_large", 413),

@@ -32,6 +32,11 @@ fn gate() -> Gate {
     gate
 }
 
+/// Without budgets: whoever asks, nothing but the approval is missing.
+fn unbudgeted() -> Gate {
+    Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"))
+}
+
 #[test]
 fn a_governor_needs_nobody() {
     let mut gate = gate();
@@ -51,7 +56,8 @@ fn a_request_without_an_approval_asks_for_one_and_is_refused_with_its_id() {
     assert_eq!((&*ask.route, &*ask.action, &ask.approval_id), ("agents.create", "agent.create", &None));
     let binding = &ask.binding;
     assert_eq!((&*binding.issuer, &*binding.subject, &*binding.method, &*binding.authority), ("legacy", "user-1", "POST", "plant.example"));
-    assert_eq!((&*binding.path, &*binding.query), ("/api/v1/agents", "draft=1"));
+    assert_eq!((&*binding.path, binding.query.as_deref()), ("/api/v1/agents", Some("draft=1")));
+    assert_eq!(binding.body_length, 7);
     assert_eq!(binding.body_sha256, <[u8; 32]>::from(Sha256::digest(b"{\"a\":1}")));
     let reply = gate.reply(&stream).unwrap();
     let problem = reply.problem();
@@ -62,6 +68,62 @@ fn a_request_without_an_approval_asks_for_one_and_is_refused_with_its_id() {
     let record = gate.last_record();
     assert_eq!((&record["reason"], &record["approval_id"]), (&json!("approval_required"), &json!("a-1")));
     gate.assert_nothing_is_left();
+}
+
+/// What a request is asked for with.
+fn bound(request: &Request) -> wire::sync::ApprovalBinding {
+    let mut gate = unbudgeted();
+    let stream = gate.send(request);
+    let asked = gate.sync(answer_with(pending()));
+    assert_eq!(gate.reply(&stream).unwrap().status, 403);
+    asked.approvals[0].binding.clone()
+}
+
+#[test]
+fn an_approval_is_bound_to_whom_the_request_is_for_and_where_to_it_goes() {
+    let create = |claims: serde_json::Value| Request::new("POST", "/api/v1/agents").bearer(&tokens::token(claims));
+    let own = bound(&create(json!({"user_id": "u-1", "customer_id": "c-A", "agent_id": "a-1"})));
+    assert_eq!((&*own.user_id, own.customer_id.as_deref(), own.agent_id.as_deref()), ("u-1", Some("c-A"), Some("a-1")));
+    assert_eq!((own.target, own.query.clone()), (wire::policy::Target::Production, None));
+    let other = bound(&create(json!({"user_id": "u-1", "customer_id": "c-B", "agent_id": "a-1"})));
+    assert_eq!(other, wire::sync::ApprovalBinding { customer_id: Some("c-B".into()), ..own.clone() });
+    let trial = json!({
+        "user_id": "u-1", "customer_id": "c-A", "agent_id": "a-1", "trial_mode": true, "trial_expires_at": "2099-01-01T00:00:00Z",
+    });
+    assert_eq!(bound(&create(trial)), wire::sync::ApprovalBinding { target: wire::policy::Target::Sandbox, ..own });
+}
+
+#[test]
+fn an_approval_is_bound_to_how_the_body_is_read() {
+    let plain = bound(&create());
+    assert_eq!((&plain.content_type, &plain.content_encoding), (&None, &None));
+    let typed = bound(&create().with("content-type", "Application/JSON; charset=utf-8").with("content-encoding", "gzip"));
+    assert_eq!((typed.content_type.as_deref(), typed.content_encoding.as_deref()), (Some("Application/JSON; charset=utf-8"), Some("gzip")));
+    let empty = bound(&create().with("content-type", "").with("content-encoding", ""));
+    assert_eq!((empty.content_type.as_deref(), empty.content_encoding.as_deref()), (Some(""), Some("")));
+}
+
+#[test]
+fn a_question_mark_alone_is_another_query_than_none() {
+    let query = |path: &str| bound(&Request::new("POST", path).bearer(&tokens::admin())).query;
+    assert_eq!((query("/api/v1/agents"), query("/api/v1/agents?")), (None, Some(String::new())));
+}
+
+#[test]
+fn a_header_that_an_approval_is_bound_to_has_one_reading() {
+    let mut gate = gate();
+    for name in ["content-type", "content-encoding"] {
+        let twice = gate.refused(&create().with(name, "a").with(name, "a"));
+        let malformed = gate.refused(&create().with(name, b"\xff"));
+        for reply in [twice, malformed] {
+            assert_eq!((reply.status, &reply.problem()["check"]), (400, &json!("approval")));
+            assert_eq!(reply.problem()["detail"], json!(format!("A header is repeated or malformed: `{name}`")));
+        }
+    }
+    assert_eq!(gate.held(), 0);
+    // Where no approval is asked for, the backend may make of them what it likes.
+    let stream = gate.send(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::admin()).with("content-type", b"\xff"));
+    assert_ne!(stream.step, Step::Answered);
 }
 
 #[test]
@@ -178,7 +240,7 @@ fn an_unanswered_ask_is_repeated_and_ends_in_a_refusal_that_gives_everything_bac
 /// Also where no budget makes the holder call every second.
 #[test]
 fn an_ask_is_repeated_even_if_nothing_else_is_to_be_told() {
-    let mut gate = Gate::with("PP", |document| document.budgets.retain(|budget| budget.scope == "client_address"));
+    let mut gate = unbudgeted();
     let stream = gate.send(&create().with("x-approval-id", "a-1"));
     let (call, _) = gate.sync_call().unwrap();
     gate.answer(&call, &[(":status", b"503")], vec![]);
@@ -209,6 +271,33 @@ fn nobody_asks_while_the_control_plane_is_known_to_be_away() {
     assert!(vm.undos.is_empty() && vm.asks.is_empty() && vm.waiting.is_empty());
 }
 
+/// A control plane that closes this holder again and again never counts as away: every ask starts anew, and each client
+/// that leaves would leave an undo.
+#[test]
+fn what_is_to_be_given_back_does_not_grow_without_end() {
+    use crate::undos::UNDOS_MAX;
+    let mut gate = unbudgeted();
+    for number in 0..UNDOS_MAX + 3 {
+        let stream = gate.send(&create().with("x-approval-id", "a-1"));
+        assert_eq!(stream.step, Step::Held);
+        gate.finish(&stream);
+        if number % 100 == 0 {
+            gate.run(Duration::from_millis(200));
+            let call = gate.take_call("/data-plane/v1/sync").unwrap();
+            gate.answer(&call, &[(":status", b"410")], vec![]);
+        }
+    }
+    assert_eq!(gate.vm.borrow().undos.len(), UNDOS_MAX);
+    assert_eq!(gate.host.metric("gateway.approval_undos_dropped_total"), 3);
+    // What is kept is given back when the control plane is itself again.
+    gate.run(Duration::from_millis(200));
+    let call = gate.take_call("/data-plane/v1/sync").unwrap();
+    let request: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    gate.answer_sync(&call, &super::gate::grant_all(&request));
+    let sent = request.undos.len();
+    assert_eq!((sent, gate.vm.borrow().undos.len()), (UNDOS_MAX, 0));
+}
+
 #[test]
 fn an_approval_id_that_is_repeated_or_not_sane_is_refused() {
     let mut gate = gate();
@@ -217,6 +306,12 @@ fn an_approval_id_that_is_repeated_or_not_sane_is_refused() {
     let host = Request { headers: create().headers.into_iter().filter(|(name, _)| name != b":authority").collect(), body: vec![] };
     let host = gate.refused(&host.with(":authority", b"\xff"));
     assert_eq!([twice.status, insane.status, host.status], [400; 3]);
+    for reply in [&twice, &insane, &host] {
+        assert_eq!(reply.problem()["check"], json!("approval"));
+    }
+    let stream = gate.send(&create().with("x-approval-id", ""));
+    gate.finish(&stream);
+    assert_eq!(gate.last_record()["reason"], json!("approval_header"));
     assert_eq!(host.problem()["detail"], json!("A header is repeated or malformed: `host`"));
     assert_eq!(gate.held(), 0);
 }

@@ -1,9 +1,10 @@
 //! From a folder to what is in force, and back: publish, shadow, activate, roll back, and what became of it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{POLICIES, PolicyError, print, source};
@@ -67,6 +68,7 @@ fn in_force(answer: &Value) -> String {
 
 /// Arguments of `policy rollback`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("database").multiple(true).conflicts_with("expect")))]
 pub(super) struct Rollback {
     /// Why.
     #[arg(long)]
@@ -74,17 +76,21 @@ pub(super) struct Rollback {
     /// Only if this activation is still in force.
     #[arg(long, value_name = "ACTIVATION")]
     expect: Option<u64>,
-    /// The way back when the admin API is out of reach: directly in this database, audited.
-    #[arg(long, value_name = "URL", conflicts_with = "expect")]
+    /// The way back when the admin API is out of reach: directly in the database that `DATABASE_URL` names, audited.
+    #[arg(long, group = "database")]
+    break_glass: bool,
+    /// The same in this database. Everybody on the machine can read a command line: a URL with a password belongs in `DATABASE_URL`.
+    #[arg(long, value_name = "URL", group = "database")]
     database_url: Option<String>,
-    /// The revision to go back to, with --database-url [default: the one that was in force before].
-    #[arg(long, value_name = "REVISION", requires = "database_url")]
+    /// The revision to go back to, with --break-glass [default: the one that was in force before].
+    #[arg(long, value_name = "REVISION", requires = "database")]
     to: Option<u64>,
 }
 
 pub(super) fn rollback(arguments: &Rollback, connection: &Connection) -> Result<(), PolicyError> {
-    if let Some(database_url) = &arguments.database_url {
-        return break_glass(arguments, database_url, connection);
+    // Not by `DATABASE_URL` alone, which may be set for another purpose.
+    if arguments.break_glass || arguments.database_url.is_some() {
+        return break_glass(arguments, connection);
     }
     let body = with_expected(json!({"reason": arguments.reason}), arguments.expect);
     let answer = source::ask(connection, Ask::post("/admin/v1/policies/rollback").json(&body))?;
@@ -94,7 +100,13 @@ pub(super) fn rollback(arguments: &Rollback, connection: &Connection) -> Result<
 
 /// The control plane's own program does it, by the code and under the lock of every activation. The URL goes by the environment:
 /// a command line is everybody's to read.
-fn break_glass(arguments: &Rollback, database_url: &str, connection: &Connection) -> Result<(), PolicyError> {
+fn break_glass(arguments: &Rollback, connection: &Connection) -> Result<(), PolicyError> {
+    let inherited = || std::env::var_os("DATABASE_URL").filter(|url| !url.is_empty());
+    let Some(database_url) = arguments.database_url.clone().map(OsString::from).or_else(inherited) else {
+        return Err(PolicyError::Usage(
+            "--break-glass needs the database: set DATABASE_URL to postgres://user:password@host:port/database".into(),
+        ));
+    };
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name("control-plane")).filter(|program| program.is_file());
     let program = beside.unwrap_or_else(|| PathBuf::from("control-plane"));
     let mut command = Command::new(&program);

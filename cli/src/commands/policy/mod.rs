@@ -61,7 +61,7 @@ enum Action {
     Shadow(lifecycle::Shadow),
     /// Put a revision in force.
     Activate(lifecycle::Activate),
-    /// Put the revision in force that was in force before; with `--database-url` without the control plane.
+    /// Put the revision in force that was in force before; with `--break-glass` without the control plane.
     Rollback(lifecycle::Rollback),
     /// List what was in force, newest first.
     History(lifecycle::History),
