@@ -1,6 +1,6 @@
 //! Policies of an OPA server over the admin API: imported, and asked about the golden cases of the policy in force.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "it is shared with other tests")]
 mod support;
