@@ -5,6 +5,7 @@
 mod default;
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 
 fn schema() -> Value {
@@ -31,6 +32,36 @@ fn every_file_of_the_default_policy_keeps_to_it() {
     for (name, text) in default::candidate().files.iter().filter(|(name, _)| name.ends_with(".yaml")) {
         let value: Value = serde_norway::from_str(text).unwrap();
         assert_eq!(problem(&schema, &schema, &value, name), None);
+    }
+}
+
+/// `docs/policy-reference.md` has a table of fields in each of these sections.
+#[test]
+fn the_reference_names_every_field_and_no_other() {
+    let schema = schema();
+    let page = fs::read_to_string(default::folder().join("../docs/policy-reference.md")).unwrap();
+    let sections: [(&str, &[(&str, &str)]); 7] = [
+        ("`settings`", &[("", "Settings")]),
+        (
+            "`approvals`, `routing` and `failure_modes`",
+            &[("approvals.", "Approvals"), ("routing.", "Routing"), ("failure_modes.", "FailureModes")],
+        ),
+        ("`flags`", &[("", "Flag")]),
+        ("`rules`", &[("", "Rules")]),
+        ("`issuers` and `registration_keys`", &[("", "Issuer")]),
+        ("`routes`", &[("", "Route")]),
+        ("`budgets`", &[("", "Budget")]),
+    ];
+    for (title, types) in sections {
+        let section = page.split("\n## ").find_map(|section| section.strip_prefix(&format!("{title}\n"))).unwrap();
+        let table = section.lines().skip_while(|line| !line.starts_with("| field |")).skip(2).take_while(|line| line.starts_with("| "));
+        let named: BTreeSet<String> =
+            table.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned)).collect();
+        let fields = types.iter().flat_map(|(prefix, name)| {
+            let properties = schema["$defs"][name]["properties"].as_object().unwrap();
+            properties.keys().map(move |field| format!("{prefix}{field}"))
+        });
+        assert_eq!(named, fields.collect(), "{title}");
     }
 }
 

@@ -327,21 +327,30 @@ fn who_refuses_and_who_is_not_there_is_told_by_the_exit_code() {
     assert_eq!(nobody.status.code(), Some(3));
 }
 
-/// Every line of the page that begins with `$ plant-gateway` and needs no control plane; `# exits N` says with what, else 0.
+/// Every line of the page that begins with `$ plant-gateway` and needs no control plane; `# exits N` says with what, else 0. What
+/// the page shows below it is how the output begins, but for its numbers.
 #[test]
 fn the_examples_of_the_page_work() {
     let page = std::fs::read_to_string(root().join("docs/policy-cli.md")).unwrap();
-    let offline = page.lines().filter_map(|line| line.strip_prefix("$ plant-gateway ")).filter(|line| !line.contains("# online"));
-    let mut count = 0;
-    for line in offline {
+    let examples = page.split("$ plant-gateway ").skip(1).filter_map(|example| example.split_once('\n'));
+    let (mut count, mut shown) = (0, 0);
+    for (line, below) in examples.filter(|(line, _)| !line.contains("# online")) {
         let (command, wanted) = line.split_once("# exits ").map_or((line, 0), |(command, code)| (command, code.trim().parse().unwrap()));
         let arguments = words(command);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let (code, _, err) = told(&arguments);
+        let (code, out, err) = told(&arguments);
         assert_eq!(code, wanted, "{command}: {err}");
+        let output = below.split("```").next().unwrap().trim_end();
+        let begins = without_numbers(&out).starts_with(&without_numbers(output));
+        assert!(begins, "{command} prints\n{out}\nand not\n{output}");
         count += 1;
+        shown += usize::from(!output.is_empty());
     }
-    assert!(count >= 8, "{count} examples");
+    assert!(count >= 8 && shown >= 4, "{count} examples, {shown} with what they print");
+}
+
+fn without_numbers(text: &str) -> String {
+    text.split(|character: char| character.is_ascii_digit()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
 }
 
 /// As a shell takes them apart, with single quotes.

@@ -259,6 +259,11 @@ async fn revisions_are_listed_newest_first_and_read_with_their_files(database: P
     for bad in ["/admin/v1/policies?limit=0", "/admin/v1/policies?limit=201", "/admin/v1/policies?limt=1", "/admin/v1/policies/x"] {
         assert_eq!(world.get(bad).await.status, StatusCode::BAD_REQUEST, "{bad}");
     }
+    for (list, max) in [("approvals", 200), ("webhooks/deliveries", 200), ("revocations", 1_000), ("budgets", 1_000), ("audit", 1_000)] {
+        for (limit, status) in [(0, StatusCode::BAD_REQUEST), (max, StatusCode::OK), (max + 1, StatusCode::BAD_REQUEST)] {
+            assert_eq!(world.get(&format!("/admin/v1/{list}?limit={limit}")).await.status, status, "{list}: {limit}");
+        }
+    }
     let active = world.get("/admin/v1/policies/active").await.json();
     assert_eq!((active["activation"].as_i64(), active["revision"].as_i64()), (Some(1), Some(1)));
 }

@@ -47,20 +47,10 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    const fn code(&self) -> &'static str {
+    fn code(&self) -> &'static str {
         match self {
-            Self::Call(CallError::Target(_) | CallError::Address { .. }) => "refused",
-            Self::Call(CallError::TimedOut(_)) => "timed_out",
-            Self::Call(
-                CallError::Resolve { .. }
-                | CallError::Connect(_)
-                | CallError::Name(_)
-                | CallError::Tls(_)
-                | CallError::Http(_)
-                | CallError::Request(_)
-                | CallError::Body(_),
-            ) => "unreachable",
-            Self::Call(CallError::Status(_) | CallError::NotJson | CallError::TooLarge(_)) | Self::Set(_) => "invalid",
+            Self::Call(error) => error.class().unwrap_or("invalid"),
+            Self::Set(_) => "invalid",
             Self::SharedKeys(_) => "shared_key",
             Self::NotNamed => "not_named",
             Self::Database(_) => "database",

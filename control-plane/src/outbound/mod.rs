@@ -96,6 +96,22 @@ pub enum CallError {
     TimedOut(Duration),
 }
 
+impl CallError {
+    /// How far it came, for metrics and records: `refused`, `unreachable` or `timed_out`. None where there was an answer, and it
+    /// was not good.
+    #[must_use]
+    pub const fn class(&self) -> Option<&'static str> {
+        match self {
+            Self::Target(_) | Self::Address { .. } => Some("refused"),
+            Self::TimedOut(_) => Some("timed_out"),
+            Self::Resolve { .. } | Self::Connect(_) | Self::Name(_) | Self::Tls(_) | Self::Http(_) | Self::Request(_) | Self::Body(_) => {
+                Some("unreachable")
+            }
+            Self::Status(_) | Self::NotJson | Self::TooLarge(_) => None,
+        }
+    }
+}
+
 /// Why the client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {

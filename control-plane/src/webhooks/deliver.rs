@@ -74,22 +74,11 @@ enum DeliverError {
 }
 
 impl DeliverError {
-    const fn class(&self) -> &'static str {
+    fn class(&self) -> &'static str {
         match self {
             Self::Secret(_) => "secret",
             Self::Body(_) => "body",
-            Self::Call(CallError::Target(_) | CallError::Address { .. }) => "refused",
-            Self::Call(CallError::TimedOut(_)) => "timed_out",
-            Self::Call(CallError::Status(_) | CallError::NotJson | CallError::TooLarge(_)) => "status",
-            Self::Call(
-                CallError::Resolve { .. }
-                | CallError::Connect(_)
-                | CallError::Name(_)
-                | CallError::Tls(_)
-                | CallError::Http(_)
-                | CallError::Request(_)
-                | CallError::Body(_),
-            ) => "unreachable",
+            Self::Call(error) => error.class().unwrap_or("status"),
         }
     }
 
