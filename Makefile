@@ -1,9 +1,9 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint unit stores wasm e2e cases bench fuzz differential deny clean
+.PHONY: help need build run demo test check fmt lint native wasm e2e cases bench fuzz differential deny clean
 
-GATEWAY := cargo run --quiet --package cli --bin plant-gateway --
+GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
 BINDGEN_VERSION := $(shell awk '/^name = "wasm-bindgen"$$/ { getline; gsub(/[^0-9.]/, ""); print }' Cargo.lock)
 
@@ -25,7 +25,7 @@ run: build ## start the whole stack on this machine (PORT_BASE=20000 shifts its 
 demo: build ## start the stack, send a request for every outcome, print a table, stop it
 	@$(GATEWAY) demo
 
-test: check unit stores wasm e2e ## everything that CI checks
+test: check native wasm e2e ## everything that CI checks
 	@echo "all tests passed"
 
 check: fmt lint ## format and lints
@@ -34,14 +34,11 @@ fmt:
 	cargo fmt --all --check
 
 lint: need
-	cargo clippy --workspace --all-targets --features wire/sources -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
 
-unit: ## unit, property and golden tests, without servers
-	cargo test --workspace --exclude control-plane --exclude e2e --features wire/sources
-
-stores: build ## the control plane's tests, with a real Postgres and Valkey
-	$(GATEWAY) stores -- cargo test --package control-plane
+native: build ## unit, property, golden and store tests, with a real Postgres and Valkey
+	$(GATEWAY) stores -- cargo test --workspace --exclude e2e
 
 wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 	@test -d "$$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null)" || rustup target add wasm32-unknown-unknown

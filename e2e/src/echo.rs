@@ -464,3 +464,17 @@ fn text(value: &HeaderValue) -> Option<&str> {
 fn invalid(name: &str, expected: &'static str) -> InvalidShape {
     InvalidShape::Value { name: name.to_owned(), expected }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_has_a_limit() {
+        let headers =
+            |delay: &'static str| HeaderMap::from_iter([(HeaderName::from_static("x-echo-delay-ms"), HeaderValue::from_static(delay))]);
+        let delay = |text| parse_shape(&headers(text)).map(|shape| shape.delay).ok();
+        assert_eq!(delay("59999"), Some(Duration::from_millis(59_999)));
+        assert_eq!(delay("99999999"), Some(Duration::from_millis(DELAY_MS_MAX)));
+    }
+}

@@ -40,7 +40,7 @@ const PROBES: [(&str, Outcome, Outcome); 3] = [
     ("moved", (200, "ok", "switch.only-first", false), (200, "ok", "switch.only-second", false)),
 ];
 
-const CONNECTIONS: usize = 40;
+const CONNECTIONS: usize = 48;
 const PACE: Duration = Duration::from_millis(20);
 
 fn switches() -> usize {

@@ -31,7 +31,7 @@ pub use self::state::{Pids, State};
 
 use self::error::FileContext;
 use self::postgres::Postgres;
-use self::run_dir::RunDir;
+use self::run_dir::{RunDir, tail};
 pub(crate) use self::secrets::is_local_issuer;
 use self::secrets::{ENVOY_ID, Secrets};
 use self::supervisor::{Supervisor, lock};
@@ -181,6 +181,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Where a test fails on another machine, what it prints is all that there is.
+        if std::thread::panicking() && !self.stopped {
+            for part in STOP_ORDER {
+                let log = self.log(part);
+                eprintln!("the last lines of {}:\n{}\n", log.display(), tail(&log));
+            }
+        }
         self.stop();
     }
 }
