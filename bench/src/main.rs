@@ -23,7 +23,7 @@ use decision_core::causes::chain;
 use self::error::BenchError;
 use self::identity::Jwks;
 use self::measure::{Bench, Plan};
-use self::variant::BenchPorts;
+use self::variant::{BenchPorts, Variant};
 
 /// Measure Envoy's CPU per request on the hot path: bare, with our filter, and with the native filters.
 #[derive(Debug, Parser)]
@@ -44,6 +44,9 @@ struct Arguments {
     /// One round only: to see that it works.
     #[arg(long)]
     quick: bool,
+    /// Only these listeners, by their keys in the results; the bare one is always measured [default: all].
+    #[arg(long, value_delimiter = ',', value_parser = Variant::parse)]
+    only: Vec<Variant>,
     /// The filter [default: the release build].
     #[arg(long)]
     wasm: Option<PathBuf>,
@@ -74,7 +77,9 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         duration: Duration::from_millis(arguments.milliseconds),
         connections: arguments.connections,
     };
-    let measured = Bench::prepare(&stack, ports, &jwks, plan).and_then(Bench::run);
+    let chosen = |variant: &Variant| arguments.only.is_empty() || *variant == Variant::Bare || arguments.only.contains(variant);
+    let variants = Variant::ALL.into_iter().filter(chosen).collect();
+    let measured = Bench::prepare(&stack, ports, &jwks, plan, variants).and_then(Bench::run);
     stack.stop();
     let measured = measured?;
     println!("{}", report::table(&measured));

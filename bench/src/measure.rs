@@ -100,6 +100,7 @@ pub(crate) struct Bench<'s> {
     stack: &'s Stack,
     ports: BenchPorts,
     plan: Plan,
+    variants: Vec<Variant>,
     runtime: Runtime,
     charged: Arc<Traffic>,
     authenticated: Arc<Traffic>,
@@ -124,7 +125,13 @@ pub(crate) struct Bench<'s> {
 }
 
 impl<'s> Bench<'s> {
-    pub(crate) fn prepare(stack: &'s Stack, ports: BenchPorts, jwks: &Jwks, plan: Plan) -> Result<Self, BenchError> {
+    pub(crate) fn prepare(
+        stack: &'s Stack,
+        ports: BenchPorts,
+        jwks: &Jwks,
+        plan: Plan,
+        variants: Vec<Variant>,
+    ) -> Result<Self, BenchError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BenchError::Runtime)?;
         let token = identity::token(stack.state())?;
         jwks.publish(stack.state())?;
@@ -141,6 +148,7 @@ impl<'s> Bench<'s> {
             stack,
             ports,
             plan,
+            variants,
             runtime,
             charged: Arc::new(Traffic::new(load::PATH, &[token])),
             authenticated: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, uncharged.get(..1).unwrap_or_default())),
@@ -164,7 +172,7 @@ impl<'s> Bench<'s> {
     pub(crate) fn run(mut self) -> Result<Measured, BenchError> {
         self.warm_up()?;
         let idle_us_per_second = self.idle()?;
-        let mut samples: Vec<(Variant, Vec<Sample>)> = Variant::ALL.into_iter().map(|variant| (variant, Vec::new())).collect();
+        let mut samples: Vec<(Variant, Vec<Sample>)> = self.variants.iter().map(|variant| (*variant, Vec::new())).collect();
         for round in 1..=self.plan.rounds {
             eprintln!("round {round} of {}", self.plan.rounds);
             for (variant, samples) in &mut samples {
@@ -192,7 +200,7 @@ impl<'s> Bench<'s> {
     /// Every listener once; ours until the leases cover what is sent.
     fn warm_up(&mut self) -> Result<(), BenchError> {
         eprintln!("warming up");
-        for variant in Variant::ALL {
+        for variant in self.variants.clone() {
             self.load(variant, WARM_UP)?;
         }
         self.drain()?;

@@ -66,6 +66,12 @@ impl Variant {
         }
     }
 
+    /// From its name in results.
+    pub(crate) fn parse(key: &str) -> Result<Self, String> {
+        let keys = || Self::ALL.map(Self::key).join(", ");
+        Self::ALL.into_iter().find(|variant| variant.key() == key).ok_or_else(|| format!("it is none of {}", keys()))
+    }
+
     /// What it is, for people.
     pub(crate) const fn title(self) -> &'static str {
         match self {

@@ -87,6 +87,12 @@ impl LoadingRules {
 }
 
 impl CustomRules {
+    /// How many rulings are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.0.borrow().remembered()
+    }
+
     /// All steps at once.
     fn load(image: &RulesImage) -> Result<Self, LoadError> {
         let mut loading = Loading::begin(image)?;

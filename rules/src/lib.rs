@@ -16,6 +16,7 @@ mod memo;
 mod projection;
 mod ruling;
 mod set;
+mod shape;
 
 pub use field::{InputField, UnknownField};
 pub use load::{LoadError, Loader, Progress, RuleSource};

@@ -1,4 +1,4 @@
-//! The projected input: what was declared, and nothing else. Once as bytes, which key the memo, once as a Rego value.
+//! The projected input: what was declared, and nothing else. Here as bytes, which key the memo; as a Rego value in [`crate::shape`].
 
 use crate::field::{InputField, UnknownField, WEEKDAYS};
 use decision_core::decision::Target;
@@ -6,8 +6,6 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::policy::Route;
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
-use regorus::Value;
-use std::collections::BTreeMap;
 
 /// A request that the tables have permitted.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +34,7 @@ pub struct Inputs {
 
 /// A field's value, borrowed from the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Projected<'r> {
+pub(crate) enum Projected<'r> {
     Absent,
     Text(&'r str),
     /// Names joined by commas; no name has one.
@@ -79,30 +77,9 @@ impl Inputs {
             }
         }
     }
-
-    /// The projected input as Rego sees it.
-    pub(crate) fn value(&self, judged: &Judged<'_>) -> Value {
-        let mut root = BTreeMap::new();
-        let mut groups: BTreeMap<&str, BTreeMap<Value, Value>> = BTreeMap::new();
-        for field in &self.fields {
-            let value = match read(*field, judged) {
-                Projected::Absent => continue,
-                Projected::Text(text) => Value::from(text),
-                Projected::Joined(text) => Value::from(text.split(',').map(Value::from).collect::<Vec<_>>()),
-                Projected::Flag(flag) => Value::from(flag),
-                Projected::Small(number) => Value::from(u32::from(number)),
-            };
-            match field.path().split_once('.') {
-                Some((group, name)) => groups.entry(group).or_default().insert(Value::from(name), value),
-                None => root.insert(Value::from(field.path()), value),
-            };
-        }
-        root.extend(groups.into_iter().map(|(group, fields)| (Value::from(group), Value::from(fields))));
-        Value::from(root)
-    }
 }
 
-fn read<'r>(field: InputField, judged: &Judged<'r>) -> Projected<'r> {
+pub(crate) fn read<'r>(field: InputField, judged: &Judged<'r>) -> Projected<'r> {
     let identity = &judged.principal.identity;
     let optional = |text: &'r Option<Box<str>>| text.as_deref().map_or(Projected::Absent, Projected::Text);
     let permission = Some(&*judged.route.action).filter(|action| !action.is_empty());

@@ -3,6 +3,7 @@
 use crate::memo::Memo;
 use crate::projection::{Inputs, Judged};
 use crate::ruling::{Fault, Ruling};
+use crate::shape::Shape;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use std::num::NonZeroU32;
@@ -15,6 +16,9 @@ pub const ENTRY_POINT: &str = "data.gateway.decision";
 /// How long one evaluation may take. The clock is looked at between steps of the interpreter, never inside a builtin.
 pub const EVALUATION_MAX: Duration = Duration::from_millis(2);
 
+/// How often an input is tried that takes too long: a worker that was interrupted meanwhile is no reason to refuse.
+const TRIES: u32 = 2;
+
 /// Steps between two looks at the clock, which is a call to the host in the filter.
 const CLOCK_INTERVAL: NonZeroU32 = match NonZeroU32::new(64) {
     Some(interval) => interval,
@@ -25,6 +29,7 @@ const CLOCK_INTERVAL: NonZeroU32 = match NonZeroU32::new(64) {
 #[derive(Debug)]
 pub struct RuleSet {
     inputs: Inputs,
+    shape: Shape,
     evaluator: Evaluator,
     memo: Memo,
     key: Vec<u8>,
@@ -32,7 +37,7 @@ pub struct RuleSet {
 
 impl RuleSet {
     pub(crate) fn new(inputs: Inputs, evaluator: Evaluator) -> Self {
-        Self { inputs, evaluator, memo: Memo::default(), key: Vec::new() }
+        Self { shape: Shape::of(&inputs), inputs, evaluator, memo: Memo::default(), key: Vec::new() }
     }
 
     /// What the rules say of a request; from memory, if they said it of an equal input before.
@@ -41,7 +46,7 @@ impl RuleSet {
         if let Some(ruling) = self.memo.find(&self.key) {
             return ruling;
         }
-        let ruling = Arc::new(self.evaluator.evaluate(self.inputs.value(judged)));
+        let ruling = Arc::new(self.judge_anew(judged));
         if !ruling.fault.is_some_and(Fault::may_pass) {
             self.memo.keep(&self.key, &ruling);
         }
@@ -50,7 +55,7 @@ impl RuleSet {
 
     /// [`Self::judge`] without memory.
     pub fn judge_anew(&mut self, judged: &Judged<'_>) -> Ruling {
-        self.evaluator.evaluate(self.inputs.value(judged))
+        self.evaluator.evaluate(&self.shape.fill(judged), TRIES)
     }
 
     /// How many rulings are remembered.
@@ -59,10 +64,10 @@ impl RuleSet {
         self.memo.len()
     }
 
-    /// What the rules say of an input that is given as JSON, and of nothing that was not declared beside it. `None` when it is
-    /// no JSON object.
-    pub fn evaluate_json(&mut self, input: &str) -> Option<Ruling> {
-        self.evaluator.evaluate_json(input)
+    /// What the rules say of an input that is given as JSON, and of nothing that was not declared beside it; tried so often when
+    /// it takes too long. `None` when it is no JSON object.
+    pub fn evaluate_json(&mut self, input: &str, tries: u32) -> Option<Ruling> {
+        self.evaluator.evaluate_json(input, tries)
     }
 }
 
@@ -89,8 +94,20 @@ impl Evaluator {
         self.pristine = self.engine.clone();
     }
 
-    pub(crate) fn evaluate(&mut self, input: Value) -> Ruling {
-        self.engine.set_input(input);
+    /// Tried so often as long as it takes too long.
+    pub(crate) fn evaluate(&mut self, input: &Value, tries: u32) -> Ruling {
+        let mut ruling = self.try_once(input);
+        for _ in 1..tries {
+            if !ruling.fault.is_some_and(Fault::may_pass) {
+                break;
+            }
+            ruling = self.try_once(input);
+        }
+        ruling
+    }
+
+    fn try_once(&mut self, input: &Value) -> Ruling {
+        self.engine.set_input(input.clone());
         match self.engine.eval_rule(ENTRY_POINT.into()) {
             Ok(value) => Ruling::of(&value),
             Err(error) => {
@@ -101,9 +118,9 @@ impl Evaluator {
         }
     }
 
-    pub(crate) fn evaluate_json(&mut self, input: &str) -> Option<Ruling> {
+    pub(crate) fn evaluate_json(&mut self, input: &str, tries: u32) -> Option<Ruling> {
         let input = Value::from_json_str(input).ok().filter(|input| input.as_object().is_ok())?;
-        Some(self.evaluate(input))
+        Some(self.evaluate(&input, tries))
     }
 }
 

@@ -224,7 +224,7 @@ fn loading_goes_in_steps_and_checks_every_vector() {
     };
     // Two modules, their preparation, two vectors, and the end.
     assert_eq!(steps, 6);
-    assert_eq!(rules.evaluate_json("{\"method\": \"GET\"}").unwrap().verdict, RuleVerdict::Allow { target: None });
+    assert_eq!(rules.evaluate_json("{\"method\": \"GET\"}", 1).unwrap().verdict, RuleVerdict::Allow { target: None });
     let wrong = Loader::new(&source, [vector("GET", true), vector("PUT", true)]).and_then(Loader::finish).unwrap_err();
     assert!(matches!(wrong, LoadError::Differs { number: 1, .. }), "{wrong}");
     for (input, decision) in [("[]", "{}"), ("", "{}"), ("{}", "")] {

@@ -16,7 +16,7 @@ use wire::bundle::RuleVector;
 /// How long one test may take.
 pub(crate) const TEST_MAX: Duration = Duration::from_millis(500);
 /// How often an input that takes too long is tried: the machine may be busy.
-const TRIES: usize = 8;
+const TRIES: u32 = 8;
 
 /// A test that was run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,13 +147,7 @@ pub(super) fn vectors(files: &RuleFiles, data: &str, inputs: &[String]) -> Resul
     let file = files.modules.first().map_or("", |(file, _)| file.as_str());
     for input in inputs {
         super::progress(&format!("deciding the input {input}"), file);
-        let mut decided = rules.evaluate_json(input);
-        for _ in 0..TRIES {
-            if !decided.as_ref().is_some_and(|ruling| ruling.fault == Some(Fault::TimedOut)) {
-                break;
-            }
-            decided = rules.evaluate_json(input);
-        }
+        let decided = rules.evaluate_json(input, TRIES);
         let ruling = decided.ok_or_else(|| entry(format!("the input {input} is no JSON object")))?;
         if let Some(fault) = ruling.fault {
             return Err(no_decision(files, data, input, fault));

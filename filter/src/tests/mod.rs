@@ -22,6 +22,7 @@ mod properties;
 mod records;
 mod revocation;
 mod revocation_model;
+mod rules;
 mod shadow;
 mod signatures;
 mod tokens;
