@@ -285,7 +285,7 @@ async fn bound_to_how_the_request_is_read(world: &World) {
         world.misfit(&other, &id, what).await;
     }
     world.passed(&typed("application/json"), &id, "production").await;
-    let insane = world.pp(&typed("application/json").header("x-approval-id", &"x".repeat(300))).await;
+    let insane = world.pp(&typed("application/json").header("x-approval-id", "x".repeat(300))).await;
     assert_eq!((insane.status, insane.json()["check"].as_str()), (400, Some("approval")), "{}", insane.text());
 }
 

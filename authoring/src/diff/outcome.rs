@@ -11,6 +11,7 @@ use decision_core::principal::{CredentialFault, Principal};
 
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::large_enum_variant, reason = "millions are made and compared on the stack; a box would be an allocation for each")]
 pub(super) enum Outcome<'p> {
     Permit {
         /// Whether custom rules still have to judge.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use wire::bundle::{Bundle, BundleVersion, RuleVector, RulesImage, ShadowPolicy};
 use wire::policy::{Flag, FlagOverride, FlagState, Gateway, PolicyDocument, Rules, Switch, Target};
+use wire::sync::Aspect;
 
 const AGENTS: &str = "/api/v1/agents";
 const INPUTS: [&str; 4] = ["method", "path", "jwt.roles", "jwt.customer_id"];
@@ -318,9 +319,11 @@ fn rules_in_shadow_are_compared_and_decide_nothing() {
         gate.finish(&stream);
         let record = gate.last_record();
         let report = gate.vm.borrow_mut().comparison.report().unwrap();
-        let found = report.differences.first().map(|difference| (difference.check, &*difference.active, &*difference.shadow));
+        let found = report.differences.first().map(|difference| (difference.aspect, &*difference.active, &*difference.shadow));
+        let expected = expected.map(|(check, active, shadow)| (Aspect::Check(check), active, shadow));
         assert_eq!((report.compared, found), (1, expected), "{active} / {shadow}");
-        let sampled = expected.map(|(check, _, reason)| if check == wire::audit::Check::Rules { json!(reason) } else { json!("ok") });
+        let sampled =
+            expected.map(|(check, _, reason)| if check == Aspect::Check(wire::audit::Check::Rules) { json!(reason) } else { json!("ok") });
         assert_eq!(record["shadow"]["reason"], sampled.unwrap_or_default(), "{active} / {shadow}");
     }
 }
