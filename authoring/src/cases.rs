@@ -267,7 +267,7 @@ const WITHOUT_TOKEN: [&str; 8] = [
 
 impl Case {
     /// Whether it can be sent through Envoy, and does not say that it should not: the admin API is not behind Envoy, whose clock
-    /// is not ours, and a change of protocol takes a backend that agrees to it.
+    /// is not ours, a WebSocket takes a backend that agrees to it, and other changes of protocol Envoy refuses by itself.
     #[must_use]
     pub fn runs_through_envoy(&self) -> bool {
         let behind_envoy = match self.gateway {
@@ -280,7 +280,11 @@ impl Case {
             Token::Bad(bad) => !WITHOUT_TOKEN.contains(&bad.fault.as_str()) && bad.fault != "trial_refused",
             Token::Good(claims) => !matches!(claims.trial_expires_at, Some(TrialEnd::Now | TrialEnd::SecondAgo)),
         };
-        let answered = self.upgrade.is_none() || self.want.decision == Verdict::Deny;
+        let answered = match self.upgrade {
+            None => true,
+            Some(Upgrade::Websocket) => self.want.decision == Verdict::Deny,
+            Some(Upgrade::Other) => false,
+        };
         self.envoy && behind_envoy && sendable && answered
     }
 
@@ -417,6 +421,7 @@ mod tests {
         assert!(runs("a", "a"));
         assert!(runs("none", "{ fault: expired }"));
         assert!(runs("none", "none, upgrade: websocket"));
+        assert!(!runs("none", "none, upgrade: other"));
         assert!(!runs("none", "none, envoy: false"));
         assert!(!runs("PP", "ADMIN"));
         assert!(!runs("none", "{ fault: key_revoked }"));

@@ -45,6 +45,7 @@ struct World {
 }
 
 /// One generated request.
+#[derive(Debug)]
 struct Request {
     who: usize,
     gateway: &'static str,
@@ -54,7 +55,7 @@ struct Request {
 }
 
 /// A protocol that a request asks to change to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Upgrade {
     Websocket,
     Other,
@@ -240,11 +241,21 @@ async fn connection(world: Arc<World>, state: State, number: usize, count: usize
     for sequence in 0..count {
         let request = world.request(&mut rng);
         let id = format!("explained-{number}-{sequence}");
-        gateways.get_mut(request.gateway).unwrap().send(&world.ask(&request, &id)).await.unwrap();
+        let enforced = gateways.get_mut(request.gateway).unwrap().send(&world.ask(&request, &id)).await.unwrap();
         let question = Ask::post("/admin/v1/explain").bearer(&state.admin_token).json(&world.question(&request));
         let answer = admin.send(&question).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
-        outcomes.insert(id, (explained(&answer.json()), world.question(&request).to_string()));
+        let outcome = explained(&answer.json());
+        match request.upgrade {
+            // Envoy refuses it before it looks at anything else, and the record does not say whose it was.
+            Some(Upgrade::Other) => {
+                let told = request.method == "HEAD" || enforced.text().contains("errors/upgrade-refused");
+                assert!(enforced.status == 400 && told && outcome.decision == "deny", "{request:?}: {outcome:?}, {}", enforced.text());
+            }
+            Some(Upgrade::Websocket) | None => {
+                outcomes.insert(id, (outcome, world.question(&request).to_string()));
+            }
+        }
     }
     outcomes
 }
