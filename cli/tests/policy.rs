@@ -108,6 +108,31 @@ fn differences_are_shown_as_text_and_as_decisions() {
 }
 
 #[test]
+fn a_policy_that_owns_nothing_differs_in_every_request_that_was_owned() {
+    let unowned = copied(|home| {
+        for entry in std::fs::read_dir(home.join("routes")).unwrap() {
+            let file = entry.unwrap().path();
+            let text = std::fs::read_to_string(&file).unwrap();
+            let kept: String = text.lines().filter(|line| !line.contains("ownership:")).map(|line| format!("{line}\n")).collect();
+            std::fs::write(file, kept).unwrap();
+        }
+        edit(home.join("routes/customers.yaml"), "credential: original_header", "credential: forward");
+    });
+    let (code, out, _) = told(&["policy", "diff", "policies", unowned.path().to_str().unwrap()]);
+    assert_eq!(code, 1);
+    for (from, to) in [
+        ("ownership: query customer_id", "ownership: none"),
+        ("ownership: body customer_id", "ownership: none"),
+        ("ownership: path segment 5", "ownership: none"),
+        ("ownership: path segment 6", "ownership: none"),
+        ("credential: original_header", "credential: forward"),
+    ] {
+        let changes = out.lines().filter(|line| line.contains(&format!(", {from} -> permit")) && line.ends_with(to));
+        assert!(changes.count() > 0, "{from}: {out}");
+    }
+}
+
+#[test]
 fn a_request_is_decided_here_as_the_gateways_would() {
     let eval = ["policy", "eval", "--gateway", "PP", "--method", "POST", "--path", "/api/v1/agents", "--format", "json"];
     let claims = json!({
