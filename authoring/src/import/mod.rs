@@ -69,7 +69,7 @@ impl RolePermissions {
 }
 
 /// Makes roles and permissions of a set. `policy` is the one whose routes say which permission a request takes: a set of levels
-/// knows requests only. Blocks, for 5 s at most for every 2,000 questions.
+/// knows requests only. Blocks, for 5 s at most for every 500 questions.
 ///
 /// # Errors
 /// The set cannot be asked, or there are no routes to ask it about.

@@ -137,6 +137,9 @@ fn engine(generation: Generation, asked: &Asked) -> Result<Engine, PolicyFault> 
         engine.add_policy(file.clone(), text.clone()).map_err(|error| parse_fault(file, &error.to_string()))?;
     }
     engine.set_execution_timer_config(ExecutionTimerConfig { limit: TEST_MAX, check_interval: NonZeroU32::MIN });
+    progress("analysing", "");
+    // Analysed once and not for every question: its copies have it from here.
+    engine.eval_query("true".into(), false).map_err(|error| parse_fault("", &error.to_string()))?;
     Ok(engine)
 }
 
@@ -171,8 +174,12 @@ fn found(pristine: &Engine, outlines: &[Outline]) -> Vec<FoundRule> {
 fn reply(pristine: &Engine, question: &Question) -> Reply {
     progress(&format!("asking {} about {}", question.rule, question.input), "");
     let mut engine = pristine.clone();
-    let prepared = Value::from_json_str(&question.data.to_string()).and_then(|data| engine.add_data(data));
-    let evaluated = prepared.and_then(|()| {
+    // Data are another program to the interpreter: it analyses everything anew.
+    let with_data = match question.data.as_object() {
+        Some(data) if data.is_empty() => Ok(()),
+        Some(_) | None => Value::from_json_str(&question.data.to_string()).and_then(|data| engine.add_data(data)),
+    };
+    let evaluated = with_data.and_then(|()| {
         engine.set_input(Value::from_json_str(&question.input.to_string())?);
         engine.eval_rule(format!("data.{}", question.rule))
     });

@@ -206,7 +206,7 @@ impl<'s> Oracle<'s> {
         }
     }
 
-    /// Asks the set, and sorts what differs. Blocks, for 5 s at most for every 2,000 questions.
+    /// Asks the set, and sorts what differs. Blocks, for 5 s at most for every 500 questions.
     ///
     /// # Errors
     /// The set cannot be asked.
