@@ -45,6 +45,7 @@ impl Undos {
         self.sent = 0;
     }
 
+    #[cfg(test)]
     pub(crate) const fn len(&self) -> usize {
         self.queue.len()
     }
