@@ -158,6 +158,7 @@ async fn a_governor_sees_for_whom_and_where_to_a_request_is(pool: PgPool) {
 async fn approvals_from_before_they_were_bound_to_the_customer_are_void(pool: PgPool) {
     const BEFORE: i64 = 7;
     let mut connection = pool.acquire().await.unwrap();
+    connection.ensure_migrations_table("_sqlx_migrations").await.unwrap();
     for migration in MIGRATOR.iter().filter(|migration| migration.version <= BEFORE) {
         connection.apply("_sqlx_migrations", migration).await.unwrap_or_else(|error| panic!("{}: {error}", migration.version));
     }
