@@ -53,6 +53,8 @@ impl Place {
         command.arg("--run-dir").arg(self.path("run")).arg("--policies").arg(self.path("policies"));
         command.arg("--wasm").arg(self.path("filter.wasm")).arg("--envoy-template").arg(self.path("envoy.yaml"));
         command.arg("--bin-dir").arg(self.home.path()).env("EXTRA", "seen");
+        // Every part is to be its own, also where the tests of stores have some.
+        command.env_remove("DATABASE_URL").env_remove("REDIS_URL").env_remove("ENVOY_BIN");
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

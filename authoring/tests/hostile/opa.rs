@@ -19,7 +19,7 @@ fn entries() -> Vec<(&'static str, String, &'static str)> {
         ("calls itself without end", rule("f(x) := f(x + 1)\nharm if f(1)"), ""),
         ("calls itself through another", rule("f(x) := g(x)\ng(x) := f(x)\nharm if f(1)"), ""),
         ("loops in one test", format!("{loops}test_it if harm\n"), "time limit"),
-        ("loops in every test", format!("{loops}{twenty}"), "took longer than 4.5 s while running the test"),
+        ("loops in every test", format!("{loops}{twenty}"), "while running the test"),
         ("makes much of little", rule("harm if count(numbers.range(1, 1000000000)) > 0"), "more memory"),
         ("makes texts that double", rule(&format!("{doubling}harm if count(x40) > 1")), ""),
         ("nests literals", rule(&format!("harm := {}1{}", "[".repeat(60), "]".repeat(60))), "nested more than 10 deep"),

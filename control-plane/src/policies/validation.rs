@@ -82,6 +82,12 @@ pub fn findings(policy: &ActivePolicy, files: &Files) -> Vec<Place> {
     found.into_iter().chain(idle_admin_routes(&policy.document, files)).map(Place::from).collect()
 }
 
+/// Whether two templates have the same segments; parameters may have other names.
+fn same_path(left: &str, right: &str) -> bool {
+    let segment = |segment: &'_ str| if segment.starts_with('{') { "{}".to_owned() } else { segment.to_owned() };
+    left.split('/').map(segment).eq(right.split('/').map(segment))
+}
+
 /// Routes of the admin API that this control plane does not have.
 fn idle_admin_routes(document: &PolicyDocument, files: &Files) -> Vec<PolicyFault> {
     let on_admin: Vec<&Route> = document.routes.iter().filter(|route| route.gateways.contains(&Gateway::Admin)).collect();
@@ -90,7 +96,7 @@ fn idle_admin_routes(document: &PolicyDocument, files: &Files) -> Vec<PolicyFaul
     }
     let (_, description) = admin_routes().split_for_parts();
     let known = || description.paths.paths.keys().map(String::as_str);
-    let missing = on_admin.into_iter().filter(|route| !known().any(|path| path == route.path));
+    let missing = on_admin.into_iter().filter(|route| !known().any(|path| same_path(path, &route.path)));
     let message = |route: &Route| {
         let hint = nearest(&route.path, known()).map_or_else(String::new, |path| format!("; the nearest path is `{path}`"));
         format!("routes[{}].path: the admin API has no `{}`{hint}", route.name, route.path)

@@ -60,7 +60,7 @@ const TEMPLATES: [&str; 8] = [
     "{customer_id|agent_id|user_id}",
     "{user_id}{subject}",
     "{agent_id|user_id}-{customer_id|subject}:",
-    "{subject}{customer_id|subject}{agent_id|customer_id|user_id}",
+    "{user_id}{customer_id|user_id}{agent_id|customer_id|user_id}",
 ];
 
 proptest! {

@@ -258,6 +258,7 @@ fn nothing_is_switched_off_on_the_control_plane_s_own_api() {
     source.issuers[0].gateways = Gateway::ALL.into();
     for route in &mut source.routes {
         route.gateways = Gateway::ALL.into();
+        route.governor_approval = false;
     }
     let policy = compile(&source).unwrap();
     let viewer = || user(|identity| identity.roles = vec!["viewer".into()]);
