@@ -206,6 +206,10 @@ fn check_builtin(outline: &Outline, rule: &RuleOutline, call: &Call, nodes: &BTr
     if !call.literal_first {
         return Err(fault(outline, rule, call.line, "the format of `sprintf` has to stand there: a client must not choose it".into()));
     }
+    // regorus 0.14.1 takes them for digits of a width, and panics.
+    if call.first.as_deref().is_some_and(|format| format.chars().any(|letter| !letter.is_ascii() && letter.is_numeric())) {
+        return Err(fault(outline, rule, call.line, "the format of `sprintf` has numerals that are not ASCII".into()));
+    }
     if call.first.as_deref().is_some_and(is_wide) {
         return Err(fault(outline, rule, call.line, format!("a width in the format of `sprintf` has more than {WIDTH_DIGITS_MAX} digits")));
     }
