@@ -65,7 +65,7 @@ async fn a_header_that_is_not_utf_8_does_no_harm() {
 
     let orchestrator = token(state, "bytes", "agent_orchestrator");
     let delete = Ask::new("DELETE", "/api/v1/agents/a-1").bearer(&orchestrator).header("x-approval-id", b"\xff");
-    assert_problem(&pp(state, &delete).await, 400, Some("path"));
+    assert_problem(&pp(state, &delete).await, 400, Some("approval"));
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn repeated_headers_that_decide_are_refused() {
     let orchestrator = token(state, "twice", "agent_orchestrator");
     let delete = Ask::new("DELETE", "/api/v1/agents/a-1").bearer(&orchestrator);
     let answer = pp(state, &delete.header("x-approval-id", "one").header("x-approval-id", "two")).await;
-    assert_problem(&answer, 400, Some("path"));
+    assert_problem(&answer, 400, Some("approval"));
 
     let key = &state.registration_key;
     let register = Ask::post("/api/v1/customers").header("x-cp-registration-key", key).header("X-CP-Registration-Key", key);
