@@ -12,6 +12,7 @@ use e2e::policies::without_budgets;
 use e2e::revisions::{activate, enforced, enforcement, publish};
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A switch is enforced within a second, and told within another; the machine of a test has other things to do.
@@ -71,7 +72,11 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     assert_eq!(enforcement["summary"], format!("revision {revision} is enforced by {WORKERS} of {WORKERS} workers"));
     println!("{}", enforcement["summary"]);
     assert_eq!(client.send(&Ask::get("/api/v1/agents").bearer(&viewer)).await.unwrap().status, 403);
-    let rules = admin.json(Ask::get("/admin/v1/policies/rules?unmatched_for_days=30")).await.unwrap();
+    let unmatched = "/admin/v1/policies/rules?unmatched_for_days=30";
+    assert_eq!(admin.json(Ask::get(unmatched)).await.unwrap(), json!([]), "no rule of a policy of today has idled for 30 days");
+    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    sqlx::query("UPDATE rule_names SET since = since - interval '31 days'").execute(&mut database).await.unwrap();
+    let rules = admin.json(Ask::get(unmatched)).await.unwrap();
     assert!(!rules.to_string().contains("\"agents.list\""), "a rule that matched 400 times is not unmatched: {rules}");
     assert!(rules.to_string().contains("\"tickets."), "a rule that never matched is: {rules}");
     stack.stop();
