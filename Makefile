@@ -55,8 +55,11 @@ e2e: build ## the compiled filter in a real Envoy, with all real parts, and page
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden
 
-bench: build ## CPU per request beside Envoy's own filters; writes bench/results/latest.json
+bench: build ## CPU per request beside Envoy's own filters, and of single decisions; writes bench/results/latest.json
 	cargo run --quiet --package bench --bin gateway-bench
+	PATH="$$(./tools/node-path):$$PATH" && export PATH CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $(CURDIR)/tools/wasi.mjs" && \
+		cargo run --quiet --release --target wasm32-wasip1 --package decision-core --example decide && \
+		cargo run --quiet --release --target wasm32-wasip1 --package rules --example memo
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := jws jwk jwks claims

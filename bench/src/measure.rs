@@ -107,6 +107,7 @@ pub(crate) struct Bench<'s> {
     first_seen: Arc<Traffic>,
     first_seen_elsewhere: Arc<Traffic>,
     decided: Arc<Traffic>,
+    decided_anew: Arc<Traffic>,
     ruled: Arc<Traffic>,
     ruled_anew: Arc<Traffic>,
     shadow: Shadow,
@@ -142,6 +143,7 @@ impl<'s> Bench<'s> {
         eprintln!("signing tokens");
         let uncharged = identity::uncharged_tokens(stack.state())?;
         let shadow = runtime.block_on(Shadow::publish(stack.state()))?;
+        let decided_token = identity::uncharged_token(stack.state(), identity::CUSTOMER)?;
         let ruled_token = identity::uncharged_token(stack.state(), RULED_CUSTOMER)?;
         let (header_count, token_bytes) = (load::headers(&token).len(), token.len());
         Ok(Self {
@@ -154,7 +156,8 @@ impl<'s> Bench<'s> {
             authenticated: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, uncharged.get(..1).unwrap_or_default())),
             first_seen: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
             first_seen_elsewhere: Arc::new(Traffic::new(load::AUTHENTICATED_PATH, &uncharged)),
-            decided: Arc::new(Traffic::new(load::DECIDED_PATH, &[identity::uncharged_token(stack.state(), identity::CUSTOMER)?])),
+            decided: Arc::new(Traffic::new(load::DECIDED_PATH, std::slice::from_ref(&decided_token))),
+            decided_anew: Arc::new(Traffic::different_paths(&[decided_token]).map_err(BenchError::Traffic)?),
             ruled: Arc::new(Traffic::new(load::DECIDED_PATH, std::slice::from_ref(&ruled_token))),
             ruled_anew: Arc::new(Traffic::different_paths(&[ruled_token]).map_err(BenchError::Traffic)?),
             shadow,
@@ -280,6 +283,7 @@ impl<'s> Bench<'s> {
             Kind::FirstSeen => &self.first_seen,
             Kind::FirstSeenElsewhere => &self.first_seen_elsewhere,
             Kind::Decided => &self.decided,
+            Kind::DecidedAnew => &self.decided_anew,
             Kind::Ruled => &self.ruled,
             Kind::RuledAnew => &self.ruled_anew,
         };

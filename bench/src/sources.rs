@@ -19,9 +19,11 @@ pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchErro
     at(&budgets, fs::write(&budgets, raise_caps(&without_enterprise(&text))))?;
     let route = copy.join("routes/bench.yaml");
     at(&route, fs::write(&route, ROUTES))?;
-    let module = copy.join(MODULE_FILE);
-    at(&module, fs::create_dir_all(module.parent().unwrap_or(&copy)))?;
-    at(&module, fs::write(&module, MODULE))?;
+    for (file, text) in [(MODULE_FILE, MODULE), (DATA_FILE, DATA)] {
+        let path = copy.join(file);
+        at(&path, fs::create_dir_all(path.parent().unwrap_or(&copy)))?;
+        at(&path, fs::write(&path, text))?;
+    }
     Ok(copy)
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn policies(shipped: &Path, home: &Path) -> Result<PathBuf, BenchErro
 pub(crate) const RULED_CUSTOMER: &str = "customer-with-rules";
 
 const MODULE_FILE: &str = "rules/bench.rego";
+const DATA_FILE: &str = "rules/bench.yaml";
 
 /// A route that only asks who it is, and the same behind a permission; none costs anything. Custom rules judge one customer only.
 const ROUTES: &str = "
@@ -40,11 +43,12 @@ flags:
   - { name: bench-rules, default: off, overrides: [{ customers: [customer-with-rules], state: on }], switches: [rules] }
 rules:
   modules: [rules/bench.rego]
+  data: rules/bench.yaml
   inputs: [jwt.roles, jwt.trial_mode, facts.trial_expired, permission, path]
   gateways: [PLANT]
 ";
 
-/// Trial, roles and path, as the original's policies judge them.
+/// Trial, roles and path, as the original's policies judge them; the table of roles is `data`, as it is there.
 const MODULE: &str = r#"package gateway
 
 import rego.v1
@@ -54,7 +58,7 @@ default decision := {"allow": false, "rule": "bench.default", "reason": "nothing
 decision := {"allow": true, "rule": "bench.roles", "reason": "the role may"} if {
     not trial_is_over
     some role in input.jwt.roles
-    input.permission in granted[role]
+    input.permission in data.granted[role]
     not startswith(input.path, "/api/v1/closed/")
 }
 
@@ -62,14 +66,15 @@ trial_is_over if {
     input.jwt.trial_mode
     input.facts.trial_expired
 }
-
-granted := {
-    "admin": {"agent.view", "agent.create", "agent.delete"},
-    "customer_admin": {"agent.view", "agent.create"},
-    "customer_user": {"agent.view"},
-    "viewer": {"agent.view"},
-}
 "#;
+
+/// What each role may.
+const DATA: &str = "granted:
+  admin: [agent.view, agent.create, agent.delete]
+  customer_admin: [agent.view, agent.create]
+  customer_user: [agent.view]
+  viewer: [agent.view]
+";
 
 /// The rates of one tier are left out, so that there are users who are charged nothing.
 fn without_enterprise(text: &str) -> String {

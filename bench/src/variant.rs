@@ -17,6 +17,7 @@ pub(crate) enum Variant {
     OursCached,
     OursFirstSeen,
     OursDecided,
+    OursDecidedAnew,
     OursRulesHit,
     OursRulesMiss,
     OursShadow,
@@ -27,7 +28,7 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Bare,
         Self::WasmEmpty,
         Self::Ours,
@@ -36,6 +37,7 @@ impl Variant {
         Self::OursCached,
         Self::OursFirstSeen,
         Self::OursDecided,
+        Self::OursDecidedAnew,
         Self::OursRulesHit,
         Self::OursRulesMiss,
         Self::OursShadow,
@@ -56,6 +58,7 @@ impl Variant {
             Self::OursCached => "ours_authentication_cached",
             Self::OursFirstSeen => "ours_authentication_first_seen",
             Self::OursDecided => "ours_decided",
+            Self::OursDecidedAnew => "ours_decided_anew",
             Self::OursRulesHit => "ours_rules_remembered",
             Self::OursRulesMiss => "ours_rules_evaluated",
             Self::OursShadow => "ours_with_shadow",
@@ -83,8 +86,9 @@ impl Variant {
             Self::OursCached => "ours, authentication and audit alone, RS256, cached",
             Self::OursFirstSeen => "ours, authentication and audit alone, RS256, first seen",
             Self::OursDecided => "the same (cached) behind a permission: RBAC and policy by tables",
-            Self::OursRulesHit => "the same with custom rules in Rego, verdict remembered",
-            Self::OursRulesMiss => "the same with custom rules in Rego, evaluated",
+            Self::OursDecidedAnew => "the same, another path with every request",
+            Self::OursRulesHit => "the same path with custom rules in Rego, verdict remembered",
+            Self::OursRulesMiss => "another path with every request, custom rules in Rego evaluated",
             Self::OursShadow => "behind a permission, with another revision in shadow",
             Self::JwtCached => "native jwt_authn, RS256, cached",
             Self::JwtUncached => "native jwt_authn, RS256, first seen",
@@ -102,6 +106,7 @@ impl Variant {
             | Self::OursCached
             | Self::OursFirstSeen
             | Self::OursDecided
+            | Self::OursDecidedAnew
             | Self::OursRulesHit
             | Self::OursRulesMiss
             | Self::OursShadow => true,
@@ -117,6 +122,7 @@ impl Variant {
             Self::OursCached => Kind::Authenticated,
             Self::OursFirstSeen => Kind::FirstSeen,
             Self::OursDecided | Self::OursShadow => Kind::Decided,
+            Self::OursDecidedAnew => Kind::DecidedAnew,
             Self::OursRulesHit => Kind::Ruled,
             Self::OursRulesMiss => Kind::RuledAnew,
             Self::JwtUncached => Kind::FirstSeenElsewhere,
@@ -141,9 +147,11 @@ pub(crate) enum Kind {
     Authenticated,
     /// One token again and again, for a route behind a permission where nothing is charged.
     Decided,
-    /// The same, with custom rules.
+    /// The same with another path every time.
+    DecidedAnew,
+    /// One path, with custom rules.
     Ruled,
-    /// The same with another path every time, so that the rules are evaluated.
+    /// Another path every time, with custom rules, which are evaluated for that reason.
     RuledAnew,
     /// The route that only asks who it is, and more tokens than any cache keeps.
     FirstSeen,
@@ -177,6 +185,7 @@ impl BenchPorts {
             | Variant::OursCached
             | Variant::OursFirstSeen
             | Variant::OursDecided
+            | Variant::OursDecidedAnew
             | Variant::OursRulesHit
             | Variant::OursRulesMiss
             | Variant::OursShadow => self.stack.plant,
@@ -215,6 +224,7 @@ mod tests {
             Variant::OursCached,
             Variant::OursFirstSeen,
             Variant::OursDecided,
+            Variant::OursDecidedAnew,
             Variant::OursRulesHit,
             Variant::OursRulesMiss,
             Variant::OursShadow,
