@@ -37,7 +37,7 @@ pub use algorithm::{Algorithm, Family, HashFunction, Verification};
 pub use authenticate::{Unauthenticated, after_scheme, authenticate, bearer};
 pub use budget::{Admission, VerificationBudget};
 pub use cache::TokenCache;
-pub use claims::{CLAIM_BYTES_MAX, Check, Finding, check_claims, explain_claims};
+pub use claims::{CLAIM_BYTES_MAX, Check, Finding, ROLES_MAX, check_claims, explain_claims};
 pub use issuer::{InvalidIssuers, IssuerRules, Issuers, KeysKnown, LIFETIME_MAX, MoreKeys, OptionalClaim, SKEW_MAX, TrialTokens};
 pub use json::strict_json;
 pub use jwk_set::{InvalidJwkSet, JwkSet, KeyPlace};

@@ -114,8 +114,8 @@ const CLAIMS: [&str; 8] = ["customer_id", "agent_id", "governor_agent_id", "tier
 fn reworded(problem: &str, text: &str) -> (Option<String>, String) {
     let problem = problem.rsplit_once(" at line ").map_or(problem, |(said, _)| said);
     let (path, said) = problem.split_once(": ").filter(|(path, _)| !path.contains([' ', '`'])).unwrap_or(("", problem));
-    // The reader names the whole document `.`.
-    let path = if path == "." { String::new() } else { named(path, text) };
+    // The reader names the whole document `.`. A text that is too deep to be read is not read for its names.
+    let path = if path.is_empty() || path == "." { String::new() } else { named(path, text) };
     let (offender, expected) = match said.strip_prefix("unknown ").and_then(|rest| rest.split_once(", expected ")) {
         Some((what, expected)) => (quoted(what), expected),
         None => (None, ""),

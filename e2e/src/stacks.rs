@@ -34,6 +34,7 @@ pub mod ports {
     pub const SWITCHING: u16 = 22_200;
     pub const EXPLAINED: u16 = 22_400;
     pub const SHADOW: u16 = 22_600;
+    pub const RULES: u16 = 20_200;
     pub const OWNERSHIP: u16 = 22_800;
     pub const EDGE: u16 = 21_600;
     pub const PROPAGATION: u16 = 21_400;

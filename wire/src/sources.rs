@@ -186,17 +186,54 @@ fn once<'f, T>(
 
 /// The largest file of sources.
 pub const FILE_BYTES_MAX: usize = 4 * 1_024 * 1_024;
-/// Whether a YAML text is of a size that policies have. How it is nested is not looked at: the reader takes quadratic time on
-/// deep flow collections, so whoever reads what others send does it where it can be stopped.
+/// Lists within lists, as `[` and `{` write them: the reader takes quadratic time on them, and goes no deeper than 128 anyway.
+const FLOW_DEPTH_MAX: usize = 128;
+
+/// Whether a YAML text is of a size and a depth that policies have.
 ///
 /// # Errors
-/// It is too large.
+/// It is too large, or nested too deeply.
 pub fn bounded(file: &str, text: &str) -> Result<(), SourceError> {
-    if text.len() <= FILE_BYTES_MAX {
-        return Ok(());
+    let refused = |line, problem| Err(SourceError::Syntax { file: file.into(), line, column: 1, problem });
+    if text.len() > FILE_BYTES_MAX {
+        return refused(0, format!("the file has {} bytes; at most {FILE_BYTES_MAX} are allowed", text.len()));
     }
-    let problem = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are allowed", text.len());
-    Err(SourceError::Syntax { file: file.into(), line: 0, column: 1, problem })
+    match too_deep(text) {
+        Some(line) => refused(line, format!("brackets are nested more than {FLOW_DEPTH_MAX} deep")),
+        None => Ok(()),
+    }
+}
+
+/// The first line on which more brackets are open than may be. Only those count that can open a list or a map: at the beginning of a
+/// value, and not within quotes or a comment.
+fn too_deep(text: &str) -> Option<usize> {
+    let (mut depth, mut line, mut quote, mut escaped, mut before) = (0_usize, 1_usize, None, false, '\n');
+    for character in text.chars() {
+        match (quote, character) {
+            (Some('#'), '\n') => quote = None,
+            (Some('"'), '\\') if !escaped => {
+                escaped = true;
+                continue;
+            }
+            (Some(open), _) if open == character && !escaped => quote = None,
+            (Some(_), _) => {}
+            (None, '#') if before.is_whitespace() => quote = Some('#'),
+            (None, '"' | '\'') if begins_value(before) => quote = Some(character),
+            (None, '[' | '{') if begins_value(before) => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            (None, _) => {}
+        }
+        (escaped, before) = (false, character);
+        line += usize::from(character == '\n');
+        if depth > FLOW_DEPTH_MAX {
+            return Some(line);
+        }
+    }
+    None
+}
+
+const fn begins_value(before: char) -> bool {
+    matches!(before, ' ' | '\t' | '\n' | '\r' | '[' | '{' | ',' | ':')
 }
 
 fn read_file(file: &str, text: &str) -> Result<PolicyDocument, SourceError> {
@@ -260,6 +297,17 @@ mod tests {
         let detail = |bytes| format!("responses:\n  - {{reason: no_route, detail: {}}}\n", "x".repeat(bytes));
         assert!(read(&files(&[("a.yaml", &detail(512))])).is_ok());
         assert!(read(&files(&[("a.yaml", &detail(513))])).is_err());
+    }
+
+    #[test]
+    fn brackets_count_where_they_open_something() {
+        let deep = |text: &str| bounded("a.yaml", text).err().map(|error| error.to_string());
+        assert_eq!(deep(&"[".repeat(128)), None);
+        assert_eq!(deep(&format!("a:\n  {}", "{a: ".repeat(129))), Some("a.yaml:2:1: brackets are nested more than 128 deep".into()));
+        let harmless =
+            ["a: b[c\n", "a: 'it''s [ [ ['\n", "a: \"\\\" [ [\"\n", "# [ [ [\n", "a: b # [ [\n", "path: '/a/{b}'\n", "a: [b, {c: d}]\n"];
+        assert_eq!(harmless.iter().map(|one| deep(&one.repeat(1_000))).find(Option::is_some), None);
+        assert_eq!(deep(&"[]\n".repeat(1_000)), None);
     }
 
     #[test]

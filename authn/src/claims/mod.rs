@@ -17,7 +17,8 @@ pub use explain::{Check, Finding, explain_claims};
 
 /// The longest text claim.
 pub const CLAIM_BYTES_MAX: usize = 256;
-const ROLES_MAX: usize = 64;
+/// The most roles.
+pub const ROLES_MAX: usize = 64;
 /// The last second of the year 9999.
 const SECONDS_MAX: i64 = 253_402_300_799;
 

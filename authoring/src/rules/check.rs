@@ -200,20 +200,20 @@ fn check_builtin(outline: &Outline, rule: &RuleOutline, call: &Call, nodes: &BTr
         let hint = hint.map_or_else(String::new, |name| format!("; the nearest name is `{name}`"));
         return Err(fault(outline, rule, call.line, format!("`{name}` is not a function that rules may call{hint}")));
     }
-    if name != "sprintf" {
-        return Ok(());
+    let text = |index: usize| call.texts.get(index).cloned().flatten();
+    match name.as_str() {
+        "sprintf" => match text(0) {
+            None => Err("the format of `sprintf` has to stand there: a client must not choose it".into()),
+            Some(format) if is_wide(&format) => Err(format!("a width in the format of `sprintf` has more than {WIDTH_DIGITS_MAX} digits")),
+            // The interpreter takes them for digits of a width, and fails on them.
+            Some(format) => match format.chars().find(|character| character.is_numeric() && !character.is_ascii()) {
+                Some(numeral) => Err(format!("the format of `sprintf` must not have the numeral `{numeral}`: give it as an argument")),
+                None => Ok(()),
+            },
+        },
+        _ => Ok(()),
     }
-    if !call.literal_first {
-        return Err(fault(outline, rule, call.line, "the format of `sprintf` has to stand there: a client must not choose it".into()));
-    }
-    // regorus 0.14.1 takes them for digits of a width, and panics.
-    if call.first.as_deref().is_some_and(|format| format.chars().any(|letter| !letter.is_ascii() && letter.is_numeric())) {
-        return Err(fault(outline, rule, call.line, "the format of `sprintf` has numerals that are not ASCII".into()));
-    }
-    if call.first.as_deref().is_some_and(is_wide) {
-        return Err(fault(outline, rule, call.line, format!("a width in the format of `sprintf` has more than {WIDTH_DIGITS_MAX} digits")));
-    }
-    Ok(())
+    .map_err(|message: String| fault(outline, rule, call.line, message))
 }
 
 fn is_wide(format: &str) -> bool {
@@ -236,7 +236,7 @@ fn reached<'n>(nodes: &'n BTreeSet<Node>, path: &[String]) -> impl Iterator<Item
 }
 
 fn node(outline: &Outline, name: &str) -> Node {
-    outline.package.iter().map(String::as_str).chain([name]).map(str::to_owned).collect()
+    outline.node(name)
 }
 
 fn node_of(path: &[&str]) -> Node {

@@ -8,8 +8,10 @@ use crate::opa::examine::{self, Asked, Examined};
 use crate::oracle::Golden;
 use crate::{Files, PolicyFault};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,8 @@ const STACK_BYTES: usize = 1_024 * 1_024;
 /// All files of a policy.
 const SOURCES_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 const ANSWER_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
+/// What a process says that dies.
+const CRY_BYTES_MAX: u64 = 64 * 1_024;
 
 /// How many are examined at once, and how long others wait for their turn: an answer is due in 30 s.
 static TURNS: Turns = Turns::new(2);
@@ -191,22 +195,19 @@ impl Gate {
             // A child that ended early closes its end, and its answer or its end says why.
             thread::spawn(move || stdin.write_all(&text).unwrap_or(()))
         });
-        let answered = child.stdout.take().map(|stdout| {
-            thread::spawn(move || {
-                let mut answer = Vec::new();
-                stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map(|_| answer).unwrap_or_default()
-            })
-        });
+        let answered = child.stdout.take().map(|stdout| thread::spawn(move || read_all(stdout, ANSWER_BYTES_MAX)));
+        let cried = child.stderr.take().map(|stderr| thread::spawn(move || read_all(stderr, CRY_BYTES_MAX)));
         let ended = wait(&mut child).map_err(|error| unable("cannot be waited for", &error))?;
-        let answer = answered.and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let whole = |reader: Option<thread::JoinHandle<Vec<u8>>>| reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let (answer, cry) = (whole(answered), whole(cried));
         drop(asked.map(thread::JoinHandle::join));
-        read_answer(&answer, ended, question)
+        read_answer(&answer, ended, &cry, question)
     }
 
     fn start(&self) -> io::Result<Child> {
         // No secret of ours is in its environment.
         let mut command = Command::new(&self.program);
-        command.arg(SUBCOMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg(SUBCOMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn()
     }
 }
@@ -238,7 +239,30 @@ fn misunderstood() -> PolicyFault {
     PolicyFault { message: "rules: the gate answers something else than it was asked".into(), ..PolicyFault::default() }
 }
 
-fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<Answer, PolicyFault> {
+fn read_all(from: impl Read, bytes_max: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.take(bytes_max).read_to_end(&mut bytes).map(|_| bytes).unwrap_or_default()
+}
+
+/// Which limit a child has met, as the runtime or the system says it.
+fn limit_met(ended: Ended, cry: &[u8]) -> String {
+    let said = |words: &str| cry.windows(words.len()).any(|window| window == words.as_bytes());
+    match ended {
+        Ended::TooLate => format!("took longer than {} s", WALL_MAX.as_secs_f32()),
+        Ended::Itself(_) if said("has overflowed its stack") => {
+            format!("needed more than {} KiB of stack: something is nested too deeply", STACK_BYTES / 1_024)
+        }
+        Ended::Itself(_) if said("memory allocation of") => format!("needed more than {} MiB of memory", MEMORY_BYTES_MAX / 1_024 / 1_024),
+        Ended::Itself(status)
+            if status.signal().is_some_and(|signal| signal == Signal::SIGXCPU as i32 || signal == Signal::SIGKILL as i32) =>
+        {
+            format!("took more than {CPU_SECONDS_MAX} s of processor time")
+        }
+        Ended::Itself(status) => format!("ended the gate ({status})"),
+    }
+}
+
+fn read_answer(answer: &[u8], ended: Ended, cry: &[u8], question: &Question) -> Result<Answer, PolicyFault> {
     let lines = || answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     if let (Ended::Itself(_), Some(Ok(answer))) = (ended, lines().next_back().map(serde_json::from_slice)) {
         return match answer {
@@ -247,19 +271,21 @@ fn read_answer(answer: &[u8], ended: Ended, question: &Question) -> Result<Answe
         };
     }
     let doing: Option<Doing> = lines().rev().find_map(|line| serde_json::from_slice(line).ok());
-    let why = match ended {
-        Ended::TooLate => format!("took longer than {} s", WALL_MAX.as_secs_f32()),
-        Ended::Itself(status) => format!("used more memory, processor time or stack than they may ({status})"),
-    };
-    let at = doing.as_ref().map_or_else(String::new, |doing| format!(" while {}", doing.doing));
+    let at = doing.as_ref().map_or_else(String::new, |doing| format!("{}: ", doing.doing));
     let named = doing.map(|doing| doing.file).filter(|file| !file.is_empty());
     let (what, first) = match question {
-        Question::Sources(files) => ("sources", files.keys().next()),
-        Question::Cases(files) => ("cases", files.keys().next()),
-        Question::Rules(rules) => ("rules", rules.modules.first().map(|(file, _)| file)),
-        Question::Opa(asked) => ("policies", asked.modules.keys().next()),
+        Question::Sources(files) => ("the sources", files.keys().next()),
+        Question::Cases(files) => ("the cases", files.keys().next()),
+        Question::Rules(rules) => ("the rules", rules.modules.first().map(|(file, _)| file)),
+        Question::Opa(asked) => ("the policies", asked.modules.keys().next()),
     };
-    Err(PolicyFault { file: named.or_else(|| first.cloned()), line: None, field: None, message: format!("the {what} {why}{at}") })
+    let what = if at.is_empty() { format!("{what} ") } else { format!("{at}it ") };
+    Err(PolicyFault {
+        file: named.or_else(|| first.cloned()),
+        line: None,
+        field: None,
+        message: format!("{what}{}", limit_met(ended, cry)),
+    })
 }
 
 /// Whether this process is a gate.

@@ -3,6 +3,7 @@
 mod builtins;
 mod check;
 pub mod gate;
+mod growth;
 pub(crate) mod outline;
 pub(crate) mod run;
 mod samples;
@@ -15,7 +16,7 @@ pub use run::{TestOutcome, TestRun, Unreached};
 use crate::{Files, PolicyFault};
 use decision_core::nearest::nearest;
 use outline::{Generation, Outline};
-use rules::{InputField, Inputs};
+use rules::{EVALUATION_MAX, InputField, Inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::io::Write as _;
@@ -84,7 +85,8 @@ pub fn reload(document: &PolicyDocument, files: &Files) -> Result<Option<RulesIm
     let outlines = rules.outlines()?;
     let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
     let inputs = samples::inputs(&rules.fields()?, &all);
-    let vectors = run::vectors(&rules, &data, &inputs)?;
+    // What was fast enough once is not refused because this machine is busy now.
+    let vectors = run::vectors(&rules, &data, &inputs, EVALUATION_MAX)?;
     Ok(Some(RulesImage { modules: rules.modules, data, inputs: rules.inputs, vectors }))
 }
 
@@ -164,13 +166,16 @@ impl RuleFiles {
         let outlines = self.outlines()?;
         progress("checking names", "");
         check::Modules { outlines: &outlines, inputs: &fields, data: &data }.check()?;
+        progress("looking how large values may become", "");
+        let rules: Vec<&Outline> = outlines.iter().filter(|(_, kind)| *kind == Kind::Rules).map(|(outline, _)| outline).collect();
+        growth::check(&rules, &fields, &data)?;
         let data = Value::Object(data).to_string();
         let report = run::tests(self, &data, &outlines)?;
         if report.tests.iter().any(|test| test.outcome != TestOutcome::Passed) {
             return Ok(report);
         }
         let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
-        let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all))?;
+        let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all), run::SAMPLE_MAX)?;
         let vectors = vectors.into_iter().map(|vector| (vector.input, vector.decision)).collect();
         Ok(GateReport { vectors, ..report })
     }

@@ -26,6 +26,8 @@ pub enum Generation {
 #[derive(Debug)]
 pub(crate) struct Outline {
     pub(crate) file: String,
+    /// As it was parsed.
+    pub(crate) module: Module,
     /// The package, `gateway` for `package gateway`.
     pub(crate) package: Vec<String>,
     /// Other names for paths, as imports give them.
@@ -82,10 +84,8 @@ pub(crate) struct Reference {
 pub(crate) struct Call {
     pub(crate) path: Vec<String>,
     pub(crate) line: usize,
-    /// Whether the first argument is a text that stands there.
-    pub(crate) literal_first: bool,
-    /// That text.
-    pub(crate) first: Option<String>,
+    /// Its arguments that are texts which stand there.
+    pub(crate) texts: Vec<Option<String>>,
 }
 
 impl Outline {
@@ -98,20 +98,15 @@ impl Outline {
             parser.enable_rego_v1().map_err(|error| fault(error.to_string()))?;
         }
         let module = parser.parse().map_err(|error| fault(error.to_string()))?;
-        Self::walk(file, &module)
+        Self::walk(file, module)
     }
 
-    fn walk(file: &str, module: &Module) -> Result<Self, PolicyFault> {
+    fn walk(file: &str, module: Module) -> Result<Self, PolicyFault> {
         let package = static_path(&module.package.refr).0;
-        let mut outline = Self {
-            file: file.into(),
-            package,
-            imports: module.imports.iter().filter_map(alias).collect(),
-            rules: Vec::new(),
-            texts: BTreeSet::new(),
-            inputs: Vec::new(),
-        };
-        for rule in &module.policy {
+        let imports = module.imports.iter().filter_map(alias).collect();
+        let file_name = file.into();
+        let mut outline = Self { file: file_name, module, package, imports, rules: Vec::new(), texts: BTreeSet::new(), inputs: Vec::new() };
+        for rule in &outline.module.policy {
             let mut walk = Walk { rule: RuleOutline::default(), texts: &mut outline.texts, inputs: &mut outline.inputs, too_deep: None };
             walk.rule(rule);
             let (rule, too_deep) = (walk.rule, walk.too_deep);
@@ -122,6 +117,11 @@ impl Outline {
             outline.rules.push(rule);
         }
         Ok(outline)
+    }
+
+    /// A rule of this module: its package, and its name.
+    pub(super) fn node(&self, rule: &str) -> Vec<String> {
+        self.package.iter().map(String::as_str).chain([rule]).map(str::to_owned).collect()
     }
 
     /// The path with imports and names of the own package written out; `None` for a variable.
@@ -161,7 +161,7 @@ fn alias(import: &Import) -> Option<(String, Vec<String>)> {
 }
 
 /// The path as far as it is written out, and what follows it.
-fn static_path(expr: &Expr) -> (Vec<String>, Vec<&Expr>) {
+pub(super) fn static_path(expr: &Expr) -> (Vec<String>, Vec<&Expr>) {
     let (mut steps, mut at) = (Vec::new(), expr);
     let root = loop {
         match at {
@@ -196,6 +196,47 @@ fn static_path(expr: &Expr) -> (Vec<String>, Vec<&Expr>) {
         }
     }
     (path, others)
+}
+
+/// A reference taken apart.
+pub(super) struct Steps<'e> {
+    /// As far as it is written out; empty when it does not begin with a name.
+    pub(super) path: Vec<String>,
+    /// What it begins with then.
+    pub(super) root: Option<&'e Expr>,
+    /// What follows: a name, or an index and the expression that it ends.
+    pub(super) rest: Vec<Option<(&'e Expr, &'e Expr)>>,
+}
+
+impl<'e> Steps<'e> {
+    pub(super) fn of(expr: &'e Expr) -> Self {
+        let (mut at, mut steps) = (expr, Vec::new());
+        let root = loop {
+            match at {
+                Expr::RefDot { refr, field, .. } => {
+                    steps.push((Some(field.0.text().to_owned()), None));
+                    at = refr;
+                }
+                Expr::RefBrack { refr, index, .. } => {
+                    steps.push((text_of(index), Some((at, index.as_ref()))));
+                    at = refr;
+                }
+                other => break other,
+            }
+        };
+        let (mut path, root) = match root {
+            Expr::Var { span, .. } => (vec![span.text().to_owned()], None),
+            other => (Vec::new(), Some(other)),
+        };
+        let mut rest = Vec::new();
+        for (name, step) in steps.into_iter().rev() {
+            match name {
+                Some(name) if rest.is_empty() && root.is_none() => path.push(name),
+                Some(_) | None => rest.push(step),
+            }
+        }
+        Self { path, root, rest }
+    }
 }
 
 struct Walk<'o> {
@@ -333,9 +374,9 @@ impl Walk<'_> {
                 self.query(query, below);
             }
             Expr::Call { span, fcn, params, .. } => {
-                let first = params.first().and_then(|first| text_of(first));
+                let texts = params.iter().map(|param| text_of(param)).collect();
                 let (path, _) = static_path(fcn);
-                self.rule.calls.push(Call { path, line: line(span), literal_first: first.is_some(), first });
+                self.rule.calls.push(Call { path, line: line(span), texts });
                 params.iter().for_each(|param| self.expr(param, below));
             }
             Expr::UnaryExpr { expr, .. } => self.expr(expr, below),

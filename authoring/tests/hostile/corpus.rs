@@ -58,7 +58,7 @@ fn repeated(times: usize, one: impl Fn(usize) -> String) -> String {
 
 /// All of them.
 pub(crate) fn entries() -> Vec<Entry> {
-    [recursion(), blow_ups(), sizes(), names(), types(), yaml_of_all_kinds(), tests_that_fail()].into_iter().flatten().collect()
+    [recursion(), blow_ups(), hidden(), sizes(), names(), types(), yaml_of_all_kinds(), tests_that_fail()].into_iter().flatten().collect()
 }
 
 fn recursion() -> Vec<Entry> {
@@ -92,24 +92,30 @@ fn blow_ups() -> Vec<Entry> {
     let loops = "ns := [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]\n\
                  xs := {[a, b, c, d, e, f] | some a in ns; some b in ns; some c in ns; some d in ns; some e in ns; some f in ns}\n\
                  decision := {\"allow\": count(xs) > 0, \"rule\": \"r\"}";
+    let endless = format!(
+        "found if {{\n{}}}\nns := split(\"{}\", \"\")\ndecision := {{\"allow\": found, \"rule\": \"r\"}}",
+        repeated(6, |number| format!("\tsome x{number} in ns")) + "\tx0 == \"b\"\n",
+        "a".repeat(20)
+    );
     let sums = format!("x := {}1", "1 +\n".repeat(10_000));
     vec![
         rego("deep literals", &format!("x := {}1{}", "[".repeat(40), "]".repeat(40)), Some(5), "nested more than 6 deep"),
         rego("deep literals over lines", &format!("x := {}1", "[\n".repeat(4_000)), Some(11), "nested more than 6 deep"),
         rego("deep calls", &format!("x := {}1", "abs(".repeat(30)), Some(5), "nested more than 6 deep"),
         rego("deep sets of objects", &format!("x := {}1", "{{\"a\":".repeat(30)), Some(5), "nested more than 6 deep"),
-        rego("a deep sum", &sums, None, ""),
+        rego("a deep sum", &sums, None, "parsing: it needed more than 1024 KiB of stack: something is nested too deeply"),
         rego("a deep reference", &format!("x := input{}", ".a".repeat(500)), None, ""),
-        rego("many minus signs", &format!("x := {}1", "- ".repeat(400)), None, ""),
-        rego("nested loops", loops, None, "longer than 2 ms"),
-        rego("calls of calls of calls", &calls, None, "longer than 2 ms"),
-        rego("arrays that double", &doubling, None, ""),
-        rego("texts that double", &texts, None, ""),
-        rego("numbers that square", &numbers, None, ""),
+        rego("many minus signs", &format!("x := {}1", "- ".repeat(400)), None, "parsing: it needed more than 1024 KiB of stack"),
+        rego("nested loops", loops, Some(6), "values in it; at most 32768 are allowed"),
+        rego("loops without end", &endless, None, "takes longer than 500 µs"),
+        rego("calls of calls of calls", &calls, None, "takes longer than 500 µs"),
+        rego("arrays that double", &doubling, Some(20), "`array.concat(x13, x13)` may have 49152 values in it; at most 32768 are allowed"),
+        rego("texts that double", &texts, Some(13), "bytes of text; at most 524288 are allowed"),
+        rego("numbers that square", &numbers, Some(13), "digits; at most 1024 are allowed"),
         rego("a range", "x := numbers.range(1, 1000000000)", Some(5), "`numbers.range` is not a function that rules may call"),
         rego("a shift", "x := bits.lsh(1, 100000000000)", Some(5), "`bits.lsh` is not a function"),
         rego("a wide format", "x := sprintf(\"%1000000000d\", [1])", Some(5), "more than 2 digits"),
-        rego("a width in other numerals", "x := sprintf(\"%٣d\", [1])", Some(5), "numerals that are not ASCII"),
+        rego("a width in other numerals", "x := sprintf(\"%٣d\", [1])", Some(5), "must not have the numeral `٣`"),
         rego("a count of nothing", "x := strings.count(input.path, \"\")", Some(5), "`strings.count` is not a function"),
         rego("a subset of nothing", "x := object.subset([input.path], [])", Some(5), "`object.subset` is not a function"),
         rego("a format of the client", "x := sprintf(input.path, [1])", Some(5), "a client must not choose it"),
@@ -117,6 +123,63 @@ fn blow_ups() -> Vec<Entry> {
         rego("a pattern", "x := regex.match(\"(a+)+$\", input.path)", Some(5), "`regex.match` is not a function"),
         rego("a huge number", &format!("x := {}", "9".repeat(900)), Some(5), "more than 32 digits"),
         rego("a huge exponent", "x := 1e999999999", None, ""),
+    ]
+}
+
+/// What grows behind a condition that no sample meets: the gate does not evaluate it, the filter might.
+fn hidden() -> Vec<Entry> {
+    let behind = |chain: String| {
+        format!(
+            "decision := {{\"allow\": true, \"rule\": \"r\"}} if {{\n\tcount(split(input.path, \"/\")) == 77\n{chain}\tcount(x30) == 1\n}}"
+        )
+    };
+    let chain = |first: &str, next: fn(usize) -> String| behind(format!("\tx0 := {first}\n{}", repeated(30, next)));
+    let (text, list, deep) = ("at most 524288 are allowed", "at most 32768 are allowed", "at most 32 are allowed");
+    let grows = |name, first: &str, next: fn(usize) -> String, says| rego(name, &chain(first, next), None, says);
+    let functions = repeated(14, |number| format!("f{}(x) := f{number}(f{number}(x))", number + 1));
+    let rules = repeated(14, |number| {
+        format!("r{} := array.concat(array.concat(r{number}, r{number}), array.concat(r{number}, r{number}))", number + 1)
+    });
+    vec![
+        grows("hidden: texts that double", "input.path", |n| format!("\tx{} := sprintf(\"%s%s\", [x{n}, x{n}])", n + 1), text),
+        grows("hidden: arrays that double", "[1]", |n| format!("\tx{} := array.concat(x{n}, x{n})", n + 1), list),
+        grows("hidden: one value shared by all", "[1, 1]", |n| format!("\tx{} := [x{n}, x{n}]", n + 1), list),
+        rego(
+            "hidden: values within values",
+            &behind(format!("\tx0 := 1\n{}", repeated(40, |n| format!("\tx{} := [x{n}]", n + 1)))),
+            None,
+            deep,
+        ),
+        grows("hidden: sets of pairs", "{\"a\", \"b\"}", |n| format!("\tx{} := {{[p, q] | some p in x{n}; some q in x{n}}}", n + 1), text),
+        grows("hidden: lists of lists", "[1, 2]", |n| format!("\tx{} := [y | some z in x{n}; y := x{n}]", n + 1), list),
+        grows("hidden: numbers that square", "9999", |n| format!("\tx{} := x{n} * x{n}", n + 1), "at most 1024 are allowed"),
+        grows("hidden: replacements of replacements", "\"aaaa\"", |n| format!("\tx{} := replace(x{n}, \"a\", x{n})", n + 1), text),
+        grows("hidden: escapes of escapes", "\"\\\"\"", |n| format!("\tx{} := json.marshal(x{n})", n + 1), text),
+        grows("hidden: objects of objects", "{\"a\": 1}", |n| format!("\tx{} := {{\"a\": x{n}, \"b\": x{n}}}", n + 1), list),
+        grows("hidden: in another order", "[1]", |n| format!("\tx{} := array.concat(x{}, x{})", 30 - n, 29 - n, 29 - n), list),
+        rego(
+            "hidden: functions of functions",
+            &format!(
+                "f0(x) := concat(\"\", [x, x])\n{functions}\ndecision := {{\"allow\": f14(input.path) == \"\", \"rule\": \"r\"}} if input.path == \"/\""
+            ),
+            Some(5),
+            text,
+        ),
+        rego(
+            "hidden: rules of rules",
+            &format!("r0 := [1, 2]\n{rules}\ndecision := {{\"allow\": count(r14) > 1, \"rule\": \"r\"}} if count(input.path) == 77"),
+            None,
+            list,
+        ),
+        rego(
+            "hidden: a list of all pairs",
+            "xs := [[p, q] | some p in split(input.path, \"\"); some q in split(input.path, \"\")]",
+            Some(5),
+            text,
+        ),
+        rego("hidden: a search for itself", "x := indexof(input.path, input.path)", Some(5), "may take 67108864 steps"),
+        rego("hidden: a trim by itself", "x := trim(input.path, input.path)", Some(5), "may take 67108864 steps"),
+        rego("hidden: a product", "x := product([count(a) | some a in split(input.path, \"/\")])", Some(5), "at most 1024 are allowed"),
     ]
 }
 
@@ -224,8 +287,18 @@ fn types() -> Vec<Entry> {
         data("data that are no object", "rules/data.json", "[1]".into(), "have to be an object"),
         data("data that are no JSON", "rules/data.json", "{\"a\": }".into(), "expected value"),
         data("data that hide a package", "rules/data.json", "{\"gateway\": {}}".into(), "").at(MODULE, "one would hide the other"),
-        data("deep data", "rules/data.json", format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000)), "recursion limit"),
-        data("deep data in YAML", "rules/data.yaml", format!("a: {}1{}", "[".repeat(100_000), "]".repeat(100_000)), ""),
+        data(
+            "deep data",
+            "rules/data.json",
+            format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000)),
+            "nested more than 128 deep",
+        ),
+        data(
+            "deep data in YAML",
+            "rules/data.yaml",
+            format!("a: {}1{}", "[".repeat(100_000), "]".repeat(100_000)),
+            "nested more than 128 deep",
+        ),
         data("an alias bomb in data", "rules/data.yaml", alias_bomb(""), "repetition limit"),
     ]
 }
@@ -245,9 +318,9 @@ fn alias_bomb(indent: &str) -> String {
 fn yaml_of_all_kinds() -> Vec<Entry> {
     let deep = |open: &str, times: usize| format!("permissions: {}", open.repeat(times));
     vec![
-        yaml("deep YAML", deep("[", 100_000), None, ""),
-        yaml("deep YAML over lines", deep("[\n", 100_000), None, ""),
-        yaml("deep YAML in braces", deep("{a: ", 100_000), None, ""),
+        yaml("deep YAML", deep("[", 100_000), Some(1), "nested more than 128 deep"),
+        yaml("deep YAML over lines", deep("[\n", 100_000), Some(129), "nested more than 128 deep"),
+        yaml("deep YAML in braces", deep("{a: ", 100_000), Some(1), "nested more than 128 deep"),
         yaml("deep YAML in blocks", repeated(1_500, |level| format!("{}a:", " ".repeat(level))), None, ""),
         yaml("deep YAML of dashes", format!("permissions:\n  {}", "- ".repeat(100_000)), None, ""),
         yaml("an alias bomb", alias_bomb(""), None, "unknown field"),
@@ -300,6 +373,15 @@ fn tests_that_fail() -> Vec<Entry> {
             "xs := [1, 2, 3, 4, 5, 6, 7, 8, 9]\ntest_a if count([1 | some a in xs; some b in xs; some c in xs; some d in xs; some e in xs; some f in xs; some g in xs]) == 0",
             Some(4),
             "time limit",
+        ),
+        tested(
+            "a test that takes all memory",
+            &format!(
+                "test_a if {{\n\tx0 := \"aaaaaaaa\"\n{}\tcount(x40) > 1\n}}",
+                repeated(40, |number| format!("\tx{} := concat(x{number}, [{}])", number + 1, vec![format!("x{number}"); 40].join(", ")))
+            ),
+            None,
+            "running the test gateway_test.test_a: it needed more than 768 MiB of memory",
         ),
         tested("a test that recurses", "f(x) := f(x)\ntest_a if f(1)", Some(3), "depends on itself"),
         tested("a test of nothing", "test_a if data.gateway.decison.allow", Some(3), "the nearest name is `data.gateway.decision`"),

@@ -18,6 +18,94 @@ pub(crate) fn example() -> Files {
     named.collect()
 }
 
+/// Forms that rules are written in: none of them may be taken for an attack.
+const MODULE: &str = r#"package gateway
+
+import data.tables
+
+default decision := {"allow": false, "rule": "default"}
+
+decision := {"allow": true, "rule": "owner", "reason": reason} if {
+	some team in teams
+	every role in tables.needed {
+		role in tables.teams[team].roles
+	}
+	count(violations) == 0
+} else := {"allow": false, "rule": name, "reason": concat("; ", violations)} if {
+	name := sprintf("v%d", [count(violations)])
+	count(violations) > 0
+}
+
+reason := sprintf("%s may %s %s (%v)", [input.jwt.email, lower(input.method), input.path, sort(object.keys(grants))])
+
+teams contains team if {
+	some team, entry in tables.teams
+	some role in entry.roles
+	role in input.jwt.roles
+}
+
+grants[role] := count(paths) if {
+	some role in input.jwt.roles
+	paths := [path | some path in tables.paths; startswith(normal, path)]
+}
+
+violations contains sprintf("%s is closed", [segment]) if {
+	some segment in segments
+	segment in tables.closed
+}
+
+violations contains "too deep" if count(segments) > tables.limits.depth + (2 * 1)
+
+violations contains "twice" if {
+	some i, j
+	segments[i] == segments[j]
+	i < j
+	segments[i] != ""
+}
+
+segments := [lower(segment) | some segment in split(trim_prefix(input.path, "/"), "/")]
+
+normal := concat("/", array.concat([""], segments))
+
+initials := {substring(role, 0, 1) | some role in input.jwt.roles}
+
+labels := {upper(role): {"length": count(role), "first": first} |
+	some role in input.jwt.roles
+	[first, _] = split(sprintf("%s:%s", [role, role]), ":")
+}
+
+told := json.marshal(object.union(input.jwt, {"initials": initials | {"?"}}))
+
+clean(text) := replace(replace(text, "-", "_"), " ", "")
+
+decision := {"allow": false, "rule": "nobody"} if {
+	clean(told) == ""
+	count(labels) == 0
+}
+"#;
+
+const DATA: &str = "tables:
+  needed: [viewer]
+  teams: {red: {roles: [viewer, admin]}, blue: {roles: [guest]}}
+  paths: [/api/v1, /api/v2]
+  closed: [secret, private]
+  limits: {depth: 12}
+";
+
+const POLICY: &str = "
+permissions: [agent.read]
+roles: [{name: viewer, permissions: [agent.read]}]
+routes:
+  - {name: agents.read, gateways: [PP], methods: [GET], path: '/agents/{id}', require: permission, permission: agent.read, cost_micros: 0}
+rules: {modules: [rules/main.rego], data: rules/tables.yaml, inputs: [method, path, jwt.email, jwt.roles], gateways: [PP]}
+";
+
+/// A policy with rules of every form.
+pub(crate) fn every_form() -> Files {
+    let files = [("policy.yaml", POLICY), ("rules/main.rego", MODULE), ("rules/tables.yaml", DATA)];
+    files.map(|(name, text)| (name.to_owned(), text.to_owned())).into()
+}
+
 pub(crate) fn failures(gate: &Gate) -> Vec<String> {
     let mut failures = Vec::new();
     let mut expect = |what: &str, holds: bool| {
@@ -25,6 +113,8 @@ pub(crate) fn failures(gate: &Gate) -> Vec<String> {
             failures.push(what.to_owned());
         }
     };
+    let published = publish(gate, &every_form());
+    expect(&format!("rules of every form are published, not {published:?}"), published.is_ok());
     let files = example();
     expect("the page has four files", files.len() == 4);
     match publish(gate, &files) {
