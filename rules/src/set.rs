@@ -20,7 +20,7 @@ pub const EVALUATION_MAX: Duration = Duration::from_millis(2);
 const TRIES: u32 = 2;
 
 /// Steps between two looks at the clock, which is a call to the host in the filter.
-const CLOCK_INTERVAL: NonZeroU32 = match NonZeroU32::new(8) {
+const CLOCK_INTERVAL: NonZeroU32 = match NonZeroU32::new(16) {
     Some(interval) => interval,
     None => NonZeroU32::MIN,
 };

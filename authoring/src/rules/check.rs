@@ -37,7 +37,10 @@ impl Modules<'_> {
                 let from = edges.entry(node(outline, &rule.name)).or_default();
                 for call in &rule.calls {
                     match outline.resolve_call(&call.path, is_own) {
-                        Some(path) => from.extend(reached(&nodes, &path)),
+                        Some(path) => {
+                            self.check_function(outline, rule, call, &path)?;
+                            from.extend(reached(&nodes, &path));
+                        }
                         None => check_builtin(outline, rule, call, &nodes)?,
                     }
                 }
@@ -108,6 +111,20 @@ impl Modules<'_> {
             return Err(fault(outline, rule, rule.line, "tests belong into a module whose name ends with `_test.rego`".into()));
         }
         Ok(())
+    }
+
+    /// A bracket that opens a line belongs to the line before it: a condition becomes a call of nothing.
+    fn check_function(&self, outline: &Outline, rule: &RuleOutline, call: &Call, path: &[String]) -> Result<(), PolicyFault> {
+        let called = path.split_first().filter(|(root, _)| *root == "data").map(|(_, node)| node);
+        let functions = self
+            .outlines
+            .iter()
+            .flat_map(|(outline, _)| outline.rules.iter().filter(|rule| rule.takes_arguments).map(|rule| node(outline, &rule.name)));
+        if functions.into_iter().any(|function| called == Some(function.as_slice())) {
+            return Ok(());
+        }
+        let message = format!("`{}` is no function: a line that begins with a bracket is read as its arguments", call.path.join("."));
+        Err(fault(outline, rule, call.line, message))
     }
 
     fn input_fault(&self, path: &[String]) -> Option<String> {

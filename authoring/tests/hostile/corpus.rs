@@ -224,6 +224,9 @@ fn names() -> Vec<Entry> {
     };
     vec![
         rego("an unknown builtin", "x := lowr(input.path)", Some(5), "the nearest name is `lower`"),
+        rego("a call of a rule", "x := y(1)\n\ny := 2", Some(5), "`y` is no function"),
+        rego("a call of a package", "x := data.gateway(1)", Some(5), "`data.gateway` is no function"),
+        rego("a condition that becomes a call", "x if {\n\tinput.path\n\t(1 + 1) > 1\n}", Some(7), "`input.path` is no function"),
         rego("the time", "x := time.now_ns()", Some(5), "`time.now_ns` is not a function"),
         rego("chance", "x := rand.intn(\"a\", 6)", Some(5), "`rand.intn` is not a function"),
         rego("the network", "x := http.send({\"url\": \"http://127.0.0.1/\"})", Some(5), "`http.send` is not a function"),
