@@ -345,6 +345,7 @@ pub fn read(files: &Files) -> Result<Vec<FiledCase>, PolicyFault> {
             line: error.location().map(|at| at.line()),
             field: None,
             message: error.to_string(),
+            ..PolicyFault::default()
         })?;
         for case in parsed.cases {
             let problem = case.problem().or_else(|| {
@@ -356,7 +357,7 @@ pub fn read(files: &Files) -> Result<Vec<FiledCase>, PolicyFault> {
                 let line = line.map(|(_, line)| line);
                 let field = Some(format!("cases[{}]", case.name));
                 let message = format!("cases[{}].{problem}", case.name);
-                return Err(PolicyFault { file: Some(file.clone()), line, field, message });
+                return Err(PolicyFault { file: Some(file.clone()), line, field, message, ..PolicyFault::default() });
             }
             cases.push(FiledCase { file: file.clone(), case });
         }

@@ -21,6 +21,8 @@ pub struct PolicyFault {
     pub field: Option<String>,
     /// What is wrong.
     pub message: String,
+    /// Nothing is known to be wrong: nobody had the time to look, and the same files may be well the next time.
+    pub busy: bool,
 }
 
 impl Error for PolicyFault {}
@@ -48,13 +50,13 @@ impl PolicyFault {
             let text = error.to_string();
             let said = text.strip_prefix(file).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
             let message = if said.starts_with(field) { said.to_owned() } else { format!("{field}: {said}") };
-            Self { file: Some(file.to_owned()), line, field: Some(field.to_owned()), message }
+            Self { file: Some(file.to_owned()), line, field: Some(field.to_owned()), message, ..Self::default() }
         };
         match error {
             SourceError::Syntax { file, line, column: _, problem } => {
                 let text = files.get(file).map_or("", String::as_str);
                 let (field, message) = reworded(problem, text);
-                Self { file: Some(file.clone()), line: (*line > 0).then_some(*line), field, message }
+                Self { file: Some(file.clone()), line: (*line > 0).then_some(*line), field, message, ..Self::default() }
             }
             SourceError::Twice { file, section, .. } => placed(file, section, None),
             SourceError::NoSuchFile { file, name, .. } | SourceError::IncludedTwice { file, name } => placed(file, "include", Some(name)),
@@ -102,7 +104,7 @@ impl PolicyFault {
         let which = if message.contains("used twice") { Which::Last } else { Which::First };
         let place = field.and_then(|field| find(field, value, which, files));
         let (file, line) = place.map_or((None, None), |(file, line)| (Some(file), Some(line)));
-        Self { file, line, field: field.map(str::to_owned), message }
+        Self { file, line, field: field.map(str::to_owned), message, ..Self::default() }
     }
 }
 

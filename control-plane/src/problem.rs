@@ -204,6 +204,7 @@ impl ApiError {
             Self::PreconditionRequired => PRECONDITION_REQUIRED.because("say in `If-Match` which version the change is based on"),
             Self::PreconditionFailed { detail } => PRECONDITION_FAILED.because(detail.clone()),
             Self::InvalidRequest { detail } => VALIDATION_ERROR.because(detail.clone()),
+            Self::InvalidPolicy(fault) if fault.busy => UNAVAILABLE.because(fault.message.clone()),
             Self::InvalidPolicy(fault) => invalid_policy(fault),
             Self::WouldLockOut { reason } => {
                 POLICY_LOCKS_OUT.because(format!("under this policy you could not activate another revision (`{reason}`)"))
@@ -426,6 +427,16 @@ mod tests {
     fn the_page_of_problems_lists_what_is_sent_and_nothing_else() {
         let sent = KINDS.iter().map(|kind| (kind.status.as_u16(), kind.slug));
         assert_eq!(page::listed("From the control plane"), page::sent(sent));
+    }
+
+    #[test]
+    fn a_policy_that_nobody_had_time_for_is_not_called_wrong() {
+        let problem = |busy| {
+            let fault = PolicyFault { message: "m".into(), busy, ..PolicyFault::default() };
+            let problem = ApiError::InvalidPolicy(Box::new(fault)).problem();
+            (problem.status, problem.detail.into_owned())
+        };
+        assert_eq!([problem(true), problem(false)], [(503, "m".to_owned()), (422, "m".to_owned())]);
     }
 
     #[test]

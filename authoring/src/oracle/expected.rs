@@ -161,6 +161,7 @@ impl Expected {
             line: error.location().map(|at| at.line()),
             field: None,
             message: error.to_string(),
+            ..PolicyFault::default()
         })?;
         Ok(Self { entries: parsed.differences })
     }

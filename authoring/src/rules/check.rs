@@ -77,7 +77,13 @@ impl Modules<'_> {
         for (outline, _) in self.outlines {
             if let Some(root) = outline.package.first().filter(|root| self.data.contains_key(*root)) {
                 let message = format!("the package `{root}` is a key of rules.data too: one would hide the other");
-                return Err(PolicyFault { file: Some(outline.file.clone()), line: Some(1), field: None, message });
+                return Err(PolicyFault {
+                    file: Some(outline.file.clone()),
+                    line: Some(1),
+                    field: None,
+                    message,
+                    ..PolicyFault::default()
+                });
             }
         }
         let modules = || self.outlines.iter().filter(|(_, kind)| *kind == Kind::Rules).map(|(outline, _)| outline);
@@ -93,7 +99,13 @@ impl Modules<'_> {
         };
         let file =
             modules().find(|outline| outline.package == ["gateway"]).or_else(|| modules().next()).map(|outline| outline.file.clone());
-        Err(PolicyFault { file, line: None, field: Some("data.gateway.decision".into()), message: message.into() })
+        Err(PolicyFault {
+            file,
+            line: None,
+            field: Some("data.gateway.decision".into()),
+            message: message.into(),
+            ..PolicyFault::default()
+        })
     }
 
     fn check_shape(&self, outline: &Outline, rule: &RuleOutline, kind: Kind) -> Result<(), PolicyFault> {
@@ -262,5 +274,5 @@ fn node_of(path: &[&str]) -> Node {
 
 fn fault(outline: &Outline, rule: &RuleOutline, line: usize, message: String) -> PolicyFault {
     let field = [outline.package.as_slice(), std::slice::from_ref(&rule.name)].concat().join(".");
-    PolicyFault { file: Some(outline.file.clone()), line: Some(line), field: Some(field), message }
+    PolicyFault { file: Some(outline.file.clone()), line: Some(line), field: Some(field), message, ..PolicyFault::default() }
 }

@@ -34,9 +34,10 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
 /// What a process says that dies.
 const CRY_BYTES_MAX: u64 = 64 * 1_024;
 
-/// How many are examined at once, and how long others wait for their turn: an answer is due in 30 s.
+/// How many are examined at once, and how long others wait for their turn: an answer is due in 30 s, and a policy is examined
+/// twice, for 5 s at most.
 static TURNS: Turns = Turns::new(2);
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 static CHILD: AtomicBool = AtomicBool::new(false);
 
@@ -188,7 +189,7 @@ impl Gate {
         let text = serde_json::to_vec(question).map_err(|error| unable("cannot be asked", &error))?;
         let Some(_turn) = TURNS.wait(PATIENCE) else {
             let message = format!("too many policies are being examined; none was ready within {} s, try again", PATIENCE.as_secs());
-            return Err(PolicyFault { message, ..PolicyFault::default() });
+            return Err(PolicyFault { message, busy: true, ..PolicyFault::default() });
         };
         let mut child = self.start().map_err(|error| unable("cannot be started", &error))?;
         let asked = child.stdin.take().map(|mut stdin| {
@@ -266,7 +267,9 @@ fn read_answer(answer: &[u8], ended: Ended, cry: &[u8], question: &Question) -> 
     let lines = || answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     if let (Ended::Itself(_), Some(Ok(answer))) = (ended, lines().next_back().map(serde_json::from_slice)) {
         return match answer {
-            Answer::Refused(SentFault { file, line, field, message }) => Err(PolicyFault { file, line, field, message }),
+            Answer::Refused(SentFault { file, line, field, message }) => {
+                Err(PolicyFault { file, line, field, message, ..PolicyFault::default() })
+            }
             answer @ (Answer::Read | Answer::Tested(_) | Answer::Examined(_)) => Ok(answer),
         };
     }
@@ -285,6 +288,7 @@ fn read_answer(answer: &[u8], ended: Ended, cry: &[u8], question: &Question) -> 
         line: None,
         field: None,
         message: format!("{what}{}", limit_met(ended, cry)),
+        ..PolicyFault::default()
     })
 }
 
@@ -348,7 +352,7 @@ fn read(files: &Files) -> Result<(), PolicyFault> {
     Ok(())
 }
 
-fn refused(PolicyFault { file, line, field, message }: PolicyFault) -> Answer {
+fn refused(PolicyFault { file, line, field, message, busy: _ }: PolicyFault) -> Answer {
     Answer::Refused(SentFault { file, line, field, message })
 }
 

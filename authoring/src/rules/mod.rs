@@ -129,6 +129,7 @@ impl RuleFiles {
             line,
             field: Some("rules.data".into()),
             message,
+            ..PolicyFault::default()
         };
         let value: Value = if file.ends_with(".json") {
             serde_json::from_str(text).map_err(|error| fault(Some(error.line()), error.to_string()))?
@@ -193,6 +194,7 @@ pub(crate) fn parse_fault(file: &str, problem: &str) -> PolicyFault {
         line: line.and_then(|line| line.parse().ok()),
         field: None,
         message: message.split_whitespace().collect::<Vec<_>>().join(" "),
+        ..PolicyFault::default()
     }
 }
 

@@ -112,7 +112,13 @@ impl Outline {
             let (rule, too_deep) = (walk.rule, walk.too_deep);
             if let Some(line) = too_deep {
                 let message = format!("an expression is nested more than {DEPTH_MAX} deep");
-                return Err(PolicyFault { file: Some(file.into()), line: Some(line), field: Some(rule.name), message });
+                return Err(PolicyFault {
+                    file: Some(file.into()),
+                    line: Some(line),
+                    field: Some(rule.name),
+                    message,
+                    ..PolicyFault::default()
+                });
             }
             outline.rules.push(rule);
         }

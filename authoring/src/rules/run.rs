@@ -66,6 +66,7 @@ impl TestRun {
             line: Some(self.line),
             field: Some(self.name.clone()),
             message: format!("the test `{}` does not pass: {why}", self.name),
+            ..PolicyFault::default()
         })
     }
 }
@@ -190,6 +191,7 @@ fn no_decision(files: &RuleFiles, data: &str, input: &str, fault: Fault) -> Poli
         line: None,
         field: Some(ENTRY_POINT.into()),
         message: format!("{what}, for the input {input}"),
+        ..PolicyFault::default()
     }
 }
 

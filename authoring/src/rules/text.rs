@@ -26,7 +26,13 @@ pub(crate) enum Kind {
 
 /// Size, line length, nesting, and numbers that are no sensible ones.
 pub(crate) fn check(file: &str, text: &str, kind: Kind) -> Result<(), PolicyFault> {
-    let fault = |line: Option<usize>, message: String| PolicyFault { file: Some(file.into()), line, field: None, message };
+    let fault = |line: Option<usize>, message: String| PolicyFault {
+        file: Some(file.into()),
+        line,
+        field: None,
+        message,
+        ..PolicyFault::default()
+    };
     if text.len() > MODULE_BYTES_MAX {
         return Err(fault(None, format!("the module has {} bytes; at most {MODULE_BYTES_MAX} are allowed", text.len())));
     }

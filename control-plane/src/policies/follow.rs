@@ -147,7 +147,10 @@ pub async fn refresh(state: &AppState) -> Result<(), LoadError> {
         Ok(loaded) => {
             if let Some(loaded) = loaded {
                 switch_to(state, loaded);
-                rule_names::note(&state.database, &state.policy()).await?;
+                // The switch holds without it, and the next one notes them too.
+                if let Err(error) = rule_names::note(&state.database, &state.policy()).await {
+                    tracing::warn!(error = %chain(&error), "the ages of rules were not noted");
+                }
             }
             report(state, None);
             Ok(())

@@ -42,7 +42,7 @@ pub struct Place {
 
 impl From<PolicyFault> for Place {
     fn from(fault: PolicyFault) -> Self {
-        let PolicyFault { file, line, field, message } = fault;
+        let PolicyFault { file, line, field, message, busy: _ } = fault;
         Self { file, line, field, message }
     }
 }
@@ -54,7 +54,9 @@ impl From<PolicyFault> for Place {
 pub async fn validated(state: &AppState, files: Files) -> Result<Validation, ApiError> {
     match compile_candidate(state, files.clone()).await {
         Ok(compiled) => described(compiled, files).await.map(|policy| Validation { valid: true, fault: None, policy: Some(policy) }),
-        Err(ApiError::InvalidPolicy(fault)) => Ok(Validation { valid: false, fault: Some(Place::from(*fault)), policy: None }),
+        Err(ApiError::InvalidPolicy(fault)) if !fault.busy => {
+            Ok(Validation { valid: false, fault: Some(Place::from(*fault)), policy: None })
+        }
         Err(error) => Err(error),
     }
 }

@@ -382,5 +382,11 @@ fn shown(span: &Span) -> String {
 
 fn fault(scope: &Scope<'_>, span: &Span, message: String) -> PolicyFault {
     let line = usize::try_from(span.line).ok();
-    PolicyFault { file: Some(scope.outline.file.clone()), line, field: Some(scope.outline.node(scope.rule).join(".")), message }
+    PolicyFault {
+        file: Some(scope.outline.file.clone()),
+        line,
+        field: Some(scope.outline.node(scope.rule).join(".")),
+        message,
+        ..PolicyFault::default()
+    }
 }
