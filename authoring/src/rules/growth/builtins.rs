@@ -19,13 +19,11 @@ const WIDTH: u64 = 100;
 /// Why a call is refused, in words that follow the builtin's name.
 pub(super) type TooSlow = String;
 
-/// The result of a builtin. `wide`: the first argument, as a format, may ask for widths.
-pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> Result<Extent, TooSlow> {
+/// Refuses a call that takes more time than its arguments are large.
+fn in_time(name: &str, args: &[Extent], loops: &Loops) -> Result<(), TooSlow> {
     let arg = |index: usize| args.get(index).cloned().unwrap_or_default();
-    let all = || args.iter().fold(Extent::default(), |sum, arg| sum.plus(arg));
     let text = |index: usize| loops.most(&arg(index).text);
     let parts = |index: usize| loops.most(&arg(index).parts);
-    let digits = args.iter().map(|arg| arg.digits).max().unwrap_or(0);
     let steps = match name {
         "indexof" | "indexof_n" | "trim" | "trim_left" | "trim_right" => text(0).saturating_mul(text(1)),
         "strings.any_prefix_match" | "strings.any_suffix_match" => text(0).saturating_add(parts(0)).saturating_mul(parts(1)),
@@ -34,6 +32,17 @@ pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> 
     if steps > STEPS_MAX {
         return Err(format!("may take {steps} steps, which grow with both arguments; at most {STEPS_MAX} are allowed"));
     }
+    Ok(())
+}
+
+/// The result of a builtin. `wide`: the first argument, as a format, may ask for widths.
+pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> Result<Extent, TooSlow> {
+    let arg = |index: usize| args.get(index).cloned().unwrap_or_default();
+    let all = || args.iter().fold(Extent::default(), |sum, arg| sum.plus(arg));
+    let text = |index: usize| loops.most(&arg(index).text);
+    let parts = |index: usize| loops.most(&arg(index).parts);
+    let digits = args.iter().map(|arg| arg.digits).max().unwrap_or(0);
+    in_time(name, args, loops)?;
     Ok(match name {
         "count" | "indexof" => Extent::count(),
         "contains"

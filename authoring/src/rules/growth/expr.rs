@@ -1,7 +1,7 @@
 //! Expressions, with sizes in the places of values.
 #![expect(clippy::wildcard_enum_match_arm, reason = "the parser's enum: whatever it has more of is like the rest")]
 
-use super::extent::{Extent, Loop};
+use super::extent::{Extent, Loop, length};
 use super::{Growth, WORK_MAX, builtins, documents};
 use crate::PolicyFault;
 use crate::rules::outline::{Outline, Steps, static_path};
@@ -181,9 +181,7 @@ impl<'m> Growth<'m> {
 
     fn walk(&mut self, scope: &mut Scope<'m>, expr: &'m Expr) -> Result<Extent, PolicyFault> {
         Ok(match expr {
-            Expr::String { value, .. } | Expr::RawString { value, .. } => {
-                Extent::text(value.as_string().map_or(0, |text| super::extent::length(text)))
-            }
+            Expr::String { value, .. } | Expr::RawString { value, .. } => Extent::text(value.as_string().map_or(0, |text| length(text))),
             Expr::Number { span, .. } => Extent::numeral(span.text()),
             Expr::Bool { .. } | Expr::Null { .. } => Extent::one(),
             Expr::UnaryExpr { expr, .. } => self.expr(scope, expr)?,
@@ -232,6 +230,16 @@ impl<'m> Growth<'m> {
                 Extent::one()
             }
         })
+    }
+
+    /// What a rule's head makes of the name: the indices behind it.
+    pub(super) fn key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
+        match key {
+            Expr::RefBrack { refr, index, .. } => Ok(self.key(scope, refr)?.plus(&self.expr(scope, index)?)),
+            Expr::RefDot { refr, field, .. } => Ok(self.key(scope, refr)?.plus(&Extent::text(length(field.0.text())))),
+            Expr::Var { span, .. } if span.text() == scope.rule => Ok(Extent::default()),
+            other => self.expr(scope, other),
+        }
     }
 
     /// `key` is what may be in it only once.
@@ -344,8 +352,18 @@ impl<'m> Growth<'m> {
     }
 }
 
+/// Whether a key of a rule is the same in every loop.
+pub(super) fn once(scope: &Scope<'_>, key: &Expr) -> bool {
+    match key {
+        Expr::RefBrack { refr, index, .. } => once(scope, refr) && is_literal(index),
+        Expr::RefDot { refr, .. } => once(scope, refr),
+        Expr::Var { span, .. } => span.text() == scope.rule,
+        other => is_literal(other),
+    }
+}
+
 /// Whether it has the same value wherever a loop is.
-pub(super) fn is_literal(expr: &Expr) -> bool {
+fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. } => true,
         Expr::Array { items, .. } => items.iter().all(|item| is_literal(item)),

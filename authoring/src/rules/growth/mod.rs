@@ -14,7 +14,7 @@ mod extent;
 use super::outline::Outline;
 use crate::PolicyFault;
 use documents::Data;
-use expr::{Binding, Scope, is_literal};
+use expr::{Binding, Scope, once};
 use extent::{Extent, Loops};
 use regorus::unstable::{Expr, Rule, RuleAssign, RuleBody, RuleHead};
 use rules::InputField;
@@ -149,16 +149,6 @@ impl<'m> Growth<'m> {
         Ok(value)
     }
 
-    /// What a rule's head makes of the name: the indices behind it.
-    fn key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
-        match key {
-            Expr::RefBrack { refr, index, .. } => Ok(self.key(scope, refr)?.plus(&self.expr(scope, index)?)),
-            Expr::RefDot { refr, field, .. } => Ok(self.key(scope, refr)?.plus(&Extent::text(extent::length(field.0.text())))),
-            Expr::Var { span, .. } if span.text() == scope.rule => Ok(Extent::default()),
-            other => self.expr(scope, other),
-        }
-    }
-
     fn arity(&self, node: &Node) -> usize {
         let definitions = self.rules.get(node).into_iter().flatten();
         let arity = |definition: &Definition<'_>| match definition.rule {
@@ -193,16 +183,6 @@ impl<'m> Growth<'m> {
         }
         self.calls.insert(asked, value.clone());
         Ok(value)
-    }
-}
-
-/// Whether a key of a rule is the same in every loop.
-fn once(scope: &Scope<'_>, key: &Expr) -> bool {
-    match key {
-        Expr::RefBrack { refr, index, .. } => once(scope, refr) && is_literal(index),
-        Expr::RefDot { refr, .. } => once(scope, refr),
-        Expr::Var { span, .. } => span.text() == scope.rule,
-        other => is_literal(other),
     }
 }
 
