@@ -218,7 +218,8 @@ fn too_deep(text: &str) -> Option<usize> {
             (Some(open), _) if open == character && !escaped => quote = None,
             (Some(_), _) => {}
             (None, '#') if before.is_whitespace() => quote = Some('#'),
-            (None, '"' | '\'') if begins_value(before) => quote = Some(character),
+            // Behind a quote that ended, a second one goes on: `''` is how a quote is written in a text.
+            (None, '"' | '\'') if begins_value(before) || before == character => quote = Some(character),
             (None, '[' | '{') if begins_value(before) => depth += 1,
             (None, ']' | '}') => depth = depth.saturating_sub(1),
             (None, _) => {}

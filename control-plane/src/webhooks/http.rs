@@ -78,6 +78,8 @@ async fn redeliver(
     let mut transaction = state.database.begin().await?;
     let found = store::lock(&mut transaction, id).await?.ok_or_else(|| ApiError::not_found("delivery", id))?;
     if found.delivered_at.is_none() && found.dead_at.is_none() {
+        // Dropped, it would hold the row until its connection is used again, and the next round would leave the row out.
+        transaction.rollback().await?;
         return Err(ApiError::conflict("the delivery is pending; it is tried again by itself"));
     }
     let restarted = store::restart(&mut transaction, id).await?;
