@@ -6,6 +6,7 @@ use super::flags::with_flags;
 use super::without_keys;
 use crate::cases::{Case, FlagStates};
 use crate::rules::gather;
+use crate::rules::run::load_fault;
 use crate::{Files, PolicyFault};
 use decision_core::causes::chain;
 use decision_core::facts::Authentication;
@@ -105,7 +106,7 @@ fn load_rules(document: &PolicyDocument, files: &Files) -> Result<Option<RuleSet
     let data = rules.data_json()?;
     let source = RuleSource { modules: &rules.modules, data: &data, inputs: &rules.inputs };
     let loaded = Loader::new(&source, []).and_then(Loader::finish);
-    loaded.map(Some).map_err(|error| PolicyFault::located(error.to_string(), files))
+    loaded.map(Some).map_err(|error| load_fault(&error))
 }
 
 #[cfg(test)]

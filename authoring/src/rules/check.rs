@@ -86,6 +86,13 @@ impl Modules<'_> {
                 });
             }
         }
+        for (outline, _) in self.outlines {
+            if let Some(rule) = nodes.iter().find(|node| outline.package.starts_with(node)) {
+                let message =
+                    format!("the package `{}` is below the rule `{}`: one would hide the other", outline.package.join("."), rule.join("."));
+                return Err(PolicyFault { file: Some(outline.file.clone()), line: Some(1), message, ..PolicyFault::default() });
+            }
+        }
         let modules = || self.outlines.iter().filter(|(_, kind)| *kind == Kind::Rules).map(|(outline, _)| outline);
         let of_entry = |rule: &RuleOutline| rule.name == "decision" && rule.is_default;
         if modules().any(|outline| outline.package == ["gateway"] && outline.rules.iter().any(of_entry)) {

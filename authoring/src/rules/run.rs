@@ -227,7 +227,7 @@ fn engine<'m>(modules: impl Iterator<Item = &'m (String, String)>, data: &str) -
     Ok(engine)
 }
 
-fn load_fault(error: &rules::LoadError) -> PolicyFault {
+pub(crate) fn load_fault(error: &rules::LoadError) -> PolicyFault {
     match error {
         rules::LoadError::Module { file, problem } => parse_fault(file, problem),
         rules::LoadError::Input(_) | rules::LoadError::Data | rules::LoadError::Vector { .. } | rules::LoadError::Differs { .. } => {

@@ -1,4 +1,4 @@
-//! Inputs for self-check vectors: each declared field takes each of its values at least once, and a few random mixtures.
+//! Inputs for self-check vectors: each declared field takes its values one after the other, and a few random mixtures.
 
 use super::outline::Outline;
 use rules::InputField;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// Vectors of one rule set: filters check all of them before they switch.
-const SAMPLES_MAX: usize = 48;
+const SAMPLES_MAX: usize = 96;
 /// Those made by mixing.
 const MIXED: usize = 12;
 /// Texts of modules that become values of fields.
@@ -21,24 +21,13 @@ pub(super) fn inputs(fields: &[InputField], outlines: &[&Outline]) -> Vec<String
     let texts: Vec<&str> = texts.into_iter().filter(|text| text.len() <= TEXT_BYTES_MAX).take(TEXTS_MAX).collect();
     let values: Vec<(InputField, Vec<Option<Value>>)> = fields.iter().map(|field| (*field, values(*field, &texts))).collect();
     let mut seen = BTreeSet::new();
-    let mut inputs = Vec::new();
-    let generated = one_at_a_time(&values).chain(mixed(&values));
-    for input in of_tests.take(SAMPLES_MAX / 3).chain(generated) {
-        let text = Value::Object(input).to_string();
-        if seen.insert(text.clone()) {
-            inputs.push(text);
-        }
-    }
-    // The mixtures are the last: where there are too many, every second of the others makes room for them.
-    while inputs.len() > SAMPLES_MAX {
-        let last = inputs.split_off(inputs.len().saturating_sub(MIXED));
-        let mut index = 0_usize;
-        inputs.retain(|_| {
-            index = index.saturating_add(1);
-            index % 2 == 1
-        });
-        inputs.extend(last);
-    }
+    let mut take = |from: &mut dyn Iterator<Item = Map<String, Value>>, most: usize| {
+        from.map(|input| Value::Object(input).to_string()).filter(|text| seen.insert(text.clone())).take(most).collect::<Vec<_>>()
+    };
+    let mut inputs = take(&mut of_tests.into_iter(), SAMPLES_MAX / 3);
+    // Where there are too many, each field has had its second value before one has its third.
+    inputs.extend(take(&mut one_at_a_time(&values), SAMPLES_MAX.saturating_sub(MIXED).saturating_sub(inputs.len())));
+    inputs.extend(take(&mut mixed(&values), MIXED));
     inputs
 }
 

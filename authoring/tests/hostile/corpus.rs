@@ -58,7 +58,21 @@ fn repeated(times: usize, one: impl Fn(usize) -> String) -> String {
 
 /// All of them.
 pub(crate) fn entries() -> Vec<Entry> {
-    [recursion(), blow_ups(), hidden(), sizes(), names(), types(), yaml_of_all_kinds(), tests_that_fail()].into_iter().flatten().collect()
+    [
+        recursion(),
+        blow_ups(),
+        hidden(),
+        missed_bindings(),
+        missed_builtins(),
+        sizes(),
+        names(),
+        types(),
+        yaml_of_all_kinds(),
+        tests_that_fail(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn recursion() -> Vec<Entry> {
@@ -180,6 +194,106 @@ fn hidden() -> Vec<Entry> {
         rego("hidden: a search for itself", "x := indexof(input.path, input.path)", Some(5), "may take 67108864 steps"),
         rego("hidden: a trim by itself", "x := trim(input.path, input.path)", Some(5), "may take 67108864 steps"),
         rego("hidden: a product", "x := product([count(a) | some a in split(input.path, \"/\")])", Some(5), "at most 1024 are allowed"),
+    ]
+}
+
+/// What the bounds of values once missed: each took seconds, gigabytes or the stack behind a condition that no sample meets.
+fn missed(body: &str) -> String {
+    format!("decision := {{\"allow\": true, \"rule\": \"r\"}} if {{\n\tcount(input.path) > 4000\n{body}}}")
+}
+
+const SEGMENTS: &str = "segments := split(input.path, \"/\")\n\n";
+
+fn missed_bindings() -> Vec<Entry> {
+    let text = "at most 524288 are allowed";
+    vec![
+        rego(
+            "missed: a set below a key",
+            &format!(
+                "{SEGMENTS}g[\"a\"] contains s if some s in segments\n\n{}",
+                missed("\tt := concat(\"\", g.a)\n\tc := replace(t, \"a\", t)\n\tcontains(c, \"b\")\n")
+            ),
+            None,
+            text,
+        ),
+        rego(
+            "missed: a loop that begins in a negation",
+            &format!(
+                "{SEGMENTS}p contains x if {{\n\tnot segments[i] == \"zz\"\n\tx := segments[i]\n}}\n\n{}",
+                missed("\tt := concat(\"\", p)\n\tc := replace(t, \"a\", t)\n\tcontains(c, \"b\")\n")
+            ),
+            None,
+            text,
+        ),
+        rego(
+            "missed: a path that the client writes",
+            &missed("\tjson.filter({\"a\": 1}, [replace(input.path, \"a\", \"/\")]) == {}\n"),
+            Some(7),
+            "the paths of `json.filter` have to stand there",
+        ),
+        rego(
+            "missed: a variable with the name of a rule",
+            &format!("x := \"a\"\n\n{}", missed("\tsome x\n\tx = input.path\n\ty := replace(x, \"a\", x)\n\tcontains(y, \"b\")\n")),
+            None,
+            text,
+        ),
+    ]
+}
+
+fn missed_builtins() -> Vec<Entry> {
+    let text = "at most 524288 are allowed";
+    let doubled = |first: &str, next: fn(usize) -> String| {
+        missed(&format!("\tx0 := {first}\n{}\tcount(json.marshal(x16)) == 0\n", repeated(16, next)))
+    };
+    vec![
+        rego(
+            "missed: a key that is no key",
+            &doubled("input.path", |n| format!("\tx{} := object.get({{\"k\": x{n}, \"l\": x{n}}}, [], null)\n", n + 1)),
+            None,
+            "are allowed",
+        ),
+        rego(
+            "missed: objects in objects",
+            &doubled("input.path", |n| format!("\tx{} := object.union({{\"z\": {{\"k\": x{n}}}}}, {{\"z\": {{\"l\": x{n}}}}}).z\n", n + 1)),
+            None,
+            "are allowed",
+        ),
+        rego(
+            "missed: quotes in quotes",
+            &missed(&format!(
+                "\tx0 := input.path\n{}\tcount(x5) == 0\n",
+                repeated(5, |n| format!("\tx{} := sprintf(\"%q\", [x{n}])\n", n + 1))
+            )),
+            None,
+            text,
+        ),
+        rego(
+            "missed: keys in keys",
+            &missed(&format!(
+                "\tx0 := \"\\\"\"\n{}\tcount(json.marshal(x24)) == 0\n",
+                repeated(24, |n| format!("\tx{} := {{x{n}: 1}}\n", n + 1))
+            )),
+            Some(10),
+            "is the key of an object",
+        ),
+        rego(
+            "missed: a union of many",
+            &format!("{SEGMENTS}{}", missed("\tcount(union({{s} | some s in segments})) == 0\n")),
+            None,
+            "may take",
+        ),
+        rego(
+            "missed: loops on the stack",
+            &missed(&repeated(100, |_| "\tinput.path[_] != \"a\"\n".into())),
+            None,
+            "more than 32 loops one within the other",
+        ),
+        rego(
+            "missed: numbers of a list",
+            &format!("{SEGMENTS}{}", missed("\tproduct([i | some i, _ in segments]) == 0\n")),
+            None,
+            "at most 1024 are allowed",
+        ),
     ]
 }
 

@@ -12,21 +12,23 @@ const ESCAPED: u64 = 6;
 const LOWER: u64 = 2;
 const UPPER: u64 = 3;
 /// Quotes and a comma around a value, or `false`.
-const PUNCTUATION: u64 = 5;
+const PUNCTUATION: u64 = 6;
 /// The most that a width in a format adds.
 const WIDTH: u64 = 100;
 
 /// Why a call is refused, in words that follow the builtin's name.
-pub(super) type TooSlow = String;
+pub(super) type Refusal = String;
 
 /// Refuses a call that takes more time than its arguments are large.
-fn in_time(name: &str, args: &[Extent], loops: &Loops) -> Result<(), TooSlow> {
+fn in_time(name: &str, args: &[Extent], loops: &Loops) -> Result<(), Refusal> {
     let arg = |index: usize| args.get(index).cloned().unwrap_or_default();
     let text = |index: usize| loops.most(&arg(index).text);
     let parts = |index: usize| loops.most(&arg(index).parts);
     let steps = match name {
         "indexof" | "indexof_n" | "trim" | "trim_left" | "trim_right" => text(0).saturating_mul(text(1)),
-        "strings.any_prefix_match" | "strings.any_suffix_match" => text(0).saturating_add(parts(0)).saturating_mul(parts(1)),
+        "strings.any_prefix_match" | "strings.any_suffix_match" => parts(0).saturating_mul(parts(1).saturating_add(text(1))),
+        // Each step takes a copy of what there is so far.
+        "object.union_n" | "union" => parts(0).saturating_mul(parts(0)),
         _ => 0,
     };
     if steps > STEPS_MAX {
@@ -35,8 +37,8 @@ fn in_time(name: &str, args: &[Extent], loops: &Loops) -> Result<(), TooSlow> {
     Ok(())
 }
 
-/// The result of a builtin. `wide`: the first argument, as a format, may ask for widths.
-pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> Result<Extent, TooSlow> {
+/// The result of a builtin. `elaborate`: the first argument, as a format, may ask for widths or quotes.
+pub(super) fn result(name: &str, args: &[Extent], elaborate: bool, loops: &Loops) -> Result<Extent, Refusal> {
     let arg = |index: usize| args.get(index).cloned().unwrap_or_default();
     let all = || args.iter().fold(Extent::default(), |sum, arg| sum.plus(arg));
     let text = |index: usize| loops.most(&arg(index).text);
@@ -76,7 +78,10 @@ pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> 
         }
         // One replacement after the other, each in what the one before it made.
         "strings.replace_n" => {
-            let grown = text(0).saturating_add(1).checked_pow(u32::try_from(parts(0) / 2).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
+            // With as much text for all of them, it grows most when all are equally long.
+            let pairs = (parts(0) / 2).max(1);
+            let each = text(0).div_ceil(pairs).saturating_add(1);
+            let grown = each.checked_pow(u32::try_from(pairs).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
             Extent::text(arg(1).text.plus(&1.into()).times(grown))
         }
         "split" => Extent::list(arg(0).text.plus(&1.into()), arg(0).text, Extent::text(arg(0).text)),
@@ -85,8 +90,8 @@ pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> 
             let values = if name == "sprintf" { arg(1) } else { arg(0) };
             let format = if name == "sprintf" { arg(0).text } else { 0.into() };
             // A text that is an argument itself is written as it is.
-            let escaped = if name == "sprintf" && values.depth <= 1 { 1 } else { ESCAPED };
-            let each = digits.saturating_mul(4).saturating_add(if wide && name == "sprintf" { WIDTH } else { PUNCTUATION });
+            let escaped = if name == "sprintf" && values.depth <= 1 && !elaborate { 1 } else { ESCAPED };
+            let each = digits.saturating_mul(4).saturating_add(if elaborate && name == "sprintf" { WIDTH } else { PUNCTUATION });
             Extent::text(format.plus(&values.text.times(escaped)).plus(&values.parts.times(each)))
         }
         "substring" | "trim" | "trim_left" | "trim_prefix" | "trim_right" | "trim_space" | "trim_suffix" | "strings.reverse" => {
@@ -96,18 +101,23 @@ pub(super) fn result(name: &str, args: &[Extent], wide: bool, loops: &Loops) -> 
             arg(0)
         }
         "max" | "min" => arg(0).element(),
+        // A list of keys goes down as far as it is long, and an empty one nowhere.
+        "object.get" if arg(1).depth > 0 => arg(0).or(&arg(2)).whole(),
         "object.get" => arg(0).element().or(&arg(2)),
-        "array.concat" | "object.union" => all(),
+        "array.concat" => all(),
+        // Objects in both become one of both, at every level.
+        "object.union" => all().whole(),
         // Of elements, which are objects or sets: all of theirs.
         "intersection" | "object.union_n" | "union" => {
             let (parts, text) = (arg(0).parts, arg(0).text);
-            Extent::list(parts, text, arg(0).element().element())
+            let list = Extent::list(parts, text, arg(0).element().element());
+            if name == "object.union_n" { list.whole() } else { list }
         }
         _ => return Err("has no bound".into()),
     })
 }
 
-/// A sum or another result of arithmetic.
+/// The result of a division.
 pub(super) fn quotient(digits: u64) -> Extent {
     Extent::number(digits.saturating_add(DIGITS_OF_QUOTIENTS))
 }

@@ -22,14 +22,15 @@ fn field(field: InputField) -> Extent {
         | InputField::Target
         | InputField::Issuer
         | InputField::Tier
-        | InputField::WeekdayUtc => NAME_BYTES_MAX,
+        | InputField::WeekdayUtc
+        // Those that the policy names.
+        | InputField::Roles => NAME_BYTES_MAX,
         InputField::Subject
         | InputField::UserId
         | InputField::Email
         | InputField::CustomerId
         | InputField::AgentId
         | InputField::GovernorAgentId
-        | InputField::Roles
         | InputField::TierClaim
         | InputField::TrialMode
         | InputField::Trial
@@ -64,6 +65,7 @@ pub(super) fn input(declared: &[InputField], path: &[String]) -> (Extent, usize)
 /// The data document. How large a part of it is, is found once.
 pub(super) struct Data<'m> {
     root: &'m Map<String, Value>,
+    /// By where a value is: the document outlives this, and nothing of it moves.
     known: BTreeMap<*const Value, Extent>,
 }
 
@@ -75,8 +77,8 @@ impl<'m> Data<'m> {
     /// What a path from `data` is.
     pub(super) fn at(&mut self, path: &[String]) -> Extent {
         let Some((first, rest)) = path.split_first() else {
-            let fields: Vec<_> = self.root.iter().collect();
-            return Extent::around(fields.into_iter().flat_map(|(key, value)| [Extent::text(length(key)), self.of(value)]));
+            let root = self.root;
+            return Extent::around(root.iter().flat_map(|(key, value)| [Extent::text(length(key)), self.of(value)]));
         };
         let mut at = self.root.get(first);
         for name in rest {

@@ -8,6 +8,9 @@ use crate::rules::outline::{Outline, Steps, static_path};
 use regorus::unstable::{ArithOp, AssignOp, BUILTINS, Expr, Literal, LiteralStmt, Query, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Loops within loops: the interpreter follows them on its stack, and chains of rules follow each other.
+const LOOPS_MAX: usize = 32;
+
 /// How a variable gets its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Binding {
@@ -25,15 +28,28 @@ pub(super) struct Scope<'m> {
     locals: BTreeMap<String, Extent>,
     /// Names that hide a rule or an import, and are no loop when they are an index.
     declared: BTreeSet<String>,
+    /// Names of `some x`, which hide a rule or an import too, but are a loop when they are an index.
+    own: BTreeSet<String>,
     /// The loops of this query, those of queries around it apart.
     pub(super) loops: Vec<Loop>,
+    /// How many loops the queries around it are in.
+    around: usize,
     /// Which loop an expression is, however often it is walked.
     places: BTreeMap<u32, Loop>,
 }
 
 impl<'m> Scope<'m> {
     pub(super) const fn new(outline: &'m Outline, rule: &'m str) -> Self {
-        Self { outline, rule, locals: BTreeMap::new(), declared: BTreeSet::new(), loops: Vec::new(), places: BTreeMap::new() }
+        Self {
+            outline,
+            rule,
+            locals: BTreeMap::new(),
+            declared: BTreeSet::new(),
+            own: BTreeSet::new(),
+            loops: Vec::new(),
+            around: 0,
+            places: BTreeMap::new(),
+        }
     }
 }
 
@@ -66,28 +82,26 @@ impl<'m> Growth<'m> {
                 for name in vars.iter().map(Span::text) {
                     scope.locals.remove(name);
                     scope.declared.remove(name);
+                    scope.own.insert(name.to_owned());
                 }
                 Ok(())
             }
             Literal::SomeIn { key, value, collection, .. } => {
                 let element = self.begin_loop(scope, collection, None)?;
-                for pattern in key.iter().chain([value]) {
-                    self.bind(scope, pattern, &element, Binding::Declares)?;
+                if let Some(key) = key {
+                    self.bind(scope, key, &index_of(&element), Binding::Declares)?;
                 }
-                Ok(())
+                self.bind(scope, value, &element, Binding::Declares)
             }
             Literal::Expr { expr, .. } => self.expr(scope, expr).map(drop),
-            Literal::NotExpr { expr, .. } => {
-                let loops = scope.loops.clone();
-                self.expr(scope, expr)?;
-                scope.loops = loops;
-                Ok(())
-            }
+            // Its loops go around the statements behind it.
+            Literal::NotExpr { expr, .. } => self.expr(scope, expr).map(drop),
             Literal::Every { key, value, domain, query, .. } => self.within(scope, |growth, inner| {
                 let element = growth.begin_loop(inner, domain, None)?;
-                for name in key.iter().chain([value]) {
-                    growth.hold(inner, name.text(), &element, Binding::Declares);
+                if let Some(key) = key {
+                    growth.hold(inner, key.text(), &index_of(&element), Binding::Declares);
                 }
+                growth.hold(inner, value.text(), &element, Binding::Declares);
                 growth.query(inner, query)
             }),
         }
@@ -99,7 +113,8 @@ impl<'m> Growth<'m> {
         scope: &mut Scope<'m>,
         walk: impl FnOnce(&mut Self, &mut Scope<'m>) -> Result<T, PolicyFault>,
     ) -> Result<T, PolicyFault> {
-        let mut inner = Scope { loops: Vec::new(), ..scope.clone() };
+        let around = scope.around.saturating_add(scope.loops.len());
+        let mut inner = Scope { loops: Vec::new(), around, ..scope.clone() };
         let walked = walk(self, &mut inner);
         scope.places = inner.places;
         walked
@@ -120,6 +135,9 @@ impl<'m> Growth<'m> {
         scope.places.insert(place.eidx(), one);
         if !scope.loops.contains(&one) {
             scope.loops.push(one);
+        }
+        if scope.loops.len().saturating_add(scope.around) > LOOPS_MAX {
+            return Err(fault(scope, place.span(), format!("there are more than {LOOPS_MAX} loops one within the other")));
         }
         Ok(self.loops.element(one))
     }
@@ -160,10 +178,11 @@ impl<'m> Growth<'m> {
     }
 
     fn is_global(&self, scope: &Scope<'m>, name: &str) -> bool {
-        name == "input"
-            || name == "data"
-            || self.rules.contains_key(&scope.outline.node(name))
-            || scope.outline.aliases().any(|alias| alias == name)
+        !scope.own.contains(name)
+            && (name == "input"
+                || name == "data"
+                || self.rules.contains_key(&scope.outline.node(name))
+                || scope.outline.aliases().any(|alias| alias == name))
     }
 
     /// How large the value of an expression may be.
@@ -193,7 +212,7 @@ impl<'m> Growth<'m> {
             Expr::Object { fields, .. } => {
                 let mut inside = Vec::new();
                 for (_, key, value) in fields {
-                    inside.extend([self.expr(scope, key)?, self.expr(scope, value)?]);
+                    inside.extend([self.object_key(scope, key)?, self.expr(scope, value)?]);
                 }
                 Extent::around(inside)
             }
@@ -253,11 +272,21 @@ impl<'m> Growth<'m> {
         self.within(scope, |growth, inner| {
             growth.query(inner, query)?;
             let mut each = Extent::default();
-            for term in terms {
-                each = each.plus(&growth.expr(inner, term)?);
+            for (number, term) in terms.iter().enumerate() {
+                let is_key = number == 0 && terms.len() > 1;
+                each = each.plus(&if is_key { growth.object_key(inner, term)? } else { growth.expr(inner, term)? });
             }
             Ok(growth.loops.all(each, if key.is_some_and(is_literal) { &[] } else { &inner.loops }))
         })
+    }
+
+    /// A key that is a collection is written out as a text, and one within a key as a text in a text: twice as long at each level.
+    fn object_key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
+        let value = self.expr(scope, key)?;
+        match value.depth {
+            0 => Ok(value),
+            _ => Err(fault(scope, key.span(), format!("`{}` may be a collection, and is the key of an object", shown(key.span())))),
+        }
     }
 
     fn called(&mut self, scope: &mut Scope<'m>, span: &Span, function: &'m Expr, params: &[&'m Expr]) -> Result<Extent, PolicyFault> {
@@ -269,10 +298,14 @@ impl<'m> Growth<'m> {
             Some(node) => self.arity(node),
             None => BUILTINS.get(name.as_str()).map_or(params.len(), |(_, arity)| usize::from(*arity)),
         };
+        if let ("json.filter" | "json.remove", Some(paths)) = (name.as_str(), params.get(1).filter(|paths| !is_literal(paths))) {
+            let message = format!("the paths of `{name}` have to stand there: `{}` does not", shown(paths.span()));
+            return Err(fault(scope, span, message));
+        }
         let args = params.iter().take(arity).map(|param| self.expr(scope, param)).collect::<Result<Vec<_>, _>>()?;
         let result = match &node {
             Some(node) => self.call(node, args)?,
-            None => builtins::result(&name, &args, params.first().is_some_and(|format| has_width(format)), &self.loops)
+            None => builtins::result(&name, &args, params.first().is_some_and(|format| is_elaborate(format)), &self.loops)
                 .map_err(|why| fault(scope, span, format!("`{}` {why}", shown(span))))?,
         };
         // One argument more takes the result.
@@ -295,7 +328,7 @@ impl<'m> Growth<'m> {
             };
             if scope.places.contains_key(&place.eidx()) || self.is_open(scope, index) {
                 value = self.begin_loop(scope, place, Some(value))?;
-                self.bind(scope, index, &value, Binding::Unifies)?;
+                self.bind(scope, index, &index_of(&value), Binding::Unifies)?;
             } else {
                 self.expr(scope, index)?;
                 value = value.element();
@@ -348,7 +381,22 @@ impl<'m> Growth<'m> {
         for node in below {
             value = value.plus(&Extent::around([self.rule(&node)?]));
         }
-        Ok(value)
+        // A rule may be several packages below: what is one level down is not known.
+        Ok(if path.is_empty() || self.rules.contains_key(path) { value } else { value.whole() })
+    }
+}
+
+/// What an element is found by: in a list a number, else something that it has or is.
+fn index_of(element: &Extent) -> Extent {
+    element.clone().or(&Extent::count())
+}
+
+/// How many indices a key of a rule has: `p[a][b]` has two.
+pub(super) fn indices(key: &Expr) -> usize {
+    match key {
+        Expr::RefBrack { refr, .. } | Expr::RefDot { refr, .. } => indices(refr).saturating_add(1),
+        Expr::Var { .. } => 0,
+        _ => 1,
     }
 }
 
@@ -371,11 +419,11 @@ fn is_literal(expr: &Expr) -> bool {
     }
 }
 
-/// Whether a format that stands there may ask for a width.
-fn has_width(format: &Expr) -> bool {
+/// Whether a format may ask for widths, or for quotes.
+fn is_elaborate(format: &Expr) -> bool {
     match format {
         Expr::String { value, .. } | Expr::RawString { value, .. } => {
-            value.as_string().map_or(true, |text| text.chars().any(|letter| letter.is_ascii_digit()))
+            value.as_string().map_or(true, |text| text.chars().any(|letter| letter.is_ascii_digit() || letter == 'q'))
         }
         _ => true,
     }

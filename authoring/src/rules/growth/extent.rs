@@ -139,6 +139,11 @@ impl Extent {
         Self::list(inside.parts, inside.text, element)
     }
 
+    /// The same, of whose elements nothing is known.
+    pub(super) fn whole(self) -> Self {
+        Self { element: None, ..self }
+    }
+
     /// One of its elements, whichever.
     pub(super) fn element(&self) -> Self {
         self.element.as_ref().map_or_else(|| self.clone(), |element| (**element).clone())

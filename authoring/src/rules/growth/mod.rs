@@ -10,11 +10,13 @@ mod builtins;
 mod documents;
 mod expr;
 mod extent;
+#[cfg(test)]
+mod tests;
 
 use super::outline::Outline;
 use crate::PolicyFault;
 use documents::Data;
-use expr::{Binding, Scope, once};
+use expr::{Binding, Scope, indices, once};
 use extent::{Extent, Loops};
 use regorus::unstable::{Expr, Rule, RuleAssign, RuleBody, RuleHead};
 use rules::InputField;
@@ -29,23 +31,8 @@ type Node = Vec<String>;
 
 /// Refuses the first value that may become too large.
 pub(super) fn check(outlines: &[&Outline], inputs: &[InputField], data: &Map<String, Value>) -> Result<(), PolicyFault> {
-    let mut rules: BTreeMap<Node, Vec<Definition<'_>>> = BTreeMap::new();
-    for outline in outlines {
-        for (rule, outlined) in outline.module.policy.iter().zip(&outline.rules) {
-            rules.entry(outline.node(&outlined.name)).or_default().push(Definition { outline, name: &outlined.name, rule });
-        }
-    }
-    let nodes: Vec<Node> = rules.keys().cloned().collect();
-    let mut growth = Growth {
-        rules,
-        inputs,
-        data: Data::new(data),
-        known: BTreeMap::new(),
-        calls: BTreeMap::new(),
-        loops: Loops::default(),
-        unsettled: false,
-        work: 0,
-    };
+    let mut growth = Growth::new(outlines, inputs, data);
+    let nodes: Vec<Node> = growth.rules.keys().cloned().collect();
     // Functions are walked where they are called, and one that nobody calls is never evaluated.
     nodes.iter().try_for_each(|node| growth.rule(node).map(drop))
 }
@@ -73,6 +60,25 @@ struct Growth<'m> {
 }
 
 impl<'m> Growth<'m> {
+    fn new(outlines: &[&'m Outline], inputs: &'m [InputField], data: &'m Map<String, Value>) -> Self {
+        let mut rules: BTreeMap<Node, Vec<Definition<'m>>> = BTreeMap::new();
+        for outline in outlines {
+            for (rule, outlined) in outline.module.policy.iter().zip(&outline.rules) {
+                rules.entry(outline.node(&outlined.name)).or_default().push(Definition { outline, name: &outlined.name, rule });
+            }
+        }
+        Self {
+            rules,
+            inputs,
+            data: Data::new(data),
+            known: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            loops: Loops::default(),
+            unsettled: false,
+            work: 0,
+        }
+    }
+
     /// How large a rule's value may be: the largest of its definitions, or all of them where each adds to it.
     fn rule(&mut self, node: &Node) -> Result<Extent, PolicyFault> {
         if let Some(known) = self.known.get(node) {
@@ -144,7 +150,9 @@ impl<'m> Growth<'m> {
                 made = made.plus(&self.key(&mut scope, key)?);
             }
             // A set has an element once, and an object a key.
-            value = value.plus(&self.loops.all(made, if keys.iter().all(|key| once(&scope, key)) { &[] } else { &scope.loops }));
+            let all = self.loops.all(made, if keys.iter().all(|key| once(&scope, key)) { &[] } else { &scope.loops });
+            // Below the first of several keys there is another collection, and not an element.
+            value = value.plus(&if keys.iter().map(|key| indices(key)).sum::<usize>() > 1 { all.whole() } else { all });
         }
         Ok(value)
     }

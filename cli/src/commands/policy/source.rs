@@ -4,7 +4,7 @@ use std::path::Path;
 
 use authoring::directory::{self, DirectoryError};
 use authoring::evaluate::Candidate;
-use authoring::rules::Gate;
+use authoring::rules::{Gate, GateReport, gather};
 use authoring::{Files, PolicyFault};
 use serde_json::Value;
 
@@ -46,7 +46,19 @@ pub(super) fn candidate(folder: &Path) -> Result<Candidate, PolicyError> {
 
 /// The policy that these files are.
 pub(super) fn compiled(files: Files) -> Result<Candidate, PolicyError> {
-    Candidate::new(files).map_err(|fault| PolicyError::Invalid(Box::new(fault)))
+    examined(files).map(|(candidate, _report)| candidate)
+}
+
+/// The policy that these files are, and what the gate says of its custom rules. As publishing does it: files are read, and rules
+/// examined, by a process of its own, and nothing of them is evaluated here before they have passed.
+pub(super) fn examined(files: Files) -> Result<(Candidate, Option<GateReport>), PolicyError> {
+    let invalid = |fault| PolicyError::Invalid(Box::new(fault));
+    let gate = gate()?;
+    gate.read(&files).map_err(invalid)?;
+    let document = wire::sources::read(&files).map_err(|error| invalid(PolicyFault::of_source(&error, &files)))?;
+    let rules = gather(&document, &files).map_err(invalid)?;
+    let report = rules.map(|rules| gate.run(&rules)).transpose().map_err(invalid)?;
+    Ok((Candidate::new(files).map_err(invalid)?, report))
 }
 
 /// `active`, the number of a revision, or a folder.

@@ -1,11 +1,11 @@
 //! `plant-gateway policy validate`: what publishing would say, and what looks like a mistake.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use authoring::PolicyFault;
 use authoring::evaluate::Candidate;
 use authoring::findings::findings;
-use authoring::rules::{GateReport, gather};
+use authoring::rules::GateReport;
 use clap::Args;
 use serde_json::{Value, json};
 use wire::policy::PolicyDocument;
@@ -29,7 +29,8 @@ pub(super) struct Arguments {
 type Gated = Option<GateReport>;
 
 pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyError> {
-    let (candidate, gated) = gated(&arguments.folder)?;
+    let (candidate, gated) = source::examined(source::files(&arguments.folder)?)?;
+    let gated = gated.map(GateReport::passed).transpose().map_err(|fault| PolicyError::Invalid(Box::new(fault)))?;
     if let Some(secrets) = &arguments.secrets {
         policy::check_secrets(&candidate.document, secrets).map_err(|error| {
             let fault = match error {
@@ -47,17 +48,6 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
         Format::Text => print::text(&as_text(&candidate, &gated, &findings, keys)),
     }
     Ok(())
-}
-
-/// As publishing does it: files are read, and custom rules examined, by a process of its own.
-fn gated(folder: &Path) -> Result<(Candidate, Gated), PolicyError> {
-    let invalid = |fault| PolicyError::Invalid(Box::new(fault));
-    let (files, gate) = (source::files(folder)?, source::gate()?);
-    gate.read(&files).map_err(invalid)?;
-    let candidate = source::compiled(files)?;
-    let rules = gather(&candidate.document, &candidate.files).map_err(invalid)?;
-    let report = rules.map(|rules| gate.run(&rules).and_then(GateReport::passed)).transpose().map_err(invalid)?;
-    Ok((candidate, report))
 }
 
 fn counts(document: &PolicyDocument) -> [(&'static str, usize); 5] {
