@@ -189,7 +189,8 @@ pub const FILE_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Lists within lists, as `[` and `{` write them: the reader takes quadratic time on them, and goes no deeper than 128 anyway.
 const FLOW_DEPTH_MAX: usize = 128;
 
-/// Whether a YAML text is of a size and a depth that policies have.
+/// Whether a YAML text is of a size and a depth that policies have. Not all depth is seen, so whoever reads what others send does it
+/// where it can be stopped.
 ///
 /// # Errors
 /// It is too large, or nested too deeply.

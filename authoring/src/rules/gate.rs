@@ -257,7 +257,7 @@ fn limit_met(ended: Ended, cry: &[u8]) -> String {
         Ended::Itself(status)
             if status.signal().is_some_and(|signal| signal == Signal::SIGXCPU as i32 || signal == Signal::SIGKILL as i32) =>
         {
-            format!("took more than {CPU_SECONDS_MAX} s of processor time")
+            format!("was stopped: more than {CPU_SECONDS_MAX} s of processor time, or no memory was left")
         }
         Ended::Itself(status) => format!("ended the gate ({status})"),
     }

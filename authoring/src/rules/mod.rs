@@ -85,7 +85,7 @@ pub fn reload(document: &PolicyDocument, files: &Files) -> Result<Option<RulesIm
     let outlines = rules.outlines()?;
     let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
     let inputs = samples::inputs(&rules.fields()?, &all);
-    // What was fast enough once is not refused because this machine is busy now.
+    // What was fast enough once is not refused because the processor is busy now.
     let vectors = run::vectors(&rules, &data, &inputs, EVALUATION_MAX)?;
     Ok(Some(RulesImage { modules: rules.modules, data, inputs: rules.inputs, vectors }))
 }

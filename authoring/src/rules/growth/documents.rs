@@ -57,8 +57,22 @@ pub(super) fn input(declared: &[InputField], path: &[String]) -> (Extent, usize)
         }
     }
     let group = path.iter().map(|name| format!("{name}.")).collect::<String>();
-    let fields = declared.iter().filter(|declared| declared.path().starts_with(&group));
-    let fields = fields.flat_map(|declared| [Extent::text(length(declared.path())), field(*declared)]);
+    let mut members: BTreeMap<&str, Vec<Extent>> = BTreeMap::new();
+    for field in declared {
+        let Some(rest) = field.path().strip_prefix(&group) else { continue };
+        let (name, below) = rest.split_once('.').map_or((rest, None), |(name, below)| (name, Some(below)));
+        let value = self::field(*field);
+        let inside = below.map_or_else(|| vec![value.clone()], |below| vec![Extent::text(length(below)), value.clone()]);
+        members.entry(name).or_default().extend(inside);
+    }
+    let fields = members.into_iter().flat_map(|(name, inside)| {
+        let value = if declared.iter().any(|field| field.path() == format!("{group}{name}")) {
+            inside.into_iter().next().unwrap_or_default()
+        } else {
+            Extent::around(inside)
+        };
+        [Extent::text(length(name)), value]
+    });
     (Extent::around(fields), path.len())
 }
 

@@ -9,7 +9,7 @@ use regorus::unstable::{ArithOp, AssignOp, BUILTINS, Expr, Literal, LiteralStmt,
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Loops within loops: the interpreter follows them on its stack, and chains of rules follow each other.
-const LOOPS_MAX: usize = 32;
+const LOOPS_MAX: usize = 16;
 
 /// How a variable gets its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,17 @@ impl<'m> Scope<'m> {
     }
 }
 
+impl Scope<'_> {
+    /// `some x`: whatever has the name around this query is another variable.
+    fn declare_own(&mut self, names: &[Span]) {
+        for name in names.iter().map(Span::text) {
+            self.locals.remove(name);
+            self.declared.remove(name);
+            self.own.insert(name.to_owned());
+        }
+    }
+}
+
 impl<'m> Growth<'m> {
     /// Statements are evaluated in the order of what they need, which need not be that of the text: where a name was asked for before
     /// it was known, they are walked again until nothing grows any more, or as often as there are names.
@@ -63,6 +74,9 @@ impl<'m> Growth<'m> {
             let (locals, changes) = (scope.locals.clone(), self.loops.changes);
             scope.loops.clone_from(&before);
             for statement in &query.stmts {
+                if let (0, Literal::SomeVars { vars, .. }) = (rounds, &statement.literal) {
+                    scope.declare_own(vars);
+                }
                 self.statement(scope, statement)?;
             }
             rounds = rounds.saturating_add(1);
@@ -77,15 +91,7 @@ impl<'m> Growth<'m> {
 
     fn statement(&mut self, scope: &mut Scope<'m>, statement: &'m LiteralStmt) -> Result<(), PolicyFault> {
         match &statement.literal {
-            Literal::SomeVars { vars, .. } => {
-                // Whatever has the name around this query is another variable.
-                for name in vars.iter().map(Span::text) {
-                    scope.locals.remove(name);
-                    scope.declared.remove(name);
-                    scope.own.insert(name.to_owned());
-                }
-                Ok(())
-            }
+            Literal::SomeVars { .. } => Ok(()),
             Literal::SomeIn { key, value, collection, .. } => {
                 let element = self.begin_loop(scope, collection, None)?;
                 if let Some(key) = key {
@@ -96,14 +102,18 @@ impl<'m> Growth<'m> {
             Literal::Expr { expr, .. } => self.expr(scope, expr).map(drop),
             // Its loops go around the statements behind it.
             Literal::NotExpr { expr, .. } => self.expr(scope, expr).map(drop),
-            Literal::Every { key, value, domain, query, .. } => self.within(scope, |growth, inner| {
-                let element = growth.begin_loop(inner, domain, None)?;
-                if let Some(key) = key {
-                    growth.hold(inner, key.text(), &index_of(&element), Binding::Declares);
-                }
-                growth.hold(inner, value.text(), &element, Binding::Declares);
-                growth.query(inner, query)
-            }),
+            Literal::Every { key, value, domain, query, .. } => {
+                // Loops of what it goes through go around the statements behind it.
+                let over = self.expr(scope, domain)?;
+                self.within(scope, |growth, inner| {
+                    let element = growth.begin_loop(inner, domain, Some(over))?;
+                    if let Some(key) = key {
+                        growth.hold(inner, key.text(), &index_of(&element), Binding::Declares);
+                    }
+                    growth.hold(inner, value.text(), &element, Binding::Declares);
+                    growth.query(inner, query)
+                })
+            }
         }
     }
 
@@ -137,7 +147,11 @@ impl<'m> Growth<'m> {
             scope.loops.push(one);
         }
         if scope.loops.len().saturating_add(scope.around) > LOOPS_MAX {
-            return Err(fault(scope, place.span(), format!("there are more than {LOOPS_MAX} loops one within the other")));
+            return Err(fault(
+                scope,
+                place.span(),
+                format!("there are more than {LOOPS_MAX} loops one within the other: make a rule of some"),
+            ));
         }
         Ok(self.loops.element(one))
     }
@@ -189,7 +203,11 @@ impl<'m> Growth<'m> {
     pub(super) fn expr(&mut self, scope: &mut Scope<'m>, expr: &'m Expr) -> Result<Extent, PolicyFault> {
         self.work = self.work.saturating_add(1);
         if self.work > WORK_MAX {
-            return Err(fault(scope, expr.span(), "functions call functions in more ways than can be looked at".into()));
+            return Err(fault(
+                scope,
+                expr.span(),
+                format!("there are more than {WORK_MAX} expressions to look at: call fewer functions from functions"),
+            ));
         }
         let value = self.walk(scope, expr)?;
         match self.loops.too_large(&value) {
@@ -251,16 +269,6 @@ impl<'m> Growth<'m> {
         })
     }
 
-    /// What a rule's head makes of the name: the indices behind it.
-    pub(super) fn key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
-        match key {
-            Expr::RefBrack { refr, index, .. } => Ok(self.key(scope, refr)?.plus(&self.expr(scope, index)?)),
-            Expr::RefDot { refr, field, .. } => Ok(self.key(scope, refr)?.plus(&Extent::text(length(field.0.text())))),
-            Expr::Var { span, .. } if span.text() == scope.rule => Ok(Extent::default()),
-            other => self.expr(scope, other),
-        }
-    }
-
     /// `key` is what may be in it only once.
     fn comprehension(
         &mut self,
@@ -271,17 +279,32 @@ impl<'m> Growth<'m> {
     ) -> Result<Extent, PolicyFault> {
         self.within(scope, |growth, inner| {
             growth.query(inner, query)?;
-            let mut each = Extent::default();
-            for (number, term) in terms.iter().enumerate() {
-                let is_key = number == 0 && terms.len() > 1;
-                each = each.plus(&if is_key { growth.object_key(inner, term)? } else { growth.expr(inner, term)? });
-            }
+            let each = growth.made(inner, |growth, inner| {
+                let mut each = Extent::default();
+                for (number, term) in terms.iter().enumerate() {
+                    let is_key = number == 0 && terms.len() > 1;
+                    each = each.plus(&if is_key { growth.object_key(inner, term)? } else { growth.expr(inner, term)? });
+                }
+                Ok(each)
+            })?;
             Ok(growth.loops.all(each, if key.is_some_and(is_literal) { &[] } else { &inner.loops }))
         })
     }
 
+    /// What is made of a query: looked at twice, as an index in it may bind a name that stands before it.
+    pub(super) fn made(
+        &mut self,
+        scope: &mut Scope<'m>,
+        mut make: impl FnMut(&mut Self, &mut Scope<'m>) -> Result<Extent, PolicyFault>,
+    ) -> Result<Extent, PolicyFault> {
+        let around = self.unsettled;
+        make(self, scope)?;
+        self.unsettled = around;
+        make(self, scope)
+    }
+
     /// A key that is a collection is written out as a text, and one within a key as a text in a text: twice as long at each level.
-    fn object_key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
+    pub(super) fn object_key(&mut self, scope: &mut Scope<'m>, key: &'m Expr) -> Result<Extent, PolicyFault> {
         let value = self.expr(scope, key)?;
         match value.depth {
             0 => Ok(value),
@@ -355,7 +378,8 @@ impl<'m> Growth<'m> {
         let below = |value: Extent, steps: usize| (0..steps).fold(value, |value, _| value.element());
         if scope.declared.contains(root) || !self.is_global(scope, root) {
             let known = scope.locals.get(root);
-            self.unsettled |= known.is_none();
+            // `_` stands for what nothing is made of.
+            self.unsettled |= known.is_none() && root != "_";
             return Ok(below(known.cloned().unwrap_or_default(), rest.len()));
         }
         let path = scope.outline.resolve_call(path, |name| self.rules.contains_key(&scope.outline.node(name))).unwrap_or_default();
@@ -379,10 +403,11 @@ impl<'m> Growth<'m> {
         let below: Vec<_> = self.rules.keys().filter(|node| node.starts_with(path)).cloned().collect();
         let mut value = self.data.at(path);
         for node in below {
-            value = value.plus(&Extent::around([self.rule(&node)?]));
+            let rule = self.rule(&node)?;
+            let names = node.iter().skip(path.len()).rev();
+            value = value.plus(&names.fold(rule, |inside, name| Extent::around([Extent::text(length(name)), inside])));
         }
-        // A rule may be several packages below: what is one level down is not known.
-        Ok(if path.is_empty() || self.rules.contains_key(path) { value } else { value.whole() })
+        Ok(value)
     }
 }
 
@@ -391,27 +416,8 @@ fn index_of(element: &Extent) -> Extent {
     element.clone().or(&Extent::count())
 }
 
-/// How many indices a key of a rule has: `p[a][b]` has two.
-pub(super) fn indices(key: &Expr) -> usize {
-    match key {
-        Expr::RefBrack { refr, .. } | Expr::RefDot { refr, .. } => indices(refr).saturating_add(1),
-        Expr::Var { .. } => 0,
-        _ => 1,
-    }
-}
-
-/// Whether a key of a rule is the same in every loop.
-pub(super) fn once(scope: &Scope<'_>, key: &Expr) -> bool {
-    match key {
-        Expr::RefBrack { refr, index, .. } => once(scope, refr) && is_literal(index),
-        Expr::RefDot { refr, .. } => once(scope, refr),
-        Expr::Var { span, .. } => span.text() == scope.rule,
-        other => is_literal(other),
-    }
-}
-
 /// Whether it has the same value wherever a loop is.
-fn is_literal(expr: &Expr) -> bool {
+pub(super) fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. } => true,
         Expr::Array { items, .. } => items.iter().all(|item| is_literal(item)),
@@ -429,11 +435,14 @@ fn is_elaborate(format: &Expr) -> bool {
     }
 }
 
+/// The digits that a sum or product of fractions has at least: `0.1 + 0.2` has nineteen.
+const DIGITS_OF_FRACTIONS: u64 = 24;
+
 fn arithmetic(op: &ArithOp, left: Extent, right: &Extent) -> Extent {
-    let digits = left.digits.max(right.digits);
+    let digits = left.digits.max(right.digits).max(DIGITS_OF_FRACTIONS);
     match op {
         ArithOp::Add | ArithOp::Mod => Extent::number(digits.saturating_add(1)),
-        ArithOp::Mul => Extent::number(left.digits.saturating_add(right.digits)),
+        ArithOp::Mul => Extent::number(left.digits.saturating_add(right.digits).max(DIGITS_OF_FRACTIONS)),
         ArithOp::Div => builtins::quotient(digits),
         // Of numbers, or of sets.
         ArithOp::Sub => left.or(&Extent::number(digits.saturating_add(1))),
@@ -446,7 +455,7 @@ fn shown(span: &Span) -> String {
     if text.chars().count() > SHOWN { text.chars().take(SHOWN).chain("…".chars()).collect() } else { text }
 }
 
-fn fault(scope: &Scope<'_>, span: &Span, message: String) -> PolicyFault {
+pub(super) fn fault(scope: &Scope<'_>, span: &Span, message: String) -> PolicyFault {
     let line = usize::try_from(span.line).ok();
     PolicyFault {
         file: Some(scope.outline.file.clone()),

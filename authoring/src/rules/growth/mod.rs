@@ -16,9 +16,9 @@ mod tests;
 use super::outline::Outline;
 use crate::PolicyFault;
 use documents::Data;
-use expr::{Binding, Scope, indices, once};
+use expr::{Binding, Scope, is_literal};
 use extent::{Extent, Loops};
-use regorus::unstable::{Expr, Rule, RuleAssign, RuleBody, RuleHead};
+use regorus::unstable::{Expr, Query, Rule, RuleAssign, RuleBody, RuleHead};
 use rules::InputField;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -95,38 +95,37 @@ impl<'m> Growth<'m> {
     }
 
     fn definition(&mut self, definition: &Definition<'m>) -> Result<Extent, PolicyFault> {
+        let mut scope = Scope::new(definition.outline, definition.name);
         match definition.rule {
-            Rule::Default { value, .. } => self.expr(&mut Scope::new(definition.outline, definition.name), value),
-            Rule::Spec { head: RuleHead::Compr { refr, assign, .. }, bodies, .. } => {
-                let keys = if is_whole(definition.rule) { vec![] } else { vec![refr.as_ref()] };
-                self.bodies(definition, &keys, assign.as_ref(), bodies)
+            Rule::Default { refr, value, .. } if is_name(refr) => self.expr(&mut scope, value),
+            Rule::Spec { head: RuleHead::Compr { refr, assign, .. }, bodies, .. } if is_name(refr) => {
+                self.bodies(&scope, None, assign.as_ref(), bodies)
             }
+            Rule::Spec { head: RuleHead::Compr { refr, assign, .. }, bodies, .. } => match key_of(refr) {
+                Some(key) => self.bodies(&scope, Some(Key::OfObject(key)), assign.as_ref(), bodies),
+                None => Err(odd_head(&scope, refr)),
+            },
             Rule::Spec { head: RuleHead::Set { refr, key, .. }, bodies, .. } => {
-                let keys: Vec<_> = [refr].into_iter().chain(key).map(AsRef::as_ref).collect();
-                self.bodies(definition, &keys, None, bodies)
+                let key = if is_name(refr) { key.as_deref() } else { key_of(refr).filter(|_| key.is_none()) };
+                match key {
+                    Some(key) => self.bodies(&scope, Some(Key::OfSet(key)), None, bodies),
+                    None => Err(odd_head(&scope, refr)),
+                }
             }
             // A function has a value where it is called.
-            Rule::Spec { head: RuleHead::Func { args, .. }, .. } if !args.is_empty() => Ok(Extent::default()),
-            Rule::Spec { head: RuleHead::Func { assign, .. }, bodies, .. } => self.bodies(definition, &[], assign.as_ref(), bodies),
+            Rule::Spec { head: RuleHead::Func { refr, args, .. }, .. } if is_name(refr) && !args.is_empty() => Ok(Extent::default()),
+            Rule::Spec { head: RuleHead::Func { refr, assign, .. }, bodies, .. } if is_name(refr) => {
+                self.bodies(&scope, None, assign.as_ref(), bodies)
+            }
+            Rule::Default { refr, .. } | Rule::Spec { head: RuleHead::Func { refr, .. }, .. } => Err(odd_head(&scope, refr)),
         }
     }
 
-    /// Without keys, one of the bodies' values; with keys, all that their loops make.
+    /// Without a key, one of the bodies' values; with one, all that their loops make.
     fn bodies(
         &mut self,
-        definition: &Definition<'m>,
-        keys: &[&'m Expr],
-        assign: Option<&'m RuleAssign>,
-        bodies: &'m [RuleBody],
-    ) -> Result<Extent, PolicyFault> {
-        let scope = Scope::new(definition.outline, definition.name);
-        self.bodies_in(&scope, keys, assign, bodies)
-    }
-
-    fn bodies_in(
-        &mut self,
         scope: &Scope<'m>,
-        keys: &[&'m Expr],
+        key: Option<Key<'m>>,
         assign: Option<&'m RuleAssign>,
         bodies: &'m [RuleBody],
     ) -> Result<Extent, PolicyFault> {
@@ -134,27 +133,49 @@ impl<'m> Growth<'m> {
         let without_body = bodies.is_empty().then_some(None);
         for (number, body) in bodies.iter().map(Some).chain(without_body).enumerate() {
             let mut scope = scope.clone();
-            if let Some(body) = body {
-                self.query(&mut scope, &body.query)?;
-            }
-            let assign = body.and_then(|body| body.assign.as_ref()).or(assign.filter(|_| number == 0));
-            let mut made = match assign {
-                Some(assign) => self.expr(&mut scope, &assign.value)?,
-                None => Extent::one(),
+            // A later body of an object has the value of the first.
+            let assign = body.and_then(|body| body.assign.as_ref()).or(assign.filter(|_| number == 0 || key.is_some()));
+            let made = self.whole_query(&mut scope, body.map(|body| body.query.as_ref()), |growth, scope| {
+                let made = match assign {
+                    Some(assign) => growth.expr(scope, &assign.value)?,
+                    None => Extent::one(),
+                };
+                Ok(match key {
+                    None => made,
+                    Some(Key::OfSet(key)) => growth.expr(scope, key)?,
+                    Some(Key::OfObject(key)) => made.plus(&growth.object_key(scope, key)?),
+                })
+            })?;
+            value = match key {
+                None => value.or(&self.loops.any(made, &scope.loops)),
+                // A set has an element once, and an object a key.
+                Some(Key::OfSet(key) | Key::OfObject(key)) => {
+                    value.plus(&self.loops.all(made, if is_literal(key) { &[] } else { &scope.loops }))
+                }
             };
-            if keys.is_empty() {
-                value = value.or(&self.loops.any(made, &scope.loops));
-                continue;
-            }
-            for key in keys {
-                made = made.plus(&self.key(&mut scope, key)?);
-            }
-            // A set has an element once, and an object a key.
-            let all = self.loops.all(made, if keys.iter().all(|key| once(&scope, key)) { &[] } else { &scope.loops });
-            // Below the first of several keys there is another collection, and not an element.
-            value = value.plus(&if keys.iter().map(|key| indices(key)).sum::<usize>() > 1 { all.whole() } else { all });
         }
         Ok(value)
+    }
+
+    /// A query that is in no other, and what is made of it. A name that has no value in the end would count as nothing.
+    fn whole_query(
+        &mut self,
+        scope: &mut Scope<'m>,
+        query: Option<&'m Query>,
+        make: impl FnMut(&mut Self, &mut Scope<'m>) -> Result<Extent, PolicyFault>,
+    ) -> Result<Extent, PolicyFault> {
+        let around = std::mem::take(&mut self.unsettled);
+        if let Some(query) = query {
+            self.query(scope, query)?;
+        }
+        let made = self.made(scope, make)?;
+        if std::mem::replace(&mut self.unsettled, around) {
+            let message = "what its variables are cannot be told: bind each before it is used".to_owned();
+            let line = query.and_then(|query| usize::try_from(query.span.line).ok());
+            let field = Some(scope.outline.node(scope.rule).join("."));
+            return Err(PolicyFault { file: Some(scope.outline.file.clone()), line, field, message, ..PolicyFault::default() });
+        }
+        Ok(made)
     }
 
     fn arity(&self, node: &Node) -> usize {
@@ -187,11 +208,31 @@ impl<'m> Growth<'m> {
             for (pattern, arg) in patterns.iter().zip(&asked.1) {
                 self.bind(&mut scope, pattern, arg, Binding::Declares)?;
             }
-            value = value.or(&self.bodies_in(&scope, &[], assign, bodies)?);
+            value = value.or(&self.bodies(&scope, None, assign, bodies)?);
         }
         self.calls.insert(asked, value.clone());
         Ok(value)
     }
+}
+
+/// What makes an element another one.
+#[derive(Clone, Copy)]
+enum Key<'m> {
+    OfSet(&'m Expr),
+    OfObject(&'m Expr),
+}
+
+fn is_name(refr: &Expr) -> bool {
+    matches!(refr, Expr::Var { .. })
+}
+
+/// The key of `name[key]`.
+fn key_of(refr: &Expr) -> Option<&Expr> {
+    if let Expr::RefBrack { refr, index, .. } = refr { is_name(refr).then_some(index) } else { None }
+}
+
+fn odd_head(scope: &Scope<'_>, refr: &Expr) -> PolicyFault {
+    expr::fault(scope, refr.span(), "a rule is called `name`, `name[key]` or `name contains value`, with one key at most".into())
 }
 
 /// Whether a rule has one value, and not parts that definitions add.

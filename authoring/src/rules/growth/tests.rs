@@ -25,7 +25,7 @@ enum Type {
 }
 
 /// A rule's form, with places for values made before it: `T`, `L`, `S`, `O` and `N` between `<` and `>`.
-const FORMS: [(Type, &str); 48] = [
+const FORMS: [(Type, &str); 54] = [
     (Type::Text, ":= sprintf(\"%s|%s\", [<T>, <T>])"),
     (Type::Text, ":= sprintf(\"%v and %v\", [<L>, <N>])"),
     (Type::Text, ":= sprintf(\"%q\", [<T>])"),
@@ -68,6 +68,12 @@ const FORMS: [(Type, &str); 48] = [
     (Type::Object, ":= object.get({\"k\": <O>}, [\"k\"], {})"),
     (Type::Object, ":= object.remove(<O>, [\"a\"])"),
     (Type::Object, "[x] := y if {\n\tsome x in <L>\n\ty := concat(x, <L>)\n}"),
+    (Type::Text, ":= y if {\n\tsome x\n\tx = <T>\n\ty := concat(x, <L>)\n}"),
+    (Type::Text, ":= f(f(<T>))"),
+    (Type::List, ":= [<T> | every x in [<L>, <L>][_] { x != \"zz\" }]"),
+    (Type::List, ":= [<O>[_] | true]"),
+    (Type::Object, "[x] := <T> if {\n\tsome x in <L>\n\tx == \"zz\"\n} else := concat(x, <L>) if {\n\tsome x in <L>\n}"),
+    (Type::Number, ":= 0.1 * <N> + 0.2"),
     (Type::Number, ":= count(<L>)"),
     (Type::Number, ":= <N> * <N>"),
     (Type::Number, ":= <N> / 7"),
@@ -85,13 +91,13 @@ fn module(choices: &[(usize, Vec<usize>)]) -> String {
         (Type::Object, vec!["data.object".to_owned()]),
         (Type::Number, vec!["data.number".to_owned()]),
     ]);
-    let mut text = String::from("package gateway\n\n");
+    let mut text = String::from("package gateway\n\nf(x) := concat(x, [x, \"-\", x])\n\n");
     for (number, (form, picks)) in choices.iter().enumerate() {
         let (of, form) = FORMS[form % FORMS.len()];
         let mut picks = picks.iter().cycle();
         let mut pick = |of: Type| {
             let known = &made[&of];
-            // The newest twice as often: what grows, grows upon itself.
+            // The newest every second time: what grows, grows upon itself.
             let index = picks.next().unwrap() % (2 * known.len());
             known[index.min(known.len() - 1)].clone()
         };

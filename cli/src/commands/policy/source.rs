@@ -44,7 +44,7 @@ pub(super) fn candidate(folder: &Path) -> Result<Candidate, PolicyError> {
     compiled(files(folder)?)
 }
 
-/// The policy that these files are.
+/// The policy that these files are. Tests of its custom rules that do not pass are told by `validate` and `test`.
 pub(super) fn compiled(files: Files) -> Result<Candidate, PolicyError> {
     examined(files).map(|(candidate, _report)| candidate)
 }
