@@ -16,7 +16,7 @@ pub use run::{TestOutcome, TestRun, Unreached};
 use crate::{Files, PolicyFault};
 use decision_core::nearest::nearest;
 use outline::{Generation, Outline};
-use rules::{EVALUATION_MAX, InputField, Inputs};
+use rules::{InputField, Inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::io::Write as _;
@@ -85,8 +85,7 @@ pub fn reload(document: &PolicyDocument, files: &Files) -> Result<Option<RulesIm
     let outlines = rules.outlines()?;
     let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
     let inputs = samples::inputs(&rules.fields()?, &all);
-    // What was fast enough once is not refused because the processor is busy now.
-    let vectors = run::vectors(&rules, &data, &inputs, EVALUATION_MAX)?;
+    let vectors = run::vectors(&rules, &data, &inputs, run::Undecided::LeftOut)?;
     Ok(Some(RulesImage { modules: rules.modules, data, inputs: rules.inputs, vectors }))
 }
 
@@ -176,7 +175,7 @@ impl RuleFiles {
             return Ok(report);
         }
         let all: Vec<&Outline> = outlines.iter().map(|(outline, _)| outline).collect();
-        let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all), run::SAMPLE_MAX)?;
+        let vectors = run::vectors(self, &data, &samples::inputs(&fields, &all), run::Undecided::Refused { after: run::SAMPLE_MAX })?;
         let vectors = vectors.into_iter().map(|vector| (vector.input, vector.decision)).collect();
         Ok(GateReport { vectors, ..report })
     }

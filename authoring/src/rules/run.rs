@@ -140,8 +140,27 @@ fn shown(value: &Value) -> String {
     if *value == Value::Undefined { "undefined".into() } else { value.to_json_str().unwrap_or_else(|_cause| "no JSON value".into()) }
 }
 
-/// What the rules decide of each input, and in what time. None of them may be left without a decision.
-pub(super) fn vectors(files: &RuleFiles, data: &str, inputs: &[String], sample_max: Duration) -> Result<Vec<RuleVector>, PolicyFault> {
+/// What becomes of an input that is left without a decision in time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Undecided {
+    /// The rules are refused: before they are published.
+    Refused { after: Duration },
+    /// It is no vector: in rules that were published when fewer inputs were tried.
+    LeftOut,
+}
+
+impl Undecided {
+    /// What was fast enough once is not left out because the processor is busy now.
+    const fn after(self) -> Duration {
+        match self {
+            Self::Refused { after } => after,
+            Self::LeftOut => rules::EVALUATION_MAX,
+        }
+    }
+}
+
+/// What the rules decide of each input.
+pub(super) fn vectors(files: &RuleFiles, data: &str, inputs: &[String], undecided: Undecided) -> Result<Vec<RuleVector>, PolicyFault> {
     let source = RuleSource { modules: &files.modules, data, inputs: &files.inputs };
     let loader = Loader::new(&source, []).map_err(|error| PolicyFault { message: error.to_string(), ..PolicyFault::default() })?;
     let mut rules = loader.finish().map_err(|error| load_fault(&error))?;
@@ -150,11 +169,13 @@ pub(super) fn vectors(files: &RuleFiles, data: &str, inputs: &[String], sample_m
     let file = files.modules.first().map_or("", |(file, _)| file.as_str());
     for input in inputs {
         super::progress(&format!("deciding the input {input}"), file);
-        let ruling = patiently(&mut rules, input, sample_max).ok_or_else(|| entry(format!("the input {input} is no JSON object")))?;
-        if let Some(fault) = ruling.fault {
-            return Err(no_decision(files, data, input, fault, sample_max));
+        let ruling =
+            patiently(&mut rules, input, undecided.after()).ok_or_else(|| entry(format!("the input {input} is no JSON object")))?;
+        match (ruling.fault, undecided) {
+            (None, _) => vectors.push(RuleVector { input: input.clone(), decision: ruling.to_json() }),
+            (Some(fault), Undecided::Refused { after }) => return Err(no_decision(files, data, input, fault, after)),
+            (Some(_), Undecided::LeftOut) => {}
         }
-        vectors.push(RuleVector { input: input.clone(), decision: ruling.to_json() });
     }
     Ok(vectors)
 }

@@ -84,6 +84,16 @@ decision := {"allow": false, "rule": "nobody"} if {
 }
 "#;
 
+/// Two decisions for some inputs.
+const CONFLICT: &str = r#"package gateway
+
+default decision := {"allow": false, "rule": "default"}
+
+decision := {"allow": true, "rule": "readers"} if input.method == "GET"
+
+decision := {"allow": false, "rule": "viewers"} if "viewer" in input.jwt.roles
+"#;
+
 const DATA: &str = "tables:
   needed: [viewer]
   teams: {red: {roles: [viewer, admin]}, blue: {roles: [guest]}}
@@ -115,6 +125,12 @@ pub(crate) fn failures(gate: &Gate) -> Vec<String> {
     };
     let published = publish(gate, &every_form());
     expect(&format!("rules of every form are published, not {published:?}"), published.is_ok());
+    let mut undecided = every_form();
+    undecided.insert("rules/main.rego".to_owned(), CONFLICT.to_owned());
+    expect("overlapping decisions are refused", publish(gate, &undecided).is_err());
+    let document = wire::sources::read(&undecided).unwrap();
+    let reloaded = rules::reload(&document, &undecided).unwrap().unwrap();
+    expect("and loaded where they were published earlier, without those inputs", reloaded.vectors.len() > 1);
     let files = example();
     expect("the page has four files", files.len() == 4);
     match publish(gate, &files) {
