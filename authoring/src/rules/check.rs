@@ -135,11 +135,11 @@ impl Modules<'_> {
     /// A bracket that opens a line belongs to the line before it: a condition becomes a call of nothing.
     fn check_function(&self, outline: &Outline, rule: &RuleOutline, call: &Call, path: &[String]) -> Result<(), PolicyFault> {
         let called = path.split_first().filter(|(root, _)| *root == "data").map(|(_, node)| node);
-        let functions = self
+        let mut functions = self
             .outlines
             .iter()
             .flat_map(|(outline, _)| outline.rules.iter().filter(|rule| rule.takes_arguments).map(|rule| node(outline, &rule.name)));
-        if functions.into_iter().any(|function| called == Some(function.as_slice())) {
+        if functions.any(|function| called == Some(function.as_slice())) {
             return Ok(());
         }
         let message = format!("`{}` is no function: a line that begins with a bracket is read as its arguments", call.path.join("."));
@@ -236,20 +236,21 @@ fn check_builtin(outline: &Outline, rule: &RuleOutline, call: &Call, nodes: &BTr
         let hint = hint.map_or_else(String::new, |name| format!("; the nearest name is `{name}`"));
         return Err(fault(outline, rule, call.line, format!("`{name}` is not a function that rules may call{hint}")));
     }
-    let text = |index: usize| call.texts.get(index).cloned().flatten();
-    match name.as_str() {
-        "sprintf" => match text(0) {
-            None => Err("the format of `sprintf` has to stand there: a client must not choose it".into()),
-            Some(format) if is_wide(&format) => Err(format!("a width in the format of `sprintf` has more than {WIDTH_DIGITS_MAX} digits")),
-            // The interpreter takes them for digits of a width, and fails on them.
-            Some(format) => match format.chars().find(|character| character.is_numeric() && !character.is_ascii()) {
-                Some(numeral) => Err(format!("the format of `sprintf` must not have the numeral `{numeral}`: give it as an argument")),
-                None => Ok(()),
-            },
-        },
-        _ => Ok(()),
+    let refused = |message: String| Err(fault(outline, rule, call.line, message));
+    if name != "sprintf" {
+        return Ok(());
     }
-    .map_err(|message: String| fault(outline, rule, call.line, message))
+    let Some(format) = &call.first else {
+        return refused("the format of `sprintf` has to stand there: a client must not choose it".into());
+    };
+    if is_wide(format) {
+        return refused(format!("a width in the format of `sprintf` has more than {WIDTH_DIGITS_MAX} digits"));
+    }
+    // The interpreter takes them for digits of a width, and fails on them.
+    match format.chars().find(|character| character.is_numeric() && !character.is_ascii()) {
+        Some(numeral) => refused(format!("the format of `sprintf` must not have the numeral `{numeral}`: give it as an argument")),
+        None => Ok(()),
+    }
 }
 
 fn is_wide(format: &str) -> bool {

@@ -84,8 +84,8 @@ pub(crate) struct Reference {
 pub(crate) struct Call {
     pub(crate) path: Vec<String>,
     pub(crate) line: usize,
-    /// Its arguments that are texts which stand there.
-    pub(crate) texts: Vec<Option<String>>,
+    /// Its first argument, where that is a text which stands there.
+    pub(crate) first: Option<String>,
 }
 
 impl Outline {
@@ -380,9 +380,9 @@ impl Walk<'_> {
                 self.query(query, below);
             }
             Expr::Call { span, fcn, params, .. } => {
-                let texts = params.iter().map(|param| text_of(param)).collect();
+                let first = params.first().and_then(|param| text_of(param));
                 let (path, _) = static_path(fcn);
-                self.rule.calls.push(Call { path, line: line(span), texts });
+                self.rule.calls.push(Call { path, line: line(span), first });
                 params.iter().for_each(|param| self.expr(param, below));
             }
             Expr::UnaryExpr { expr, .. } => self.expr(expr, below),

@@ -239,7 +239,7 @@ fn odd_head(scope: &Scope<'_>, refr: &Expr) -> PolicyFault {
 fn is_whole(rule: &Rule) -> bool {
     match rule {
         Rule::Default { .. } | Rule::Spec { head: RuleHead::Func { .. }, .. } => true,
-        Rule::Spec { head: RuleHead::Compr { refr, .. }, .. } => matches!(refr.as_ref(), Expr::Var { .. }),
+        Rule::Spec { head: RuleHead::Compr { refr, .. }, .. } => is_name(refr),
         Rule::Spec { head: RuleHead::Set { .. }, .. } => false,
     }
 }
