@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Outcome, Stage, User};
+use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Outcome, Stage, User};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -56,7 +56,13 @@ fn record(number: i64) -> AuditRecord<'static> {
         revision: 2,
         key_set: 1,
         revocation: 7,
-        charges: vec![Charge { account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }), amount: 1_000 }],
+        charges: vec![Charge {
+            account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }),
+            amount: 1_000,
+            overrun: 0,
+        }],
+        cost: Some(CostBasis::Fixed),
+        usage: None,
         approval_id: None,
         sandbox: false,
         status: Some(if number % 3 == 0 { 403 } else { 200 }),

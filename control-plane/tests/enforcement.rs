@@ -70,6 +70,8 @@ fn record(route: &str, reason: &str) -> AuditRecord<'static> {
         key_set: 1,
         revocation: 0,
         charges: vec![],
+        cost: None,
+        usage: None,
         approval_id: None,
         sandbox: false,
         status: Some(200),
@@ -171,7 +173,8 @@ async fn hits_are_counted_with_their_records_and_once(database: PgPool) {
     let world = World::new(database.clone()).await;
     let policy = world.state.policy();
     let (route, budget) = (policy.document.routes[0].name.as_str(), policy.document.budgets[0].name.as_str());
-    let charged = |amount| Charge { account: Mention::New(Account { budget: budget.to_owned().into(), scope: "s".into() }), amount };
+    let charged =
+        |amount| Charge { account: Mention::New(Account { budget: budget.to_owned().into(), scope: "s".into() }), amount, overrun: 0 };
     let records = [
         record(route, "ok"),
         AuditRecord { charges: vec![charged(5), charged(0)], ..record(route, "ok") },

@@ -68,11 +68,24 @@ pub enum Unit {
     Tasks,
     /// Requests.
     Requests,
+    /// Tokens of language models.
+    Tokens,
 }
 
 impl Unit {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::MicroUsd, Self::Tasks, Self::Requests];
+    pub const ALL: [Self; 4] = [Self::MicroUsd, Self::Tasks, Self::Requests, Self::Tokens];
+
+    /// Its name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MicroUsd => "micro_usd",
+            Self::Tasks => "tasks",
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        }
+    }
 
     /// What a spent budget of this unit answers with, unless it says otherwise.
     #[must_use]
@@ -80,7 +93,7 @@ impl Unit {
         match self {
             Self::MicroUsd => (SpentProblem::BudgetExceeded, 402),
             Self::Tasks => (SpentProblem::TrialLimitExceeded, 429),
-            Self::Requests => (SpentProblem::RateLimitExceeded, 429),
+            Self::Requests | Self::Tokens => (SpentProblem::RateLimitExceeded, 429),
         }
     }
 }
@@ -212,6 +225,9 @@ pub struct ScopeTemplate(pub Vec<ScopePart>);
 /// The largest charge: sums of many stay exact in the doubles that Lua counts with.
 pub const CHARGE_MAX: i64 = 1 << 50;
 
+/// What the scopes of override accounts begin with, and no template of a policy.
+pub const OVERRIDE_PREFIX: &str = "override=";
+
 /// The longest scope that is kept: longer texts fit no index entry of Postgres.
 pub const SCOPE_BYTES_MAX: usize = 1_024;
 
@@ -334,6 +350,71 @@ impl SpentProblem {
     }
 }
 
+/// How near a budget is to its end. The order is that of urgency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are the original's")]
+pub enum AlertLevel {
+    Warning,
+    High,
+    Critical,
+}
+
+impl AlertLevel {
+    /// All of them, by urgency.
+    pub const ALL: [Self; 3] = [Self::Warning, Self::High, Self::Critical];
+
+    /// Its name in answers, events and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Percentages of a cap at which a budget's level rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the levels'")]
+pub struct Thresholds {
+    pub warning: u8,
+    pub high: u8,
+    pub critical: u8,
+}
+
+impl Thresholds {
+    /// Those of budgets that say nothing else.
+    pub const DEFAULT: Self = Self { warning: 80, high: 95, critical: 100 };
+
+    /// The percentage of a level.
+    #[must_use]
+    pub const fn percent(&self, level: AlertLevel) -> u8 {
+        match level {
+            AlertLevel::Warning => self.warning,
+            AlertLevel::High => self.high,
+            AlertLevel::Critical => self.critical,
+        }
+    }
+
+    /// The level that `settled` of `cap` has reached. A cap of nothing is always reached.
+    #[must_use]
+    pub fn level(&self, settled: Units, cap: Units) -> Option<AlertLevel> {
+        let reached = |level: &AlertLevel| i128::from(settled.get()) * 100 >= i128::from(cap.get()) * i128::from(self.percent(*level));
+        AlertLevel::ALL.into_iter().rev().find(reached)
+    }
+}
+
+/// What happens when the last threshold is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtCritical {
+    /// It is told.
+    #[default]
+    Tell,
+    /// The agent of the scope is paused.
+    PauseAgent,
+}
+
 /// A compiled budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -363,6 +444,10 @@ pub struct Budget {
     pub status: u16,
     /// What happens when it cannot be told whether there is room.
     pub failure_mode: FailureMode,
+    /// When its level rises; none where nobody is told.
+    pub thresholds: Option<Thresholds>,
+    /// What happens when the last threshold is reached.
+    pub at_critical: AtCritical,
 }
 
 impl Budget {

@@ -171,6 +171,8 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         key_set: version.key_set,
         revocation: trace.revocation,
         charges: charges.unwrap_or_default(),
+        cost: None,
+        usage: None,
         approval_id: trace.approval_id.as_deref().map(Cow::Borrowed),
         sandbox: trace.target == Some(Target::Sandbox),
         status,
@@ -202,7 +204,7 @@ fn mention_charge<'h>(
         Some(number) => Mention::Known(number),
         None => Mention::New(Account { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope) }),
     };
-    Charge { account, amount: if reached == Reached::Yes { amount.get() } else { 0 } }
+    Charge { account, amount: if reached == Reached::Yes { amount.get() } else { 0 }, overrun: 0 }
 }
 
 fn mention_user<'p>(records: &mut RecordQueue, principal: &'p Rc<Principal>) -> Mention<User<'p>> {

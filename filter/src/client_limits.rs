@@ -160,7 +160,7 @@ impl ClientLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use decision_core::budget::Unit;
+    use decision_core::budget::{AtCritical, Unit};
     use decision_core::gateway::{Gateway, Method};
     use decision_core::policy::compile::compile;
     use decision_core::policy::source::{BudgetSource, CredentialForwarding, ExchangeKind, PolicySource, RequirementSource, RouteSource};
@@ -181,6 +181,8 @@ mod tests {
             problem: None,
             status: None,
             failure_mode: None,
+            thresholds: None,
+            at_critical: AtCritical::Tell,
         };
         let route = |(name, _): &(&str, Rhythm)| RouteSource {
             name: (*name).into(),

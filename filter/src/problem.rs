@@ -349,11 +349,7 @@ impl<'p> Problem<'p> {
         if operator_text(exchange, reason.code()).is_none() {
             problem.detail = format!("{detail}: `{}`", budget.name);
         }
-        let unit = match budget.unit {
-            Unit::MicroUsd => "micro_usd",
-            Unit::Tasks => "tasks",
-            Unit::Requests => "requests",
-        };
+        let unit = budget.unit.name();
         let resets_at = rfc3339(window.end.as_seconds());
         problem.extras.budget = Some(BudgetState { name: &budget.name, unit, limit: cap.get(), settled: settled.get(), resets_at });
         problem.extras.upgrade_url = exchange.trace.active.as_ref().map(|active| &*active.policy.settings().upgrade_url);

@@ -63,6 +63,11 @@ pub struct AuditRecord<'a> {
     /// What was charged.
     #[serde(borrow)]
     pub charges: Vec<Charge<'a>>,
+    /// How it became known what the request cost; absent when nothing was charged.
+    pub cost: Option<CostBasis>,
+    /// The tokens that were used, where they were counted.
+    #[serde(borrow)]
+    pub usage: Option<TokenUsage<'a>>,
     /// The approval that was requested or consumed.
     #[serde(borrow)]
     pub approval_id: Option<Text<'a>>,
@@ -188,8 +193,39 @@ pub struct Charge<'a> {
     /// What was charged.
     #[serde(borrow)]
     pub account: Mention<Account<'a>>,
-    /// How much in the end; 0 when released.
+    /// How much in the end, all of it; 0 when released.
     pub amount: i64,
+    /// Of `amount`: what was not reserved.
+    pub overrun: i64,
+}
+
+/// How it became known what a request cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CostBasis {
+    /// It costs what its route says.
+    Fixed,
+    /// The backend reported it.
+    Reported,
+    /// From the tokens that the response counts.
+    Usage,
+    /// Not: it was charged what was reserved.
+    Unreadable,
+}
+
+/// The tokens of a language model that a request used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUsage<'a> {
+    /// The model that was priced.
+    #[serde(borrow)]
+    pub model: Text<'a>,
+    /// Input tokens, without those of the next two.
+    pub input: u64,
+    /// Input tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Input tokens written into it.
+    pub cache_write: u64,
+    /// Output tokens.
+    pub output: u64,
 }
 
 /// A budget and the scope with its values.

@@ -24,6 +24,8 @@ pub struct RevocationPage {
     pub total: u32,
     /// The changes, in the order of their numbers.
     pub changes: Vec<RevocationChange>,
+    /// The number of the last change to caps and override accounts: what was spent before it may have room again.
+    pub caps: u64,
 }
 
 /// One change.

@@ -124,12 +124,16 @@ impl<'f> Merge<'f> {
             roles,
             routes,
             budgets,
+            reporting,
+            prices,
         } = document;
         once(&mut self.sections, name, "settings", settings, &mut self.document.settings)?;
         once(&mut self.sections, name, "approvals", approvals, &mut self.document.approvals)?;
         once(&mut self.sections, name, "routing", routing, &mut self.document.routing)?;
         once(&mut self.sections, name, "failure_modes", failure_modes, &mut self.document.failure_modes)?;
         once(&mut self.sections, name, "rules", rules, &mut self.document.rules)?;
+        once(&mut self.sections, name, "reporting", reporting, &mut self.document.reporting)?;
+        self.document.prices.extend(prices);
         self.document.responses.extend(responses);
         self.document.flags.extend(flags);
         self.document.issuers.extend(issuers);

@@ -4,6 +4,7 @@
 //! is older than the last one is refused, and a call that was not answered is followed by one with a higher number.
 
 use crate::policy::{Gateway, Target};
+use decision_core::budget::OVERRIDE_PREFIX;
 use serde::{Deserialize, Serialize};
 
 /// A holder's random id, or a request id (UUID v7), as bytes.
@@ -204,10 +205,32 @@ pub struct AccountGrant {
     pub granted: i64,
     /// The cap in force.
     pub cap: i64,
-    /// Charged by everybody, as far as reported, forfeits included.
+    /// Charged by everybody, as far as reported, forfeits and overruns included.
     pub settled: i64,
     /// Whether the active policy knows the budget. If not, nothing more is granted.
     pub known: bool,
+    /// What may be spent when this account has no more.
+    pub overriding: Option<OverrideAccount>,
+}
+
+/// A second account that somebody granted beside a spent one, with its own cap. Reports name it by the budget of the first, by
+/// the scope [`OverrideAccount::scope`], and by `from` as the start of its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideAccount {
+    /// Its number.
+    pub number: u64,
+    /// From when on it may be spent, seconds since the epoch.
+    pub from: i64,
+    /// Until when, seconds since the epoch.
+    pub until: i64,
+}
+
+impl OverrideAccount {
+    /// Its scope: its number, and the scope beside which it was granted.
+    #[must_use]
+    pub fn scope(&self, of: &str) -> String {
+        format!("{OVERRIDE_PREFIX}{},{of}", self.number)
+    }
 }
 
 /// An account that others wait for.

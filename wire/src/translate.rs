@@ -2,7 +2,7 @@
 
 use crate::policy::{self as wire, PolicyDocument};
 use crate::{audit, sync};
-use decision_core::budget::{Rhythm, Unit};
+use decision_core::budget::{AtCritical, Rhythm, Thresholds, Unit};
 use decision_core::decision::{Check, Target};
 use decision_core::failure::FailureMode;
 use decision_core::flag::{FlagState, Switch};
@@ -10,7 +10,7 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
     BudgetSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, OwnershipPlace, OwnershipSource,
-    PolicySource, RequirementSource, RoleSource, RouteSource, SettingsSource,
+    PolicySource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Utilization,
 };
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ impl PolicyDocument {
         let settings = self.settings.clone().unwrap_or_default();
         let approvals = self.approvals.clone().unwrap_or_default();
         let failure_modes = self.failure_modes.unwrap_or_default();
+        let reporting = self.reporting.clone().unwrap_or_default();
         PolicySource {
             settings: SettingsSource {
                 problem_base: settings.problem_base,
@@ -39,6 +40,16 @@ impl PolicyDocument {
                     money: failure_mode(failure_modes.money),
                     tasks: failure_mode(failure_modes.tasks),
                     requests: failure_mode(failure_modes.requests),
+                },
+                utilization: match reporting.utilization {
+                    wire::Utilization::FromThreshold => Utilization::FromThreshold,
+                    wire::Utilization::Always => Utilization::Always,
+                },
+                rate_limits: match reporting.rate_limits {
+                    wire::RateLimitHeaders::Off => RateLimitHeaders::Off,
+                    wire::RateLimitHeaders::Standard => RateLimitHeaders::Standard,
+                    wire::RateLimitHeaders::Legacy => RateLimitHeaders::Legacy,
+                    wire::RateLimitHeaders::Both => RateLimitHeaders::Both,
                 },
             },
             responses: self.responses.iter().map(|text| (text.reason.clone(), text.detail.clone())).collect(),
@@ -155,6 +166,7 @@ fn budget_source(budget: &wire::Budget) -> BudgetSource {
             wire::Unit::MicroUsd => Unit::MicroUsd,
             wire::Unit::Tasks => Unit::Tasks,
             wire::Unit::Requests => Unit::Requests,
+            wire::Unit::Tokens => Unit::Tokens,
         },
         rhythm: match budget.window {
             wire::Window::Minute => Rhythm::Minute,
@@ -170,6 +182,11 @@ fn budget_source(budget: &wire::Budget) -> BudgetSource {
         problem: budget.problem.clone(),
         status: budget.status,
         failure_mode: budget.on_unavailable.map(failure_mode),
+        thresholds: budget.thresholds.map(|wire::Thresholds { warning, high, critical }| Thresholds { warning, high, critical }),
+        at_critical: match budget.at_critical {
+            wire::AtCritical::Tell => AtCritical::Tell,
+            wire::AtCritical::PauseAgent => AtCritical::PauseAgent,
+        },
     }
 }
 

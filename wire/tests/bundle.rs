@@ -105,7 +105,7 @@ fn a_full_page_of_revocations_travels_whole_and_no_part_of_it_is_one() {
     let changes: Vec<_> = (1..=u64::try_from(PAGE_CHANGES_MAX).unwrap())
         .map(|number| RevocationChange { number, mark: [number.to_le_bytes()[0]; 16], bound: i64::MIN, lifted: number % 2 == 0 })
         .collect();
-    let page = RevocationPage { database_id: [3; 16], reset: true, through: u64::MAX, more: true, total: u32::MAX, changes };
+    let page = RevocationPage { database_id: [3; 16], reset: true, through: u64::MAX, more: true, total: u32::MAX, changes, caps: 1 };
     let bytes = frame::encode(&page).unwrap();
     assert_eq!(frame::decode::<RevocationPage>(&bytes).unwrap(), page);
     assert!(bytes.len() < 160 * 1_024, "{} bytes", bytes.len());

@@ -7,7 +7,9 @@ pub mod store;
 
 use std::borrow::Cow;
 use uuid::Uuid;
-use wire::audit::{AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Mentions, Outcome, ShadowNote, Stage, User};
+use wire::audit::{
+    AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Mentions, Outcome, ShadowNote, Stage, TokenUsage, User,
+};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -38,6 +40,7 @@ pub struct Row<'a> {
     request_id: String,
     checks: String,
     charges: String,
+    usage: Option<String>,
     shadow: Option<String>,
     activation: i64,
     revision: i64,
@@ -135,6 +138,7 @@ impl<'a> Row<'a> {
             request_id: Uuid::from_bytes(record.request_id).hyphenated().to_string(),
             checks: checks_json(&record.checks),
             charges: charges_json(&record.charges),
+            usage: record.usage.as_ref().map(usage_json),
             shadow: record.shadow.as_ref().map(shadow_json),
             activation: number(record.activation)?,
             revision: number(record.revision)?,
@@ -173,6 +177,7 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
         other(&mut account.budget);
         other(&mut account.scope);
     }
+    record.usage.iter_mut().for_each(|usage| other(&mut usage.model));
     cut
 }
 
@@ -207,9 +212,18 @@ fn checks_json(checks: &[CheckOutcome]) -> String {
 fn charges_json(charges: &[Charge<'_>]) -> String {
     let charges = charges.iter().filter_map(|charge| {
         let account = charge.account.get()?;
-        Some(serde_json::json!({"budget": account.budget, "scope": account.scope, "amount": charge.amount}))
+        let mut json = serde_json::json!({"budget": account.budget, "scope": account.scope, "amount": charge.amount});
+        if charge.overrun > 0 {
+            json["overrun"] = charge.overrun.into();
+        }
+        Some(json)
     });
     serde_json::Value::Array(charges.collect()).to_string()
+}
+
+fn usage_json(usage: &TokenUsage<'_>) -> String {
+    let TokenUsage { model, input, cache_read, cache_write, output } = usage;
+    serde_json::json!({"model": model, "input": input, "cache_read": cache_read, "cache_write": cache_write, "output": output}).to_string()
 }
 
 fn shadow_json(note: &ShadowNote<'_>) -> String {
@@ -251,6 +265,15 @@ const fn decision_name(decision: Decision) -> &'static str {
         Decision::Deny => "deny",
         Decision::Indeterminate => "indeterminate",
         Decision::None => "none",
+    }
+}
+
+const fn cost_name(cost: CostBasis) -> &'static str {
+    match cost {
+        CostBasis::Fixed => "fixed",
+        CostBasis::Reported => "reported",
+        CostBasis::Usage => "usage",
+        CostBasis::Unreadable => "unreadable",
     }
 }
 

@@ -1,7 +1,7 @@
 //! The audit log in Postgres: two statements per batch, and the queries.
 
 use super::hits::{self, Hits};
-use super::{Decoded, Quarantined, Row, decision_name, gateway_name, stage_name};
+use super::{Decoded, Quarantined, Row, cost_name, decision_name, gateway_name, stage_name};
 use crate::holders::HolderId;
 use serde::Serialize;
 use sqlx::types::Json;
@@ -155,19 +155,19 @@ async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: 
 const INSERT: &str = "INSERT INTO gateway_audit_logs (holder, envoy_id, sequence, \"timestamp\", gateway_type, stage, correlation_id, \
          causation_id, request_id, http_method, endpoint, route, action, issuer, subject, user_id, customer_id, agent_id, roles, \
          trial_mode, sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status_code, \
-         response_details, total_us, upstream_us, rule, shadow) \
+         response_details, total_us, upstream_us, rule, shadow, cost, usage) \
      SELECT $1, $2, sequence, timestamptz 'epoch' + at_us * interval '1 microsecond', gateway, stage, correlation_id, causation_id, \
          request_id, method, path, route, action, issuer, subject, user_id, customer_id, agent_id, string_to_array(roles, ','), trial, \
          sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status, details, \
-         total_us, upstream_us, rule, shadow \
+         total_us, upstream_us, rule, shadow, cost, usage \
      FROM UNNEST($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], \
          $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bool[], \
          $21::bool[], $22::text[], $23::text[], $24::text[]::jsonb[], $25::text[]::jsonb[], $26::text[], $27::bigint[], \
          $28::bigint[], $29::bigint[], $30::bigint[], $31::int[], $32::text[], $33::bigint[], $34::bigint[], \
-         $35::text[], $36::text[]::jsonb[]) \
+         $35::text[], $36::text[]::jsonb[], $37::text[], $38::text[]::jsonb[]) \
          AS n (sequence, at_us, gateway, stage, correlation_id, causation_id, request_id, method, path, route, action, issuer, subject, \
          user_id, customer_id, agent_id, roles, trial, sandbox, decision, reason, checks, charges, approval_id, activation, revision, \
-         key_set, revocation, status, details, total_us, upstream_us, rule, shadow)";
+         key_set, revocation, status, details, total_us, upstream_us, rule, shadow, cost, usage)";
 
 async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
@@ -210,6 +210,8 @@ async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[
         .bind(column(rows, |row| row.upstream_us))
         .bind(column(rows, |row| row.record.rule.as_deref()))
         .bind(column(rows, |row| row.shadow.as_deref()))
+        .bind(column(rows, |row| row.record.cost.map(cost_name)))
+        .bind(column(rows, |row| row.usage.as_deref()))
         .execute(connection)
         .await
         .map(|_done| ())
@@ -339,6 +341,11 @@ pub struct StoredRecord {
     /// How the revision in shadow would have decided, where that differs: its revision, decision, reason and route.
     #[schema(value_type = Option<Object>)]
     pub shadow: Option<Json<serde_json::Value>>,
+    /// How it became known what the request cost: `fixed`, `reported`, `usage` or `unreadable`; absent when nothing was charged.
+    pub cost: Option<String>,
+    /// The tokens of a language model that it used: model, `input`, `cache_read`, `cache_write` and `output`.
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Json<serde_json::Value>>,
 }
 
 impl StoredRecord {

@@ -64,6 +64,7 @@ impl Posting {
             cap: self.cap.get(),
             settled: settled.get(),
             known: self.room != Room::Unknown,
+            overriding: None,
         }
     }
 }

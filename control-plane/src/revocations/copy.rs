@@ -166,7 +166,7 @@ impl Known {
             Some(last) if more => last.number.max(if reset { self.floor } else { 0 }),
             Some(_) | None => self.number,
         };
-        RevocationPage { database_id, reset, through, more, total: self.live, changes }
+        RevocationPage { database_id, reset, through, more, total: self.live, changes, caps: 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The policy before it is compiled: plain values with names, as a document says them.
 
-use crate::budget::{Rhythm, Unit};
+use crate::budget::{AtCritical, Rhythm, Thresholds, Unit};
 use crate::decision::Target;
 use crate::facts::Upgrade;
 use crate::failure::FailureMode;
@@ -41,6 +41,32 @@ pub struct SettingsSource {
     pub cold_start_hold: Duration,
     pub stale_after: Duration,
     pub failure_modes: FailureModes,
+    pub utilization: Utilization,
+    pub rate_limits: RateLimitHeaders,
+}
+
+/// When clients are told how full money budgets are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Utilization {
+    /// From the first threshold on.
+    #[default]
+    FromThreshold,
+    /// Always.
+    Always,
+}
+
+/// How clients are told of request budgets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateLimitHeaders {
+    /// Not at all.
+    #[default]
+    Off,
+    /// As the standard will have it.
+    Standard,
+    /// As was customary before.
+    Legacy,
+    /// Both.
+    Both,
 }
 
 /// What happens when a check cannot be made, where no rule says otherwise.
@@ -74,6 +100,8 @@ impl Default for SettingsSource {
             cold_start_hold: Duration::from_secs(3),
             stale_after: Duration::from_secs(3_600),
             failure_modes: FailureModes::default(),
+            utilization: Utilization::default(),
+            rate_limits: RateLimitHeaders::default(),
         }
     }
 }
@@ -245,4 +273,6 @@ pub struct BudgetSource {
     pub problem: Option<String>,
     pub status: Option<u16>,
     pub failure_mode: Option<FailureMode>,
+    pub thresholds: Option<Thresholds>,
+    pub at_critical: AtCritical,
 }

@@ -2,7 +2,7 @@
 
 use crate::fixture::{NOW, identity, source};
 use crate::plane::{Answer, Key, Plane, Sent};
-use decision_core::budget::{Rhythm, Unit, Units};
+use decision_core::budget::{AtCritical, Rhythm, Unit, Units};
 use decision_core::decision::{Charge, Charges};
 use decision_core::failure::FailureMode;
 use decision_core::holder::{Binding, LeaseHolder, Report, Reservations, Shortfall, Wait, WhenShort};
@@ -94,6 +94,8 @@ fn budget(name: &str, unit: Unit, rhythm: Rhythm, scope: &str, cap: i64, mode: F
         problem: None,
         status: None,
         failure_mode: Some(mode),
+        thresholds: None,
+        at_critical: AtCritical::Tell,
     }
 }
 

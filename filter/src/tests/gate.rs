@@ -68,7 +68,7 @@ pub(crate) fn page(reset: bool, after: u64, marks: &[(Mark, i64)]) -> Revocation
     let change = |(number, (mark, bound)): (u64, &(Mark, i64))| RevocationChange { number, mark: mark.0, bound: *bound, lifted: false };
     let changes: Vec<_> = (after + 1..).zip(marks).map(change).collect();
     let through = after + u64::try_from(changes.len()).unwrap();
-    RevocationPage { database_id: [7; 16], reset, through, more: false, total: u32::try_from(marks.len()).unwrap(), changes }
+    RevocationPage { database_id: [7; 16], reset, through, more: false, total: u32::try_from(marks.len()).unwrap(), changes, caps: 0 }
 }
 
 /// A request: what a client sends.
@@ -395,6 +395,7 @@ pub(crate) fn grant_all(request: &SyncRequest) -> SyncAnswer {
         cap: 1 << 50,
         settled: report.used,
         known: true,
+        overriding: None,
     };
     SyncAnswer {
         call: request.call,

@@ -32,6 +32,8 @@ fn record(reason: &str) -> AuditRecord<'_> {
         key_set: 0,
         revocation: 0,
         charges: vec![],
+        cost: None,
+        usage: None,
         approval_id: None,
         sandbox: false,
         status: None,

@@ -39,7 +39,7 @@ impl Plane {
             .map(|(token, (number, lifted))| RevocationChange { number: *number, mark: mark(*token).0, bound: 0, lifted: *lifted })
             .collect();
         let through = if more { changes.last().unwrap().number } else { self.number };
-        RevocationPage { database_id: self.database_id, reset: cursor.is_none(), through, more, total: 6, changes }
+        RevocationPage { database_id: self.database_id, reset: cursor.is_none(), through, more, total: 6, changes, caps: 0 }
     }
 }
 

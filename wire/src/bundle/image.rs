@@ -106,6 +106,8 @@ fn without_tables(policy: &PolicyDocument) -> PolicyDocument {
         roles: Vec::new(),
         routes: Vec::new(),
         budgets: policy.budgets.clone(),
+        reporting: policy.reporting.clone(),
+        prices: policy.prices.clone(),
     }
 }
 
@@ -271,6 +273,7 @@ mod tests {
             ownership: None,
             rewrite: None,
             exchange: crate::policy::ExchangeKind::Plain,
+            metering: None,
         };
         let role = |index: usize| Role { name: format!("role-{index}"), aliases: vec![], permissions: vec!["*".into()] };
         let policy = PolicyDocument {

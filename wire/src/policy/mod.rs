@@ -3,9 +3,14 @@
 //! Every list and map here is data; what it means is decided by `decision-core`, into which
 //! [`PolicyDocument::to_source`](crate::policy::PolicyDocument::to_source) translates it.
 
+mod money;
 mod route;
 
-pub use route::{Approval, CredentialForwarding, ExchangeKind, Method, Ownership, OwnershipPlace, Requirement, Route, TrialAccess};
+pub use money::{AtCritical, Price, RateLimitHeaders, Reporting, Thresholds, Utilization};
+pub use route::{
+    Api, Approval, CostSource, CredentialForwarding, ExchangeKind, Metering, Method, Ownership, OwnershipPlace, Requirement, Route,
+    TrialAccess,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +48,11 @@ pub struct PolicyDocument {
     pub routes: Vec<Route>,
     /// Budgets: money caps, task limits and rate limits alike.
     pub budgets: Vec<Budget>,
+    /// Who is told how full budgets are. At most one file has it.
+    pub reporting: Option<Reporting>,
+    /// What the tokens of language models cost. A revision never changes, and records name it: so is each charge explained by
+    /// the prices of its time.
+    pub prices: Vec<Price>,
 }
 
 /// Settings that are not tied to one rule.
@@ -429,6 +439,13 @@ pub struct Budget {
     /// What happens when it cannot be told whether there is room; closed for money and open for rates when absent.
     #[serde(default)]
     pub on_unavailable: Option<FailureMode>,
+    /// From which percentages of the cap on it is nearly spent. 80, 95 and 100 when absent; budgets that are not durable have
+    /// none unless they say so.
+    #[serde(default)]
+    pub thresholds: Option<Thresholds>,
+    /// What happens, once per window, when the last threshold is reached.
+    #[serde(default)]
+    pub at_critical: AtCritical,
 }
 
 /// What a budget counts.
@@ -442,6 +459,8 @@ pub enum Unit {
     Tasks,
     /// Requests.
     Requests,
+    /// Tokens of language models, as routes with `metering: {by: usage}` use them.
+    Tokens,
 }
 
 /// A fixed UTC window.

@@ -81,6 +81,55 @@ pub struct Route {
     /// What kind of exchange it is. An upgrade is refused on every route that does not list it.
     #[serde(default)]
     pub exchange: ExchangeKind,
+    /// How it becomes known what a request cost in the end; absent: it costs `cost_micros`.
+    #[serde(default)]
+    pub metering: Option<Metering>,
+}
+
+/// How it becomes known what a request cost in the end. Until then an upper bound is reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Metering {
+    /// Who says it.
+    pub by: CostSource,
+    /// `by: header`: the response's header or trailer that has micro-USD; `x-actual-cost-micros` when absent. `cost_micros` is
+    /// the bound.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// `by: usage`: the API whose requests and responses are read.
+    #[serde(default)]
+    pub api: Option<Api>,
+    /// `by: usage`: the output tokens that are reserved for a request that names no limit; such requests are refused when absent.
+    #[serde(default)]
+    pub output_tokens: Option<u32>,
+}
+
+/// Who says what a request cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum CostSource {
+    /// The backend, in a header or trailer.
+    Header,
+    /// The tokens that a language model's response counts, at the policy's prices. `cost_micros` is what a request costs that the
+    /// backend answered with an error.
+    Usage,
+}
+
+/// An API of language models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// `POST /v1/chat/completions`, as OpenAI and those compatible have it.
+    OpenaiChat,
+    /// `POST /v1/responses`.
+    OpenaiResponses,
+    /// `POST /v1/embeddings`.
+    OpenaiEmbeddings,
+    /// `POST /v1/messages`, as Anthropic has it.
+    AnthropicMessages,
 }
 
 /// Where the caller's customer id is forced into the request, whatever the client sent there. A caller without one gets 401.

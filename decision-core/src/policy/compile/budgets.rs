@@ -2,7 +2,10 @@
 
 use super::error::{CompileError, range, unique, unknown};
 use super::limits;
-use crate::budget::{Budget, BudgetId, Counted, SCOPE_BYTES_MAX, ScopePart, ScopeTemplate, SpentProblem, Unit, Units, Variable};
+use crate::budget::{
+    AtCritical, Budget, BudgetId, Counted, OVERRIDE_PREFIX, SCOPE_BYTES_MAX, ScopePart, ScopeTemplate, SpentProblem, Thresholds, Unit,
+    Units, Variable,
+};
 use crate::gateway::GatewaySet;
 use crate::policy::source::{BudgetSource, FailureModes, PolicySource};
 use crate::principal::Tier;
@@ -29,7 +32,7 @@ fn compile_budget(budget: &BudgetSource, id: BudgetId, at: &str, modes: &Failure
     let failure_default = match budget.unit {
         Unit::MicroUsd => modes.money,
         Unit::Tasks => modes.tasks,
-        Unit::Requests => modes.requests,
+        Unit::Requests | Unit::Tokens => modes.requests,
     };
     let status = budget.status.unwrap_or(status_default);
     if !matches!(status, 400..=599) {
@@ -58,10 +61,33 @@ fn compile_budget(budget: &BudgetSource, id: BudgetId, at: &str, modes: &Failure
         problem: budget.problem.as_ref().map_or(Ok(problem_default), problem)?,
         status,
         failure_mode: budget.failure_mode.unwrap_or(failure_default),
+        thresholds: thresholds(budget, at)?,
+        at_critical: at_critical(budget, at)?,
     })
 }
 
+fn thresholds(budget: &BudgetSource, at: &str) -> Result<Option<Thresholds>, CompileError> {
+    if let Some(Thresholds { warning, high, critical }) = budget.thresholds
+        && !(0 < warning && warning < high && high < critical && critical <= 100)
+    {
+        return Err(range(&format!("{at}.thresholds"), &format!("{warning}, {high}, {critical}"), "rising percentages from 1 to 100"));
+    }
+    Ok(budget.thresholds.or(budget.durable.then_some(Thresholds::DEFAULT)))
+}
+
+fn at_critical(budget: &BudgetSource, at: &str) -> Result<AtCritical, CompileError> {
+    let names_agent = budget.scope.contains("{agent_id");
+    if budget.at_critical == AtCritical::PauseAgent && !(names_agent && budget.durable) {
+        let rule = "`at_critical: pause_agent` goes with durable budgets whose scope begins with an agent: `agent:{agent_id|subject}`";
+        return Err(CompileError::Inconsistent { at: at.into(), rule });
+    }
+    Ok(budget.at_critical)
+}
+
 fn compile_scope(text: &str, at: &str) -> Result<ScopeTemplate, CompileError> {
+    if text.starts_with(OVERRIDE_PREFIX) {
+        return Err(range(at, text, "a template that does not begin with `override=`, as override accounts do"));
+    }
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((literal, after)) = rest.split_once('{') {

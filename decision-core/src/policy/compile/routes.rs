@@ -194,6 +194,7 @@ fn charges_of(budgets: &[Budget], route: &RouteSource, cost: i64) -> Arc<[Charge
                 Unit::MicroUsd => cost,
                 Unit::Tasks => route.tasks,
                 Unit::Requests => 1,
+                Unit::Tokens => 0,
             };
             (amount > 0).then_some(Charge { budget: budget.id, amount: Units::new(amount) })
         })
