@@ -288,8 +288,15 @@ fn value_of(variable: Variable, principal: &Principal) -> Option<&str> {
 
 fn push_length_prefixed(out: &mut String, separator: char, value: &str) {
     out.push(separator);
+    push_number(out, u64::try_from(value.len()).unwrap_or(u64::MAX));
+    out.push(':');
+    out.push_str(value);
+}
+
+/// Appends a number without allocating for it.
+pub(crate) fn push_number(out: &mut String, number: u64) {
     let mut digits = [0_u8; 20];
-    let mut rest = value.len();
+    let mut rest = number;
     let mut start = digits.len();
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
@@ -302,8 +309,6 @@ fn push_length_prefixed(out: &mut String, separator: char, value: &str) {
     for digit in digits.iter().skip(start) {
         out.push(char::from(*digit));
     }
-    out.push(':');
-    out.push_str(value);
 }
 
 /// A budget's scope names a variable that the user does not have, and no fallback.

@@ -29,7 +29,7 @@ impl Reservation {
 }
 
 /// What a settled reservation came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settlement {
     /// Charged to the lease.
     pub charged: Units,
@@ -37,6 +37,14 @@ pub struct Settlement {
     pub returned: Units,
     /// Charged beyond the reservation, booked apart.
     pub overrun: Units,
+}
+
+impl Settlement {
+    /// All that was charged.
+    #[must_use]
+    pub const fn total(&self) -> Units {
+        self.charged.plus(self.overrun)
+    }
 }
 
 /// There is no room for a reservation.

@@ -115,7 +115,7 @@ fn warm(policy: &CompiledPolicy, principal: &Principal, permit: &Permit) -> (Lea
     holder.reports(NOW, usize::MAX, &mut keep);
     for (budget, scope, window_start, generation) in &known {
         let plenty = Units::new(100_000);
-        let grant = Grant { generation: *generation, granted: plenty, cap: plenty, settled: Units::ZERO, known: true };
+        let grant = Grant { generation: *generation, granted: plenty, cap: plenty, settled: Units::ZERO, known: true, overriding: None };
         holder.apply(budget, scope, *window_start, &grant);
     }
     holder.end_wait(wait);
@@ -134,7 +134,7 @@ fn reserving_settling_and_releasing_on_a_known_account_allocate_nothing() {
         let reserved = reserved.unwrap();
         assert_eq!((allocated, reserved.iter().count()), (0, 3));
         let mut settled = 0;
-        assert_eq!(allocations(|| holder.settle(reserved, |_, _| settled += 1)).0, 0);
+        assert_eq!(allocations(|| settled += holder.settle(reserved, |_, reserved| reserved).iter().count()).0, 0);
         assert_eq!(settled, 3);
         let reserved = holder.reserve(&policy, &binding, &principal, permit.charges(), NOW, WhenShort::Wait).unwrap();
         assert_eq!(allocations(|| holder.release(reserved)).0, 0);
@@ -153,7 +153,7 @@ fn a_spent_budget_refuses_without_allocating() {
         let (allocated, outcome) = allocations(reserve);
         assert_eq!(allocated, 0);
         match outcome {
-            Ok(reserved) => holder.settle(reserved, |_, _| {}),
+            Ok(reserved) => drop(holder.settle(reserved, |_, reserved| reserved)),
             Err(_) => spent = true,
         }
         attempts += 1;

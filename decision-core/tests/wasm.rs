@@ -108,8 +108,14 @@ fn a_lease_is_asked_for_granted_and_spent() {
     let Err(Shortfall::Short(wait)) = short else { unreachable!("{short:?}") };
     let mut asked: Vec<(String, String, Timestamp, Grant)> = Vec::new();
     holder.reports(NOW, usize::MAX, |report| {
-        let grant =
-            Grant { generation: report.generation, granted: report.minimum, cap: report.minimum, settled: report.used, known: true };
+        let grant = Grant {
+            generation: report.generation,
+            granted: report.minimum,
+            cap: report.minimum,
+            settled: report.used,
+            known: true,
+            overriding: None,
+        };
         asked.push((report.budget.into(), report.scope.into(), report.window_start, grant));
     });
     assert_eq!(asked.len(), 3);
@@ -120,6 +126,6 @@ fn a_lease_is_asked_for_granted_and_spent() {
     let held = holder.reserve(&policy, &binding, &admin, create.charges(), NOW, WhenShort::Wait).unwrap();
     assert!(matches!(holder.reserve(&policy, &binding, &admin, create.charges(), NOW, WhenShort::Wait), Err(Shortfall::Short(_))));
     let mut charged = 0;
-    holder.settle(held, |_, settlement| charged += settlement.charged.get());
+    charged += holder.settle(held, |_, reserved| reserved).iter().map(|settlement| settlement.charged.get()).sum::<i64>();
     assert_eq!(charged, 2_001);
 }

@@ -1,6 +1,6 @@
 //! One account of a holder: its lease, and when to ask for more or give back.
 
-use crate::budget::{Units, Window};
+use crate::budget::{OVERRIDE_PREFIX, Units, Window, push_number};
 use crate::lease::Lease;
 use crate::time::Timestamp;
 use core::hash::BuildHasher;
@@ -12,6 +12,10 @@ const AHEAD: i64 = 30;
 const AHEAD_CHARGES: i64 = 16;
 /// A lease that was not used for so long is given back.
 const IDLE: Duration = Duration::from_secs(10);
+/// So long before a window ends the lease of the next one is asked for …
+const NEXT: Duration = Duration::from_secs(2);
+/// … or up to so much earlier, each account at its own moment, so that not all of them ask at once.
+const NEXT_JITTER_MS: u64 = 3_000;
 
 /// What the holder tells about one account, and wants of it: see `AccountReport` in the crate `wire`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,47 @@ pub struct Grant {
     pub cap: Units,
     pub settled: Units,
     pub known: bool,
+    pub overriding: Option<Override>,
+}
+
+/// A second account that somebody granted beside a spent one, for its own span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// Its number.
+    pub number: u64,
+    /// From when until when it may be spent.
+    pub window: Window,
+}
+
+impl Override {
+    /// Its scope, as the control plane knows it: its number, and the scope beside which it was granted.
+    pub(super) fn write_scope(&self, of: &str, out: &mut String) {
+        out.push_str(OVERRIDE_PREFIX);
+        push_number(out, self.number);
+        out.push(',');
+        out.push_str(of);
+    }
+}
+
+/// How full an account is, as far as this holder knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The cap in force.
+    pub cap: Units,
+    /// Charged by everybody, and since then by this holder.
+    pub settled: Units,
+    /// Reserved by open requests of this holder.
+    pub held: Units,
+    /// The account's window.
+    pub window: Window,
+}
+
+impl Standing {
+    /// What is left for requests to come.
+    #[must_use]
+    pub const fn remaining(&self) -> Units {
+        self.cap.minus(self.settled).minus(self.held)
+    }
 }
 
 #[derive(Debug)]
@@ -61,16 +106,40 @@ pub(super) struct Account {
     /// Others wait for what this lease does not use.
     pub(super) recalled: bool,
     told: Option<Told>,
+    /// What the last report said was charged here.
+    reported: Units,
+    /// The lease of the next window was asked for, or is none of ours to ask for.
+    pub(super) next: Next,
     low: Units,
     renewal_asked: bool,
     last_used: Timestamp,
     pace: Pace,
 }
 
+/// What the control plane said of the account, and what it had been told of this lease by then.
 #[derive(Clone, Copy, Debug)]
 struct Told {
     cap: Units,
     settled: Units,
+    reported: Units,
+    overriding: Option<Override>,
+}
+
+/// Whether the lease of the window after this one is still to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    NotYet,
+    Asked,
+    /// An override account has one window only.
+    None,
+}
+
+/// A spent account.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spent {
+    pub(super) cap: Units,
+    pub(super) settled: Units,
+    pub(super) overriding: Option<Override>,
 }
 
 /// The holder's own rate, in units per second, smoothed over some reports.
@@ -110,6 +179,8 @@ impl Account {
             closing: false,
             recalled: false,
             told: None,
+            reported: Units::ZERO,
+            next: Next::NotYet,
             low: Units::ZERO,
             renewal_asked: false,
             last_used: Timestamp::EPOCH,
@@ -117,17 +188,50 @@ impl Account {
         }
     }
 
+    /// The same account in its next window, asked for before anybody needs it.
+    pub(super) fn following(&self, window: Window, generation: u64, now: Timestamp) -> Self {
+        let pace = Pace { since: now, taken: Units::ZERO, per_second: self.pace.per_second };
+        Self { charge: self.charge, last_used: now, pace, ..Self::new(self.name, self.scope.clone(), window, generation) }
+    }
+
     pub(super) fn is(&self, name: u16, scope: &str, window_start: Timestamp) -> bool {
         self.name == name && self.window.start == window_start && *self.scope == *scope
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.is(other.name, &other.scope, other.window.start)
     }
 
     pub(super) fn hash(&self, hasher: &impl BuildHasher) -> u64 {
         hasher.hash_one((self.name, &*self.scope, self.window.start))
     }
 
-    /// Cap and settled amount, when nothing that the control plane could do would make room for `charge`.
-    pub(super) fn spent(&self, charge: Units) -> Option<(Units, Units)> {
-        self.told.filter(|told| told.settled.plus(charge) > told.cap).map(|told| (told.cap, told.settled))
+    /// When nothing that the control plane could do would make room for `charge`.
+    pub(super) fn spent(&self, charge: Units) -> Option<Spent> {
+        let told = self.told.filter(|told| told.settled.plus(charge) > told.cap)?;
+        Some(Spent { cap: told.cap, settled: told.settled, overriding: told.overriding })
+    }
+
+    /// How full the account is; none before the first answer.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let told = self.told?;
+        let settled = told.settled.plus(self.charged().minus(told.reported));
+        Some(Standing { cap: told.cap, settled, held: self.lease.held(), window: self.window })
+    }
+
+    /// Charged under this lease, overruns included.
+    fn charged(&self) -> Units {
+        self.lease.used().plus(self.lease.overrun())
+    }
+
+    /// Whether the lease of the next window is to be asked for now: it will be needed, and this one ends soon.
+    pub(super) fn wants_next(&self, now: Timestamp, hasher: &impl BuildHasher) -> bool {
+        let in_use = self.next == Next::NotYet && !self.closing && now < self.window.end && now.since(self.last_used) < IDLE;
+        let left = self.window.end.since(now);
+        let earlier = |account: &Self| Duration::from_millis(hasher.hash_one(&*account.scope) % NEXT_JITTER_MS);
+        in_use
+            && (left <= NEXT
+                || left <= NEXT.saturating_add(Duration::from_millis(NEXT_JITTER_MS)) && left <= NEXT.saturating_add(earlier(self)))
     }
 
     pub(super) fn forget_spent(&mut self) {
@@ -158,6 +262,7 @@ impl Account {
             return None;
         }
         self.dirty = false;
+        self.reported = self.charged();
         self.unanswered = true;
         self.recalled = false;
         Some(Report {
@@ -195,7 +300,8 @@ impl Account {
 
     pub(super) fn apply(&mut self, grant: &Grant) {
         self.lease.set_limit(grant.granted);
-        self.told = grant.known.then_some(Told { cap: grant.cap, settled: grant.settled });
+        let Grant { cap, settled, overriding, .. } = *grant;
+        self.told = grant.known.then_some(Told { cap, settled, reported: self.reported, overriding });
         self.low = Units::new((self.ahead().get() / 2).min(self.lease.room().get() / 2));
         self.renewal_asked = false;
         self.unanswered = false;

@@ -5,7 +5,7 @@
 
 mod account;
 
-pub use account::{Grant, Report};
+pub use account::{Grant, Override, Report, Standing};
 
 use crate::budget::{BudgetId, Rhythm, Units, Window};
 use crate::decision::Charges;
@@ -14,7 +14,7 @@ use crate::lease::{Reservation, Settlement};
 use crate::policy::{CHARGES_MAX, CompiledPolicy};
 use crate::principal::Principal;
 use crate::time::Timestamp;
-use account::Account;
+use account::{Account, Next, Spent};
 use core::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -42,11 +42,12 @@ pub struct LeaseHolder {
 }
 
 /// Whether an account has room for a charge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Room {
     Enough,
     AskedFor,
     Unknown,
+    Spent(Window, Spent),
 }
 
 /// One account of this holder, for as long as its lease lasts. Not reused for another.
@@ -74,6 +75,19 @@ impl Reservations {
     /// The budgets and amounts.
     pub fn iter(&self) -> impl Iterator<Item = (BudgetId, Units)> + '_ {
         self.held.iter().flatten().map(|(_, budget, reservation)| (*budget, reservation.amount()))
+    }
+}
+
+/// What one request was charged in the end, per charge.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Charged {
+    entries: [Option<(AccountRef, Settlement)>; CHARGES_MAX],
+}
+
+impl Charged {
+    /// What came of each charge.
+    pub fn iter(&self) -> impl Iterator<Item = Settlement> + '_ {
+        self.entries.iter().flatten().map(|(_, settlement)| *settlement)
     }
 }
 
@@ -128,10 +142,8 @@ impl LeaseHolder {
             });
             binding.push(u16::try_from(index).unwrap_or(u16::MAX));
         }
-        // A new policy may have raised caps: what was spent is asked again.
-        for account in self.accounts.iter_mut().flatten() {
-            account.forget_spent();
-        }
+        // A new policy may have raised caps.
+        self.forget_spent();
         Binding(binding)
     }
 
@@ -153,18 +165,14 @@ impl LeaseHolder {
         let mut failed_open = false;
         for (charge, place) in charges.iter().zip(places.iter_mut()) {
             let found = self.find_or_open(policy, binding, principal, charge.budget, now)?;
-            let room = match found.and_then(|found| self.account(found)) {
-                None => Room::Unknown,
-                Some(account) if account.lease.room() >= charge.amount => Room::Enough,
-                Some(account) => match account.spent(charge.amount) {
-                    Some((cap, settled)) => return Err(Shortfall::Spent { budget: charge.budget, window: account.window, cap, settled }),
-                    None if when_short == WhenShort::Wait => Room::AskedFor,
-                    None => Room::Unknown,
-                },
-            };
+            let (found, room) = self.room_beside(found, self.room(found, charge.amount, when_short), charge.amount, when_short, now);
             match room {
-                Room::Enough | Room::AskedFor => {
-                    short |= room == Room::AskedFor;
+                Room::Spent(window, Spent { cap, settled, .. }) => {
+                    return Err(Shortfall::Spent { budget: charge.budget, window, cap, settled });
+                }
+                Room::Enough => *place = found.map(|found| (found, charge.amount)),
+                Room::AskedFor => {
+                    short = true;
                     *place = found.map(|found| (found, charge.amount));
                 }
                 Room::Unknown => match resolve(Fault::BudgetUnavailable, mode(policy, charge.budget)) {
@@ -177,6 +185,53 @@ impl LeaseHolder {
             return Err(Shortfall::Short(self.begin_wait(places)));
         }
         Ok(self.hold(charges, places, now, failed_open))
+    }
+
+    fn room(&self, found: Option<AccountRef>, amount: Units, when_short: WhenShort) -> Room {
+        match found.and_then(|found| self.known(found)) {
+            None => Room::Unknown,
+            Some(account) if account.lease.room() >= amount => Room::Enough,
+            Some(account) => match account.spent(amount) {
+                Some(spent) => Room::Spent(account.window, spent),
+                None if when_short == WhenShort::Wait => Room::AskedFor,
+                None => Room::Unknown,
+            },
+        }
+    }
+
+    /// Where an account is spent and a second one was granted beside it: that one. When both are spent, the first counts.
+    fn room_beside(
+        &mut self,
+        found: Option<AccountRef>,
+        room: Room,
+        amount: Units,
+        when_short: WhenShort,
+        now: Timestamp,
+    ) -> (Option<AccountRef>, Room) {
+        let Room::Spent(_, Spent { overriding: Some(second), .. }) = room else { return (found, room) };
+        if !second.window.contains(now) {
+            return (found, room);
+        }
+        let beside = found.and_then(|found| self.open_beside(found, second));
+        match self.room(beside, amount, when_short) {
+            Room::Spent(..) => (found, room),
+            other @ (Room::Enough | Room::AskedFor | Room::Unknown) => (beside, other),
+        }
+    }
+
+    fn open_beside(&mut self, first: AccountRef, second: Override) -> Option<AccountRef> {
+        let mut scope = core::mem::take(&mut self.scope);
+        scope.clear();
+        let name = self.known(first).map(|account| {
+            second.write_scope(&account.scope, &mut scope);
+            account.name
+        });
+        self.scope = scope;
+        let beside = self.find_or_open_scope(name?, second.window)?;
+        if let Some(account) = self.account(beside) {
+            account.next = Next::None;
+        }
+        Some(beside)
     }
 
     fn hold(
@@ -220,25 +275,43 @@ impl LeaseHolder {
         }
     }
 
-    /// Charges what was reserved. Reservations of a lease that is gone were forfeited: nothing is left to do.
-    pub fn settle(&mut self, reservations: Reservations, mut settled: impl FnMut(BudgetId, Settlement)) {
-        for (found, budget, reservation) in reservations.held.into_iter().flatten() {
-            let amount = reservation.amount();
+    /// Charges what a request cost in the end: `actual` says it of a budget and what was reserved of it. Reservations of a
+    /// lease that is gone were forfeited: nothing is left to do.
+    pub fn settle(&mut self, reservations: Reservations, mut actual: impl FnMut(BudgetId, Units) -> Units) -> Charged {
+        let mut charged = Charged::default();
+        for ((found, budget, reservation), entry) in reservations.held.into_iter().flatten().zip(charged.entries.iter_mut()) {
+            let actual = actual(budget, reservation.amount());
             if let Some(account) = self.account(found) {
-                settled(budget, account.lease.settle(reservation, amount));
+                *entry = Some((found, account.lease.settle(reservation, actual)));
                 account.dirty = true;
             }
         }
+        charged
     }
 
     /// Gives back what was reserved.
-    pub fn release(&mut self, reservations: Reservations) {
-        for (found, _, reservation) in reservations.held.into_iter().flatten() {
+    pub fn release(&mut self, reservations: Reservations) -> Charged {
+        let mut charged = Charged::default();
+        for ((found, _, reservation), entry) in reservations.held.into_iter().flatten().zip(charged.entries.iter_mut()) {
             if let Some(account) = self.account(found) {
+                let returned = reservation.amount();
                 account.lease.release(reservation);
                 account.dirty = true;
+                *entry = Some((found, Settlement { returned, ..Settlement::default() }));
             }
         }
+        charged
+    }
+
+    /// How full the accounts are that `reservations` are charged to, as far as that is known.
+    pub fn standings<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (BudgetId, Standing)> + 'h {
+        let standing = |(found, budget, _): &(AccountRef, BudgetId, Reservation)| Some((*budget, self.known(*found)?.standing()?));
+        reservations.held.iter().flatten().filter_map(standing)
+    }
+
+    /// Caps were changed, or override accounts granted: what was spent is asked again.
+    pub fn forget_spent(&mut self) {
+        self.accounts.iter_mut().flatten().for_each(Account::forget_spent);
     }
 
     /// Whether a call should be made now rather than at the next regular one.
@@ -256,6 +329,7 @@ impl LeaseHolder {
     /// What to report and ask now. Lower targets are kept to from here on, whether or not the call arrives.
     pub fn reports(&mut self, now: Timestamp, most: usize, mut report: impl FnMut(Report<'_>)) {
         self.urgent = false;
+        self.open_next(now);
         let begin = if self.next_report < self.accounts.len() { self.next_report } else { 0 };
         let (earlier, later) = self.accounts.split_at_mut(begin);
         let mut left = most;
@@ -273,6 +347,27 @@ impl LeaseHolder {
             }
         }
         self.next_report = 0;
+    }
+
+    /// Opens the accounts of the next window whose present one is in use and ends soon: nobody has to wait at the roll-over.
+    fn open_next(&mut self, now: Timestamp) {
+        let mut following = Vec::new();
+        for account in self.accounts.iter_mut().flatten() {
+            if account.wants_next(now, &self.hasher) {
+                account.next = Next::Asked;
+                let rhythm = self.windows.get(usize::from(account.name)).copied().flatten().map(|(rhythm, _)| rhythm);
+                let Some(rhythm) = rhythm else { continue };
+                self.generation += 1;
+                following.push(account.following(rhythm.window_at(account.window.end), self.generation, now));
+            }
+        }
+        for account in following {
+            let hash = account.hash(&self.hasher);
+            let is_open = self.index.find(hash, |slot| at(&self.accounts, *slot).is_some_and(|known| known.is_same(&account))).is_some();
+            if !is_open && self.index.len() < ACCOUNTS_MAX {
+                self.insert(hash, account);
+            }
+        }
     }
 
     /// Takes the control plane's answer for one account.
@@ -305,12 +400,11 @@ impl LeaseHolder {
         self.urgent = false;
     }
 
-    /// The accounts that `reservations` are charged to, for the record: which, its budget's name, its scope, how much.
-    pub fn charged<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (AccountRef, &'h str, &'h str, Units)> + 'h {
-        reservations.held.iter().flatten().filter_map(|(found, _, reservation)| {
-            let account =
-                self.accounts.get(usize::try_from(found.slot).ok()?)?.as_ref().filter(|account| account.generation == found.generation)?;
-            Some((*found, self.names.get(usize::from(account.name)).map_or("", |name| &**name), &*account.scope, reservation.amount()))
+    /// The accounts that were charged, for the record: which, its budget's name, its scope, how much.
+    pub fn charged<'h>(&'h self, charged: &'h Charged) -> impl Iterator<Item = (AccountRef, &'h str, &'h str, Settlement)> + 'h {
+        charged.entries.iter().flatten().filter_map(|(found, settlement)| {
+            let account = self.known(*found)?;
+            Some((*found, self.names.get(usize::from(account.name)).map_or("", |name| &**name), &*account.scope, *settlement))
         })
     }
 
@@ -330,23 +424,28 @@ impl LeaseHolder {
         };
         self.scope.clear();
         budget.scope.write_scope(principal, &mut self.scope).map_err(|_| Shortfall::Unscoped(id))?;
+        Ok(self.find_or_open_scope(name, window))
+    }
+
+    /// The account of `self.scope`; none when there are too many.
+    fn find_or_open_scope(&mut self, name: u16, window: Window) -> Option<AccountRef> {
         let hash = self.hasher.hash_one((name, &*self.scope, window.start));
         let accounts = &self.accounts;
         let found = self.index.find(hash, |slot| at(accounts, *slot).is_some_and(|account| account.is(name, &self.scope, window.start)));
         if let Some(slot) = found {
             let generation = at(&self.accounts, *slot).map_or(0, |account| account.generation);
-            return Ok(Some(AccountRef { slot: *slot, generation }));
+            return Some(AccountRef { slot: *slot, generation });
         }
         if self.index.len() >= ACCOUNTS_MAX {
-            return Ok(None);
+            return None;
         }
-        Ok(Some(self.open(name, window, hash)))
+        self.generation += 1;
+        let account = Account::new(name, self.scope.as_str().into(), window, self.generation);
+        Some(self.insert(hash, account))
     }
 
-    fn open(&mut self, name: u16, window: Window, hash: u64) -> AccountRef {
-        self.generation += 1;
-        let generation = self.generation;
-        let account = Account::new(name, self.scope.as_str().into(), window, generation);
+    fn insert(&mut self, hash: u64, account: Account) -> AccountRef {
+        let generation = account.generation;
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.accounts.push(None);
             u32::try_from(self.accounts.len() - 1).unwrap_or(u32::MAX)
@@ -376,6 +475,10 @@ impl LeaseHolder {
 
     fn slot_mut(&mut self, slot: u32) -> Option<&mut Account> {
         self.accounts.get_mut(usize::try_from(slot).ok()?)?.as_mut()
+    }
+
+    fn known(&self, found: AccountRef) -> Option<&Account> {
+        at(&self.accounts, found.slot).filter(|account| account.generation == found.generation)
     }
 
     fn account(&mut self, found: AccountRef) -> Option<&mut Account> {

@@ -114,6 +114,7 @@ impl Plane {
                 cap: decision_core::budget::Units::new(cap),
                 settled: decision_core::budget::Units::new(account.settled),
                 known: true,
+                overriding: None,
             };
             body.grants.push((report.key.clone(), grant));
         }

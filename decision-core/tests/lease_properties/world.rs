@@ -246,7 +246,8 @@ impl World {
         }
         let Open { reservations, keys } = member.open.remove(open % member.open.len());
         if reached {
-            member.leases.settle(reservations, |_, settlement| assert_eq!(settlement.overrun, Units::ZERO));
+            let charged = member.leases.settle(reservations, |_, reserved| reserved);
+            assert!(charged.iter().all(|settlement| settlement.overrun == Units::ZERO));
             for (key, amount) in keys {
                 *self.spent.entry(key).or_default() += amount;
             }

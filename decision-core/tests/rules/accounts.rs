@@ -1,10 +1,10 @@
 //! Single rules of a holder that the random walk in `lease_properties` meets too seldom.
 
 use crate::fixture::{NOW, identity, source};
-use decision_core::budget::Units;
+use decision_core::budget::{Units, Window};
 use decision_core::decision::{Charge, Charges};
 use decision_core::failure::FailureMode;
-use decision_core::holder::{Binding, Grant, LeaseHolder, Report, Reservations, Shortfall, Wait, WhenShort};
+use decision_core::holder::{Binding, Grant, LeaseHolder, Override, Report, Reservations, Shortfall, Wait, WhenShort};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::compile;
 use decision_core::principal::Principal;
@@ -26,6 +26,7 @@ struct Told {
     generation: u64,
     used: i64,
     held: i64,
+    overrun: i64,
     target: i64,
     minimum: i64,
     close: bool,
@@ -70,6 +71,7 @@ impl Desk {
                 generation: report.generation,
                 used: report.used.get(),
                 held: report.held.get(),
+                overrun: report.overrun.get(),
                 target: report.target.get(),
                 minimum: report.minimum.get(),
                 close: report.close,
@@ -79,8 +81,13 @@ impl Desk {
     }
 
     fn grant(&mut self, told: &Told, granted: i64, cap: i64, settled: i64) {
+        self.grant_beside(told, granted, cap, settled, None);
+    }
+
+    fn grant_beside(&mut self, told: &Told, granted: i64, cap: i64, settled: i64, overriding: Option<Override>) {
         let units = Units::new;
-        let grant = Grant { generation: told.generation, granted: units(granted), cap: units(cap), settled: units(settled), known: true };
+        let (granted, cap, settled) = (units(granted), units(cap), units(settled));
+        let grant = Grant { generation: told.generation, granted, cap, settled, known: true, overriding };
         self.holder.apply(&told.budget, &told.scope, told.window_start, &grant);
     }
 
@@ -109,14 +116,13 @@ fn a_reservation_of_a_forfeited_lease_settles_nothing_in_the_next_one() {
     // The same slot, another lease.
     desk.warm("platform-monthly", 10);
     let new = desk.reserve(&[("platform-monthly", 10)], NOW, WhenShort::Wait).unwrap();
-    assert_eq!((desk.holder.charged(&old).count(), desk.holder.charged(&new).count()), (0, 1));
-    let mut settled = 0;
-    desk.holder.settle(old, |_, _| settled += 1);
-    desk.holder.release(other);
+    let late = desk.holder.settle(old, |_, reserved| reserved);
+    let released = desk.holder.release(other);
+    assert_eq!((late.iter().count(), desk.holder.charged(&late).count(), released.iter().count()), (0, 0, 0));
     let told = desk.reports(NOW);
-    assert_eq!((settled, told[0].used, told[0].held), (0, 0, 10));
-    desk.holder.settle(new, |_, _| settled += 1);
-    assert_eq!((settled, desk.reports(NOW)[0].used), (1, 10));
+    assert_eq!((told[0].used, told[0].held), (0, 10));
+    let charged = desk.holder.settle(new, |_, reserved| reserved);
+    assert_eq!((desk.holder.charged(&charged).count(), desk.reports(NOW)[0].used), (1, 10));
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn a_budget_that_cannot_be_asked_answers_by_its_failure_mode() {
     );
     let open = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode).unwrap();
     assert!(open.failed_open() && open.iter().next().is_none());
-    desk.holder.settle(open, |_, _| {});
+    desk.holder.settle(open, |_, reserved| reserved);
 }
 
 #[test]
@@ -189,7 +195,7 @@ fn an_idle_lease_is_given_back_and_asked_for_again() {
     let mut desk = Desk::new();
     desk.warm("platform-monthly", 10);
     let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
-    desk.holder.settle(held, |_, _| {});
+    desk.holder.settle(held, |_, reserved| reserved);
     assert!(!desk.reports(later(9))[0].close);
     let last = desk.reports(later(10)).remove(0);
     assert_eq!((last.close, last.used, last.held, last.target), (true, 2, 0, 2));
@@ -218,7 +224,7 @@ fn a_lease_in_use_is_not_given_back_however_long_its_request_takes() {
     let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
     let told = desk.reports(later(500));
     assert_eq!((told[0].close, told[0].held, told[0].target), (false, 2, 2));
-    desk.holder.settle(held, |_, _| {});
+    desk.holder.settle(held, |_, reserved| reserved);
     assert!(desk.reports(later(501))[0].close);
 }
 
@@ -244,7 +250,7 @@ fn a_lease_that_runs_low_is_renewed_before_it_is_empty_and_asked_for_once() {
     let mut urgent_at = Vec::new();
     for taken in 1..=20 {
         let held = desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::Wait).unwrap();
-        desk.holder.settle(held, |_, _| {});
+        desk.holder.settle(held, |_, reserved| reserved);
         if desk.holder.is_urgent() {
             urgent_at.push(taken);
             desk.reports(NOW);
@@ -282,7 +288,7 @@ fn a_recall_that_did_not_fit_into_a_call_is_not_forgotten() {
     let warm = ["agent-daily", "platform-monthly"].map(|budget| {
         let told = desk.warm(budget, 50);
         let held = desk.reserve(&[(budget, 1)], NOW, WhenShort::Wait).unwrap();
-        desk.holder.settle(held, |_, _| {});
+        desk.holder.settle(held, |_, reserved| reserved);
         told
     });
     for told in &warm {
@@ -294,4 +300,120 @@ fn a_recall_that_did_not_fit_into_a_call_is_not_forgotten() {
     }
     targets.sort();
     assert_eq!(targets, [("agent-daily".to_string(), 1), ("platform-monthly".into(), 1)]);
+}
+
+#[test]
+fn less_than_reserved_goes_back_and_more_is_an_overrun() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 100);
+    let held = desk.reserve(&[("platform-monthly", 40)], NOW, WhenShort::Wait).unwrap();
+    let charged = desk.holder.settle(held, |_, _| Units::new(15));
+    assert_eq!(charged.iter().map(|settlement| settlement.total().get()).collect::<Vec<_>>(), [15]);
+    let held = desk.reserve(&[("platform-monthly", 40)], NOW, WhenShort::Wait).unwrap();
+    let charged = desk.holder.settle(held, |_, _| Units::new(70));
+    let (_, budget, scope, settlement) = desk.holder.charged(&charged).next().unwrap();
+    assert_eq!((budget, scope), ("platform-monthly", "platform"));
+    assert_eq!((settlement.charged.get(), settlement.overrun.get(), settlement.total().get()), (40, 30, 70));
+    let told = desk.reports(NOW).remove(0);
+    assert_eq!((told.used, told.held, told.overrun), (55, 0, 30));
+}
+
+#[test]
+fn how_full_an_account_is_includes_what_was_charged_here_since() {
+    let mut desk = Desk::new();
+    let told = desk.warm("platform-monthly", 100);
+    let held = desk.reserve(&[("platform-monthly", 10)], NOW, WhenShort::Wait).unwrap();
+    desk.holder.settle(held, |_, _| Units::new(12));
+    desk.reports(NOW);
+    // Others have charged 30, and this holder the 12 that it has just reported.
+    desk.grant(&told, 100, 1_000, 42);
+    let first = desk.reserve(&[("platform-monthly", 5)], NOW, WhenShort::Wait).unwrap();
+    desk.holder.settle(first, |_, reserved| reserved);
+    let held = desk.reserve(&[("platform-monthly", 7)], NOW, WhenShort::Wait).unwrap();
+    let (_, standing) = desk.holder.standings(&held).next().unwrap();
+    assert_eq!((standing.cap.get(), standing.settled.get(), standing.held.get(), standing.remaining().get()), (1_000, 47, 7, 946));
+    desk.holder.release(held);
+}
+
+/// NOW is half a minute before the window ends.
+#[test]
+fn the_lease_of_the_next_window_is_asked_for_before_this_one_ends_if_it_is_in_use() {
+    let next = NOW.plus(core::time::Duration::from_secs(30));
+    let mut desk = Desk::new();
+    let told = desk.warm("rate-minute", 20);
+    let minutes = |told: Vec<Told>| told.into_iter().filter(|told| told.window_start == next).collect::<Vec<_>>();
+    let spend = |desk: &mut Desk, at| {
+        let held = desk.reserve(&[("rate-minute", 1)], at, WhenShort::Wait).unwrap();
+        desk.holder.settle(held, |_, reserved| reserved);
+    };
+    spend(&mut desk, later(24));
+    assert!(minutes(desk.reports(later(24))).is_empty(), "not yet");
+    spend(&mut desk, later(28));
+    let asked = minutes(desk.reports(later(28))).remove(0);
+    assert_eq!((asked.minimum, asked.used, asked.held), (0, 0, 0));
+    assert!(asked.target >= 16, "{asked:?}");
+    assert_eq!(minutes(desk.reports(later(29))).len(), 1, "asked for once, and reported until it is answered");
+    desk.grant(&asked, 20, 50, 0);
+    assert_eq!(desk.reserve(&[("rate-minute", 1)], later(31), WhenShort::Wait).unwrap().iter().count(), 1, "nobody waits");
+    assert!(
+        desk.reports(later(31)).iter().any(|report| report.window_start == told.window_start && report.close),
+        "the old one is given back"
+    );
+}
+
+#[test]
+fn the_lease_of_the_next_window_is_not_asked_for_by_who_does_not_spend_and_goes_back_if_nobody_needs_it() {
+    let mut desk = Desk::new();
+    desk.warm("rate-minute", 20);
+    assert!(desk.reports(later(29)).iter().all(|told| told.window_start <= NOW), "it was never used");
+    let mut desk = Desk::new();
+    desk.warm("rate-minute", 20);
+    let held = desk.reserve(&[("rate-minute", 1)], later(27), WhenShort::Wait).unwrap();
+    desk.holder.settle(held, |_, reserved| reserved);
+    desk.reports(later(28));
+    let idle = desk.reports(later(38));
+    assert!(!idle.is_empty() && idle.iter().all(|told| told.close), "{idle:?}");
+}
+
+#[test]
+fn beside_a_spent_account_the_one_that_was_granted_is_charged() {
+    let window = Window { start: later(0), end: later(600) };
+    let beside = Override { number: 7, window };
+    let mut desk = Desk::new();
+    let wait = desk.wait(&[("agent-daily", 5)]);
+    let told = desk.reports(NOW).remove(0);
+    desk.grant_beside(&told, 0, 50, 50, Some(beside));
+    desk.holder.end_wait(wait);
+    let wait = desk.wait(&[("agent-daily", 5), ("platform-monthly", 5)]);
+    let asked = desk.reports(NOW);
+    let second = asked.iter().find(|told| told.scope.starts_with("override=")).unwrap().clone();
+    assert_eq!((second.budget.as_str(), second.scope.as_str()), ("agent-daily", "override=7,agent:subject=2:cp,6:user-1"));
+    assert_eq!((second.window_start, second.minimum), (window.start, 5));
+    desk.grant(&second, 20, 100, 0);
+    let platform = asked.iter().find(|told| told.budget == "platform-monthly").unwrap().clone();
+    desk.grant(&platform, 20, 100, 0);
+    desk.holder.end_wait(wait);
+    let held = desk.reserve(&[("agent-daily", 5), ("platform-monthly", 5)], NOW, WhenShort::Wait).unwrap();
+    let charged = desk.holder.settle(held, |_, reserved| reserved);
+    let scopes: Vec<_> = desk.holder.charged(&charged).map(|(_, _, scope, _)| scope.to_owned()).collect();
+    assert_eq!(scopes, [second.scope.as_str(), "platform"]);
+    // Over, or spent itself: the first one's refusal stands.
+    for (at, granted, settled) in [(later(600), 20, 5), (later(1), 5, 98)] {
+        desk.reports(NOW);
+        desk.grant(&second, granted, 100, settled);
+        let spent = desk.reserve(&[("agent-daily", 5)], at, WhenShort::Wait);
+        assert!(matches!(spent, Err(Shortfall::Spent { cap, window, .. }) if cap.get() == 50 && window.start == told.window_start));
+    }
+}
+
+#[test]
+fn what_was_spent_is_asked_again_when_caps_have_changed() {
+    let mut desk = Desk::new();
+    let wait = desk.wait(&[("rate-minute", 1)]);
+    let told = desk.reports(NOW).remove(0);
+    desk.grant(&told, 0, 50, 50);
+    desk.holder.end_wait(wait);
+    assert!(matches!(desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::Wait), Err(Shortfall::Spent { .. })));
+    desk.holder.forget_spent();
+    assert!(matches!(desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::Wait), Err(Shortfall::Short(_))));
 }
