@@ -11,6 +11,8 @@
 //! what a provider's own tools fetch), fees beside tokens (per search, per image, per second of audio) and dearer tiers
 //! of service are not within it. [`Asked::unbounded`] names those that stand at the top of a body; images and files
 //! deeper in a body are not looked for. Where a bound is passed, the actual cost is still what the response says.
+//! Of a response, its total counts are read and nothing else: Anthropic's `iterations` (compaction) and the two prices of
+//! `cache_creation` are not told apart.
 
 mod api;
 mod events;

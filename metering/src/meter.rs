@@ -26,8 +26,8 @@ pub struct Reading<'m> {
 /// * Events of the Messages API: a `message_delta` has told the output. Counts are cumulative; those that it leaves out
 ///   stand in `message_start`.
 ///
-/// What is not JSON, has a member twice, or counts what cannot be believed has no usage. So has an answer of another kind, such as an
-/// error.
+/// What is not JSON, has a member twice, or counts what cannot be believed has no usage; nor has an answer of another
+/// kind, such as an error.
 #[derive(Debug)]
 pub struct Meter {
     watch: Watch,

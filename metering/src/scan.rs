@@ -64,10 +64,11 @@ impl Slot {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.text.len() + bytes.len() <= self.bytes_max {
-            self.text.extend_from_slice(bytes);
-        } else {
+        if self.text.len() + bytes.len() > self.bytes_max {
             self.stage = Stage::Overlong;
+        }
+        if self.stage == Stage::Open {
+            self.text.extend_from_slice(bytes);
         }
     }
 
@@ -99,8 +100,9 @@ struct Slots {
 impl Slots {
     const fn new() -> Self {
         Self {
-            kind: Slot::new(64),
-            // 128 bytes, each written as an escape.
+            // All of it in escapes, and quotes.
+            kind: Slot::new("response.incomplete".len() * 6 + 2),
+            // 128 bytes, each written as an escape, and quotes.
             model: Slot::new(128 * 6 + 2),
             // Whether it is empty is all that counts.
             choices: Slot::new(2),
