@@ -80,7 +80,9 @@ mod tests {
 
     #[test]
     fn the_form_is_that_of_the_headers() {
-        let form = |content_type: &'static str, encoding: Option<&'static str>| Form::of(Some(content_type.as_bytes()), encoding.map(str::as_bytes));
+        let form = |content_type: &'static str, encoding: Option<&'static str>| {
+            Form::of(Some(content_type.as_bytes()), encoding.map(str::as_bytes))
+        };
         assert_eq!(form("application/json", None), Form::Json);
         assert_eq!(form(" Application/JSON ; charset=utf-8", Some("Identity")), Form::Json);
         assert_eq!(form("text/event-stream;charset=utf-8", Some("")), Form::EventStream);

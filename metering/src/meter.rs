@@ -51,12 +51,9 @@ enum Watch {
 }
 
 static JSON: Layout = Layout { outer: &[("model", Place::Model), ("usage", Place::Usage)], inner: &[] };
-static CHAT_EVENTS: Layout =
-    Layout { outer: &[("choices", Place::Choices), ("model", Place::Model), ("usage", Place::Usage)], inner: &[] };
-static RESPONSE_EVENTS: Layout = Layout {
-    outer: &[("type", Place::Kind), ("response", Place::Inner)],
-    inner: &[("model", Place::Model), ("usage", Place::InnerUsage)],
-};
+static CHAT_EVENTS: Layout = Layout { outer: &[("choices", Place::Choices), ("model", Place::Model), ("usage", Place::Usage)], inner: &[] };
+static RESPONSE_EVENTS: Layout =
+    Layout { outer: &[("type", Place::Kind), ("response", Place::Inner)], inner: &[("model", Place::Model), ("usage", Place::InnerUsage)] };
 static MESSAGE_EVENTS: Layout = Layout {
     outer: &[("type", Place::Kind), ("message", Place::Inner), ("usage", Place::Usage)],
     inner: &[("model", Place::Model), ("usage", Place::InnerUsage)],
@@ -250,7 +247,11 @@ impl Done {
     fn with(self, text: &[u8]) -> Self {
         text.iter().fold(self, |done, byte| match done {
             Self::Matched(count) if Self::TEXT.get(count) == Some(byte) => {
-                if count + 1 == Self::TEXT.len() { Self::Said } else { Self::Matched(count + 1) }
+                if count + 1 == Self::TEXT.len() {
+                    Self::Said
+                } else {
+                    Self::Matched(count + 1)
+                }
             }
             Self::Matched(0) if byte.is_ascii_whitespace() => done,
             Self::Matched(_) | Self::Otherwise => Self::Otherwise,

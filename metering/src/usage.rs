@@ -79,12 +79,7 @@ impl Counts {
     pub(crate) fn read(text: &[u8]) -> Option<Self> {
         let names = ["input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens"];
         let [input, cache_read, cache_write, output] = members(text, names).ok()?;
-        Some(Self {
-            input: tokens(input)?,
-            cache_read: tokens(cache_read)?,
-            cache_write: tokens(cache_write)?,
-            output: tokens(output)?,
-        })
+        Some(Self { input: tokens(input)?, cache_read: tokens(cache_read)?, cache_write: tokens(cache_write)?, output: tokens(output)? })
     }
 
     /// These, with those of a later object over them: counts are cumulative, so a later one replaces.

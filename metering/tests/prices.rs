@@ -76,11 +76,21 @@ fn number() -> impl Strategy<Value = u64> {
 }
 
 fn price() -> impl Strategy<Value = Price> {
-    [number(), number(), number(), number()].prop_map(|[input, cache_read, cache_write, output]| Price { input, cache_read, cache_write, output })
+    [number(), number(), number(), number()].prop_map(|[input, cache_read, cache_write, output]| Price {
+        input,
+        cache_read,
+        cache_write,
+        output,
+    })
 }
 
 fn usage() -> impl Strategy<Value = Usage> {
-    [number(), number(), number(), number()].prop_map(|[input, cache_read, cache_write, output]| Usage { input, cache_read, cache_write, output })
+    [number(), number(), number(), number()].prop_map(|[input, cache_read, cache_write, output]| Usage {
+        input,
+        cache_read,
+        cache_write,
+        output,
+    })
 }
 
 proptest! {

@@ -1,5 +1,4 @@
 //! What a response comes to, found in another way: the whole of it as values of serde_json, and no state.
-#![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover the functions around them")]
 
 use metering::{Api, Form, Meter, Usage};
 use serde_json::Value;
@@ -48,8 +47,7 @@ pub(crate) fn texts(stream: &[u8]) -> Vec<String> {
 pub(crate) fn of_events(api: Api, texts: &[String]) -> Expected {
     let until = texts.iter().position(|text| api == Api::ChatCompletions && text.starts_with("[DONE]"));
     let heard = &texts[..until.unwrap_or(texts.len())];
-    let events: Vec<Value> =
-        heard.iter().filter_map(|text| serde_json::from_str(text).ok()).filter(Value::is_object).collect();
+    let events: Vec<Value> = heard.iter().filter_map(|text| serde_json::from_str(text).ok()).filter(Value::is_object).collect();
     let usage = match api {
         Api::ChatCompletions => chat(&events, until.is_some()),
         Api::Responses => {
@@ -89,7 +87,8 @@ fn messages(events: &[Value]) -> Option<Usage> {
     let later = events.iter().skip(start.map_or(0, |index| index + 1)).filter(|event| event["type"] == "message_delta");
     let mut told: Vec<&Value> = start.iter().map(|index| &events[*index]["message"]["usage"]).collect();
     told.extend(later.clone().map(|event| &event["usage"]));
-    let readable = |usage: &Value| usage.is_null() || (usage.is_object() && MESSAGE_COUNTS.iter().all(|name| count(&usage[*name]).is_some()));
+    let readable =
+        |usage: &Value| usage.is_null() || (usage.is_object() && MESSAGE_COUNTS.iter().all(|name| count(&usage[*name]).is_some()));
     // Whatever cannot be read spoils what follows, and what came before.
     let all = events.iter().filter_map(|event| match event["type"].as_str() {
         Some("message_start") => Some(&event["message"]["usage"]),
