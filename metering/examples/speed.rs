@@ -15,14 +15,15 @@ const EVENT: &str = concat!(
 const RUNNING: &str = "{\"prompt_tokens\":9,\"completion_tokens\":12,\"total_tokens\":21}}\n";
 const RUNS: u32 = 200;
 
-/// Pushes `piece` over and over, after `start`.
+/// Pushes `piece` over and over, after `start`; the fastest counts, for others use the machine as well.
 fn measure(name: &str, mut meter: Meter, start: &str, piece: &str, events: usize) {
     meter.push(start.as_bytes());
-    let begin = Instant::now();
+    let mut seconds = f64::MAX;
     for _ in 0..RUNS {
+        let begin = Instant::now();
         meter.push(black_box(piece.as_bytes()));
+        seconds = seconds.min(begin.elapsed().as_secs_f64());
     }
-    let seconds = begin.elapsed().as_secs_f64() / f64::from(RUNS);
     black_box(meter.usage());
     println!("{name}: {:.0} MB/s, {:.0} ns per event", piece.len() as f64 / seconds / 1e6, seconds * 1e9 / events as f64);
 }

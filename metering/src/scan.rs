@@ -352,29 +352,50 @@ impl Scanner {
     }
 
     fn step(&mut self, byte: u8) {
-        if let State::Number(number) = self.state {
-            match number.with(byte) {
+        match self.state {
+            State::Text(role, escape) => self.step_text(role, escape, byte),
+            State::Number(number) => match number.with(byte) {
                 Some(number) => {
                     self.keep(&[byte]);
                     self.state = State::Number(number);
-                    return;
                 }
-                None if number.is_whole() => self.end_value(),
+                // Only what comes next ends a number.
+                None if number.is_whole() => {
+                    self.end_value();
+                    self.step_between(byte);
+                }
                 None => self.state = State::Broken,
-            }
+            },
+            State::Literal(letters) => match letters.split_first() {
+                Some((expected, rest)) if *expected == byte => {
+                    self.keep(&[byte]);
+                    self.state = State::Literal(rest);
+                    if rest.is_empty() {
+                        self.end_value();
+                    }
+                }
+                Some(_) | None => self.state = State::Broken,
+            },
+            State::Start
+            | State::Value
+            | State::ValueOrEnd
+            | State::Name
+            | State::NameOrEnd
+            | State::Colon
+            | State::Next
+            | State::Whole
+            | State::Broken => self.step_between(byte),
         }
-        if let State::Text(role, escape) = self.state {
-            self.step_text(role, escape, byte);
-            return;
-        }
-        if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') && !matches!(self.state, State::Literal(_)) {
-            return;
-        }
+    }
+
+    /// A byte between tokens, or the first of one.
+    fn step_between(&mut self, byte: u8) {
         match (self.state, byte) {
+            (_, b' ' | b'\t' | b'\n' | b'\r') => {}
             (State::Start, b'{') => self.open(true),
-            (State::Value | State::ValueOrEnd, byte) if byte != b']' => self.begin_value(byte),
             (State::ValueOrEnd | State::Next, b']') => self.close(false),
             (State::NameOrEnd | State::Next, b'}') => self.close(true),
+            (State::Value | State::ValueOrEnd, byte) => self.begin_value(byte),
             (State::Name | State::NameOrEnd, b'"') => self.begin_name(),
             (State::Next, b',') => {
                 self.keep(b",");
@@ -384,13 +405,6 @@ impl Scanner {
                 self.keep(b":");
                 self.next = self.name.place();
                 self.state = State::Value;
-            }
-            (State::Literal([expected, rest @ ..]), byte) if *expected == byte => {
-                self.keep(&[byte]);
-                self.state = State::Literal(rest);
-                if rest.is_empty() {
-                    self.end_value();
-                }
             }
             _ => self.state = State::Broken,
         }

@@ -60,12 +60,12 @@ pub(crate) fn of_events(api: Api, texts: &[String]) -> Expected {
         Api::Messages => messages(&events),
         Api::Embeddings => None,
     }?;
-    let models = events.iter().filter_map(|event| match api {
+    let mut models = events.iter().filter_map(|event| match api {
         Api::ChatCompletions | Api::Embeddings => model(event.get("model")),
         Api::Responses => model(event["response"].get("model")),
         Api::Messages => model(event["message"].get("model")),
     });
-    Some((usage, models.last()))
+    Some((usage, models.next_back()))
 }
 
 fn is_empty(choices: &Value) -> bool {

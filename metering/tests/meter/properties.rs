@@ -33,7 +33,7 @@ fn counts() -> impl Strategy<Value = Value> {
         "cache_creation_input_tokens",
     ];
     let count = prop_oneof![
-        20 => (0_u64..100).prop_map(Value::from),
+        60 => (50_u64..100).prop_map(Value::from),
         1 => any::<i64>().prop_map(Value::from),
         1 => any::<f64>().prop_map(Value::from),
         1 => Just(Value::Null),
@@ -82,11 +82,11 @@ fn value() -> impl Strategy<Value = Value> {
 
 /// An object with some of the members that matter, each mostly as it should be.
 fn response() -> impl Strategy<Value = Value> {
-    let usage = || prop_oneof![4 => counts(), 1 => Just(Value::Null), 1 => value()];
+    let usage = || prop_oneof![8 => counts(), 1 => Just(Value::Null), 1 => value()];
     let choices = prop_oneof![2 => Just(json!([])), 2 => value().prop_map(|choice| json!([choice])), 1 => value()];
     let kind = prop_oneof![8 => prop::sample::select(&KINDS[..]).prop_map(Value::from), 1 => value()];
     let model = || prop_oneof![4 => "[a-z0-9-]{0,12}".prop_map(Value::from), 1 => value()];
-    let inner = (prop::option::of(usage()), prop::option::of(model()), value()).prop_map(|(usage, model, other)| {
+    let inner = (prop::option::weighted(0.8, usage()), prop::option::of(model()), value()).prop_map(|(usage, model, other)| {
         let mut object = Map::from_iter([("output".to_owned(), other)]);
         object.extend(usage.map(|usage| ("usage".to_owned(), usage)));
         object.extend(model.map(|model| ("model".to_owned(), model)));
@@ -95,12 +95,12 @@ fn response() -> impl Strategy<Value = Value> {
     let inner = inner.boxed();
     let inner = || prop_oneof![6 => inner.clone(), 1 => value()];
     let members = (
-        prop::option::of(usage()),
-        prop::option::of(choices),
-        prop::option::of(kind),
+        prop::option::weighted(0.7, usage()),
+        prop::option::weighted(0.7, choices),
+        prop::option::weighted(0.95, kind),
         prop::option::of(model()),
-        prop::option::of(inner()),
-        prop::option::of(inner()),
+        prop::option::weighted(0.8, inner()),
+        prop::option::weighted(0.8, inner()),
         prop::option::of((text(), value())),
     );
     members.prop_map(|(usage, choices, kind, model, message, response, other)| {
