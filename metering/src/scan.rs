@@ -104,8 +104,8 @@ impl Slots {
             kind: Slot::new("response.incomplete".len() * 6 + 2),
             // 128 bytes, each written as an escape, and quotes.
             model: Slot::new(128 * 6 + 2),
-            // Whether it is empty is all that counts.
-            choices: Slot::new(2),
+            // Whether it is empty is all that counts: `[]` or `null`.
+            choices: Slot::new(4),
             usage: Slot::new(16 << 10),
             inner: Slot::new(0),
             inner_usage: Slot::new(16 << 10),

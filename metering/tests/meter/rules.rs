@@ -138,7 +138,7 @@ fn a_usage_of_chat_events_is_final_when_nothing_can_follow() {
     let wrong = r#"{"choices":[],"usage":{"prompt_tokens":-3,"completion_tokens":5}}"#;
     let bare = r#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
     let spaced = "{\"choices\": [ ] , \"usage\": {\"prompt_tokens\":3,\"completion_tokens\":5}}";
-    let cases: [(&[&str], Option<Usage>); 17] = [
+    let cases: [(&[&str], Option<Usage>); 19] = [
         (&[tells], usage(3, 5)),
         (&[spaced], usage(3, 5)),
         (&[speaks, tells, "[DONE]"], usage(3, 5)),
@@ -156,6 +156,8 @@ fn a_usage_of_chat_events_is_final_when_nothing_can_follow() {
         (&[bare], None),
         (&[bare, "[DONE]"], usage(3, 4)),
         (&[speaks, "[DONE]", tells], None),
+        (&[tells, r#"{"choices":null}"#, "{}"], usage(3, 5)),
+        (&[tells, r#"{"choices":{}}"#], None),
     ];
     for (events, want) in cases {
         check(CHAT, Form::EventStream, &stream(events), want);
