@@ -212,6 +212,10 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
         | DenyReason::ClientLimited(_)
+        | DenyReason::MeteredBody
+        | DenyReason::MeteredBodyTooLarge
+        | DenyReason::OutputUnlimited
+        | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_)) => {
             let rule = denial.route.and_then(|id| policy.route_by_id(id)).map(|route| route.name.to_string());

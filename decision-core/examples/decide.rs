@@ -38,6 +38,7 @@ fn route(number: usize) -> RouteSource {
         ownership: None,
         rewrite: None,
         exchange: ExchangeKind::Plain,
+        metering: None,
     }
 }
 

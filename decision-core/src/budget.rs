@@ -455,7 +455,29 @@ pub struct Budget {
     pub at_critical: AtCritical,
 }
 
+/// Whom a money budget is for, in the words of the original's answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// One agent's.
+    Agent,
+    /// Everybody's.
+    Platform,
+    /// Another.
+    Other,
+}
+
 impl Budget {
+    /// Whom it is for.
+    #[must_use]
+    pub fn whose(&self) -> Whose {
+        let names_agent = |part: &ScopePart| matches!(part, ScopePart::FirstOf(variables) if variables.first() == Some(&Variable::AgentId));
+        match &*self.scope.0 {
+            [ScopePart::Literal(text)] if **text == *"platform" => Whose::Platform,
+            parts if parts.iter().any(names_agent) => Whose::Agent,
+            _ => Whose::Other,
+        }
+    }
+
     /// The window that contains `now`.
     #[must_use]
     pub fn window_at(&self, now: Timestamp) -> Window {

@@ -118,6 +118,14 @@ pub enum DenyReason {
     ApprovalBodyTooLarge,
     /// A custom rule refused, or could not be evaluated. Which one is said beside the denial.
     RuleRefused,
+    /// The body of a request that is priced by tokens is none of its route's API, or repeats what counts.
+    MeteredBody,
+    /// That body is too large to be read.
+    MeteredBodyTooLarge,
+    /// The request does not limit its output, and its route names no limit either.
+    OutputUnlimited,
+    /// The policy has no price for the model.
+    ModelUnpriced,
     /// A budget has no room for the charge.
     BudgetSpent(BudgetId),
     /// A budget's scope names something that the user does not have.
@@ -148,6 +156,10 @@ impl DenyReason {
             Self::ApprovalRequired,
             Self::ApprovalRefused,
             Self::ApprovalBodyTooLarge,
+            Self::MeteredBody,
+            Self::MeteredBodyTooLarge,
+            Self::OutputUnlimited,
+            Self::ModelUnpriced,
             Self::BudgetSpent(BudgetId(0)),
             Self::BudgetUnscoped(BudgetId(0)),
         ];
@@ -172,6 +184,7 @@ impl DenyReason {
             Self::OwnerMissing | Self::BodyNotObject | Self::BodyKeyRepeated | Self::BodyTooLarge => Check::Ownership,
             Self::RuleRefused => Check::Rules,
             Self::ApprovalHeader(_) | Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
+            Self::MeteredBody | Self::MeteredBodyTooLarge | Self::OutputUnlimited | Self::ModelUnpriced => Check::Budget,
             Self::BudgetSpent(_) | Self::BudgetUnscoped(_) => Check::Budget,
         }
     }
@@ -201,6 +214,10 @@ impl DenyReason {
             Self::ApprovalRequired => "approval_required",
             Self::ApprovalRefused => "approval_refused",
             Self::ApprovalBodyTooLarge => "approval_body_too_large",
+            Self::MeteredBody => "metered_body",
+            Self::MeteredBodyTooLarge => "metered_body_too_large",
+            Self::OutputUnlimited => "output_unlimited",
+            Self::ModelUnpriced => "model_unpriced",
             Self::BudgetSpent(_) => "budget_spent",
             Self::BudgetUnscoped(_) => "budget_unscoped",
         }
@@ -212,7 +229,7 @@ impl DenyReason {
         let settings = policy.map(CompiledPolicy::settings);
         match self {
             Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) | Self::ApprovalHeader(_) => 400,
-            Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated => 400,
+            Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated | Self::MeteredBody | Self::OutputUnlimited => 400,
             Self::CredentialRefused(CredentialFault::VerificationBudgetSpent) | Self::ClientLimited(_) => 429,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused | Self::OwnerMissing => 401,
             // To the page on which a governor decides, if the policy says so.
@@ -223,10 +240,11 @@ impl DenyReason {
             | Self::RuleRefused
             | Self::ApprovalRequired
             | Self::ApprovalRefused
+            | Self::ModelUnpriced
             | Self::BudgetUnscoped(_) => 403,
             // Whether a feature exists is not told.
             Self::NoRoute | Self::FeatureDisabled => settings.map_or(404, |settings| settings.no_route_status),
-            Self::BodyTooLarge | Self::ApprovalBodyTooLarge => 413,
+            Self::BodyTooLarge | Self::ApprovalBodyTooLarge | Self::MeteredBodyTooLarge => 413,
             Self::BudgetSpent(budget) => {
                 policy.and_then(|policy| policy.budget(budget)).map_or(Unit::MicroUsd.spent().1, |budget| budget.status)
             }
@@ -332,6 +350,15 @@ impl Charges {
     }
 }
 
+/// What a request priced by tokens may cost at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// In micro-USD.
+    pub money: Units,
+    /// Input and output.
+    pub tokens: Units,
+}
+
 /// Proof that [`decide`](crate::decide::decide) said yes. No public constructor; forwarding requires one.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit that is not enacted is a request without an answer"]
@@ -365,6 +392,18 @@ impl Permit {
     #[must_use]
     pub const fn charges(&self) -> &Charges {
         &self.charges
+    }
+
+    /// The same permit, with what a request priced by tokens may cost at most. `policy` is the one that gave it.
+    pub fn bounded(mut self, policy: &CompiledPolicy, bound: Bound) -> Self {
+        for charge in self.charges.slots.iter_mut().flatten() {
+            match policy.budget(charge.budget).map(|budget| budget.unit) {
+                Some(Unit::MicroUsd) => charge.amount = bound.money,
+                Some(Unit::Tokens) => charge.amount = bound.tokens,
+                Some(Unit::Tasks | Unit::Requests) | None => {}
+            }
+        }
+        self
     }
 }
 

@@ -5,7 +5,7 @@ use crate::decide::{Observer, decide_observed};
 use crate::decision::{ApprovalNeed, Charge, Check, Conditional, Decision, DenyReason, Finding, Permit, RuleVerdict, Target};
 use crate::facts::RequestFacts;
 use crate::obligations::Obligations;
-use crate::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, OwnershipPlace, Route};
+use crate::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, Metering, OwnershipPlace, Route};
 use crate::time::Timestamp;
 
 /// A decision with the story behind it. It is made by the very code that enforces.
@@ -51,6 +51,8 @@ pub struct ExplainedPermit {
     pub credential: CredentialForwarding,
     /// What kind of exchange it is.
     pub exchange: ExchangeKind,
+    /// How it becomes known what it cost; absent where that is what is charged. Until then the request's own bound is reserved.
+    pub metering: Option<String>,
 }
 
 /// A charge, and the budget that it goes to.
@@ -66,7 +68,7 @@ pub struct ExplainedCharge {
 
 impl ExplainedPermit {
     fn of(policy: &CompiledPolicy, permit: &Permit) -> Self {
-        let Obligations { limit, approval, target, credential, rewrite, exchange, ownership: _, charges: _ } =
+        let Obligations { limit, approval, target, credential, rewrite, exchange, ownership: _, charges: _, metering } =
             Obligations::of(policy, permit);
         let owner = policy.route_by_id(permit.route()).and_then(Route::owner);
         let charged = |charge: Charge| {
@@ -83,6 +85,7 @@ impl ExplainedPermit {
             rewrite: rewrite.map(str::to_owned),
             credential,
             exchange,
+            metering: metering.filter(|metering| **metering != Metering::Fixed).map(ToString::to_string),
         }
     }
 }

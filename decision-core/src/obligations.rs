@@ -2,7 +2,7 @@
 
 use crate::budget::Units;
 use crate::decision::{ApprovalNeed, Check, Permit, Target};
-use crate::policy::{CHARGES_MAX, CompiledPolicy, CredentialForwarding, ExchangeKind, Ownership, Route};
+use crate::policy::{CHARGES_MAX, CompiledPolicy, CredentialForwarding, ExchangeKind, Metering, Ownership, Route};
 
 /// What has to be done for a permitted request (XACML's obligations). Equal ones are carried out alike, whichever policies they
 /// are of. Made and compared without allocation.
@@ -24,6 +24,8 @@ pub struct Obligations<'p> {
     pub exchange: ExchangeKind,
     /// What is reserved.
     pub charges: NamedCharges<'p>,
+    /// How it becomes known what it cost.
+    pub metering: Option<&'p Metering>,
 }
 
 /// Charges by the names of their budgets, in the order of those: how a policy lists its budgets is no difference.
@@ -97,6 +99,7 @@ impl<'p> Obligations<'p> {
             rewrite: route.and_then(|route| route.rewrite.as_deref()),
             exchange: route.map(|route| route.exchange).unwrap_or_default(),
             charges: NamedCharges::of(policy, permit),
+            metering: route.map(|route| &route.metering),
         }
     }
 
@@ -111,7 +114,7 @@ impl<'p> Obligations<'p> {
             Aspect::Check(Check::Ownership) => self.ownership != other.ownership,
             Aspect::Check(Check::Approval) => self.approval != other.approval,
             Aspect::Check(Check::Routing) => self.target != other.target,
-            Aspect::Check(Check::Budget) => self.charges != other.charges,
+            Aspect::Check(Check::Budget) => (self.charges, self.metering) != (other.charges, other.metering),
             // Passed or not: nothing of them is left in a permit.
             Aspect::Check(Check::Path | Check::Route | Check::Authentication | Check::Permission | Check::Trial | Check::Rules) => false,
             Aspect::Credential => self.credential != other.credential,

@@ -5,6 +5,8 @@
 //! * `x-echo-delay-ms`: how long it takes; `x-echo-hang-up`: the connection is closed instead
 //! * `x-echo-only-first: ID`: the last two hold for the first request with this id alone, and a repeat is answered at once;
 //!   `x-echo-try` of the answer is the number of requests with it so far
+//! * `x-echo-pieces: BYTES every MILLISECONDS`: the body in pieces; `x-echo-cut: BYTES`: the connection breaks after so many bytes of it;
+//!   `x-echo-trailer-NAME`: a trailer after it, for a client that says `te: trailers`
 //! * `x-echo-events: COUNT every MILLISECONDS`: server-sent events, each with the time at which it was sent
 //! * `x-echo-upgrade`: a request for an upgrade gets it, and its own bytes back
 
@@ -19,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 use axum::http::{Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -137,6 +139,16 @@ struct Shape {
     ending: Ending,
     body: Option<Vec<u8>>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    pieces: Option<Pieces>,
+}
+
+/// How the body comes, where it does not come at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Pieces {
+    size: Option<usize>,
+    every: Duration,
+    cut: Option<usize>,
+    trailers: HeaderMap,
 }
 
 /// What comes at the end of the delay.
@@ -335,6 +347,45 @@ impl hyper::body::Body for Events {
     }
 }
 
+/// A body that comes in pieces, and may be cut off.
+#[derive(Debug)]
+struct InPieces {
+    rest: Bytes,
+    sent: usize,
+    pieces: Pieces,
+    ticks: Option<Interval>,
+}
+
+impl InPieces {
+    fn new(body: Bytes, pieces: Pieces) -> Self {
+        let ticks = (!pieces.every.is_zero()).then(|| interval(pieces.every));
+        Self { rest: body, sent: 0, pieces, ticks }
+    }
+}
+
+impl hyper::body::Body for InPieces {
+    type Data = Bytes;
+    type Error = HungUp;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HungUp>>> {
+        if let Some(ticks) = &mut self.ticks {
+            ready!(ticks.poll_tick(context));
+        }
+        let left = self.pieces.cut.map_or(usize::MAX, |cut| cut.saturating_sub(self.sent));
+        if left == 0 {
+            return Poll::Ready(Some(Err(HungUp)));
+        }
+        if self.rest.is_empty() {
+            let trailers = std::mem::take(&mut self.pieces.trailers);
+            return Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))));
+        }
+        let size = self.pieces.size.unwrap_or(usize::MAX).min(left).min(self.rest.len());
+        let piece = self.rest.split_to(size);
+        self.sent = self.sent.saturating_add(size);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}
+
 async fn read_body(body: Body) -> Result<Bytes, (StatusCode, String)> {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
@@ -354,8 +405,15 @@ fn respond(shape: Shape, head: &request::Parts, body: Bytes) -> Response {
             Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("echo: {error}\n")).into_response(),
         },
     };
-    let mut response = Response::new(if bodiless || head.method == Method::HEAD { Body::empty() } else { bytes.into() });
+    let trailers: Vec<&str> = shape.pieces.iter().flat_map(|pieces| pieces.trailers.keys().map(HeaderName::as_str)).collect();
+    let trailer = HeaderValue::from_str(&trailers.join(", ")).ok().filter(|names| !names.is_empty());
+    let mut response = Response::new(match shape.pieces {
+        _ if bodiless || head.method == Method::HEAD => Body::empty(),
+        Some(pieces) => Body::new(InPieces::new(bytes.into(), pieces)),
+        None => bytes.into(),
+    });
     *response.status_mut() = shape.status;
+    response.headers_mut().extend(trailer.map(|names| (TRAILER, names)));
     let headers = response.headers_mut();
     if !bodiless {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -419,7 +477,7 @@ fn parse_shape(headers: &HeaderMap) -> Result<Shape, InvalidShape> {
         let filling = HeaderValue::from_str(&"x".repeat(bytes)).map_err(|_| invalid("x-echo-header-bytes", "a number up to 200000"))?;
         set.push((HeaderName::from_static("x-echo-filling"), filling));
     }
-    Ok(Shape { status, delay, ending, body, headers: set })
+    Ok(Shape { status, delay, ending, body, headers: set, pieces: parse_pieces(headers)? })
 }
 
 fn parse_ending(headers: &HeaderMap) -> Result<Ending, InvalidShape> {
@@ -435,6 +493,29 @@ fn parse_ending(headers: &HeaderMap) -> Result<Ending, InvalidShape> {
         Some(Ending::Events { count: count.parse().ok()?, every: Duration::from_millis(every) })
     });
     parsed.ok_or_else(|| invalid("x-echo-events", "`COUNT every MILLISECONDS`"))
+}
+
+fn parse_pieces(headers: &HeaderMap) -> Result<Option<Pieces>, InvalidShape> {
+    let mut pieces = Pieces::default();
+    if let Some(value) = single(headers, "x-echo-pieces")? {
+        let (size, every) = parse_rate(value).ok_or_else(|| invalid("x-echo-pieces", "`BYTES every MILLISECONDS`"))?;
+        (pieces.size, pieces.every) = (Some(size.max(1)), every);
+    }
+    if let Some(value) = single(headers, "x-echo-cut")? {
+        pieces.cut = Some(text(value).and_then(|text| text.parse().ok()).ok_or_else(|| invalid("x-echo-cut", "a number of bytes"))?);
+    }
+    for (name, value) in headers {
+        if let Some(wanted) = name.as_str().strip_prefix("x-echo-trailer-") {
+            let (wanted, value) = parse_set(name, wanted, value)?;
+            pieces.trailers.insert(wanted, value);
+        }
+    }
+    Ok((pieces != Pieces::default()).then_some(pieces))
+}
+
+fn parse_rate(value: &HeaderValue) -> Option<(usize, Duration)> {
+    let (size, every) = text(value)?.split_once(" every ")?;
+    Some((size.parse().ok()?, Duration::from_millis(every.parse().ok().filter(|every| *every <= DELAY_MS_MAX)?)))
 }
 
 fn parse_set(name: &HeaderName, wanted: &str, value: &HeaderValue) -> Result<(HeaderName, HeaderValue), InvalidShape> {

@@ -3,12 +3,13 @@
 use crate::counters::name;
 use crate::exchange::{Exchange, Trace, Verdicts};
 use crate::host::Host;
+use crate::meter::{self, Cost};
 use crate::records::RecordQueue;
 use crate::vm::Vm;
-use decision_core::budget::Units;
 use decision_core::decide::Observer;
 use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, RuleVerdict, Target};
-use decision_core::holder::{AccountRef, Reservations};
+use decision_core::holder::{AccountRef, Charged};
+use decision_core::lease::Settlement;
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
 use std::borrow::Cow;
@@ -116,21 +117,21 @@ pub(crate) fn backend_reached(trace: &Trace, host: &impl Host) -> Reached {
     if attempts > 1 && !route().is_some_and(|name| name.ends_with(REPEATS_UNSENT)) { Reached::Yes } else { Reached::No }
 }
 
-/// What was charged in the end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Charged<'c> {
-    pub(crate) held: Option<&'c Reservations>,
-    pub(crate) reached: Reached,
+/// What was charged in the end, and how that became known.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) charged: Charged,
+    pub(crate) cost: Option<Cost>,
 }
 
-impl Charged<'_> {
-    pub(crate) const fn nothing() -> Self {
-        Self { held: None, reached: Reached::No }
+impl Settled {
+    pub(crate) fn nothing() -> Self {
+        Self::default()
     }
 }
 
 /// Queues the record of an exchange that has ended.
-pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged: Charged<'_>, now: Timestamp) {
+pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled: &Settled, now: Timestamp) {
     let (trace, headers) = (&exchange.trace, &exchange.headers);
     let seen = trace.arrived != Timestamp::EPOCH;
     let arrived = if seen { trace.arrived } else { now };
@@ -141,7 +142,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
     let version = trace.active.as_ref().map(|active| active.version).unwrap_or_default();
     let status = trace.status.or_else(|| sent_status(host));
     let (leases, records) = (&vm.leases, &mut vm.records);
-    let charges = charged.held.map(|held| leases.charged(held).map(|charge| mention_charge(records, charge, charged.reached)).collect());
+    let charges = leases.charged(&settled.charged).map(|charge| mention_charge(records, charge)).collect();
     let user = trace.principal.as_ref().map(|principal| mention_user(records, principal));
     let micros = |later: Timestamp, earlier: Timestamp| u64::try_from(later.since(earlier).as_micros()).unwrap_or(u64::MAX);
     let record = AuditRecord {
@@ -170,9 +171,9 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, charged
         revision: version.revision,
         key_set: version.key_set,
         revocation: trace.revocation,
-        charges: charges.unwrap_or_default(),
-        cost: None,
-        usage: None,
+        charges,
+        cost: settled.cost.as_ref().map(|cost| cost.basis),
+        usage: settled.cost.as_ref().and_then(meter::note),
         approval_id: trace.approval_id.as_deref().map(Cow::Borrowed),
         sandbox: trace.target == Some(Target::Sandbox),
         status,
@@ -197,14 +198,13 @@ fn refusing_rule(trace: &Trace) -> Option<Cow<'_, str>> {
 
 fn mention_charge<'h>(
     records: &mut RecordQueue,
-    (account, budget, scope, amount): (AccountRef, &'h str, &'h str, Units),
-    reached: Reached,
+    (account, budget, scope, settlement): (AccountRef, &'h str, &'h str, Settlement),
 ) -> Charge<'h> {
     let account = match records.mention_account(account) {
         Some(number) => Mention::Known(number),
         None => Mention::New(Account { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope) }),
     };
-    Charge { account, amount: if reached == Reached::Yes { amount.get() } else { 0 }, overrun: 0 }
+    Charge { account, amount: settlement.total().get(), overrun: settlement.overrun.get() }
 }
 
 fn mention_user<'p>(records: &mut RecordQueue, principal: &'p Rc<Principal>) -> Mention<User<'p>> {

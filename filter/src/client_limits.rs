@@ -201,6 +201,7 @@ mod tests {
             ownership: None,
             rewrite: None,
             exchange: ExchangeKind::Plain,
+            metering: None,
         };
         let (budgets, routes) = (rhythms.iter().map(budget).collect(), rhythms.iter().map(route).collect());
         compile(&PolicySource { budgets, routes, ..PolicySource::default() }).unwrap()

@@ -89,5 +89,8 @@ pub(crate) mod name {
     pub(crate) const REQUESTS_HELD: &str = "gateway.requests_held_total";
     pub(crate) const MEMORY: &str = "gateway.memory_bytes";
     pub(crate) const APPROVAL_UNDOS_DROPPED: &str = "gateway.approval_undos_dropped_total";
+    pub(crate) const OVERRUNS: &str = "gateway.overruns_total";
+    pub(crate) const USAGE_UNREADABLE: &str = "gateway.usage_unreadable_total";
+    pub(crate) const COSTS_UNREPORTED: &str = "gateway.costs_unreported_total";
     pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
 }

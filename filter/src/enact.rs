@@ -3,11 +3,14 @@
 use crate::exchange::{Exchange, Verdict, Verdicts};
 use crate::facts::Presence;
 use crate::host::{Host, HostError};
+use crate::meter;
 use crate::problem::{self, Problem};
 use crate::settings::UpstreamHeaders;
+use crate::standing;
 use decision_core::budget::{BudgetId, Units, Window, seconds_until};
 use decision_core::decision::{Denial, Permit, Target};
 use decision_core::failure::Fault;
+use decision_core::holder::Standing;
 use decision_core::obligations::credential;
 use decision_core::policy::{CredentialForwarding, ExchangeKind, Ownership, Route};
 use decision_core::principal::{Principal, Trial};
@@ -24,7 +27,15 @@ pub(crate) enum Refusal {
     /// By a custom rule.
     Rule { denial: Denial, ruling: Arc<Ruling> },
     /// A budget is spent.
-    Spent { denial: Denial, budget: BudgetId, window: Window, cap: Units, settled: Units, now: Timestamp },
+    Spent {
+        denial: Denial,
+        budget: BudgetId,
+        window: Window,
+        cap: Units,
+        settled: Units,
+        standings: Vec<(BudgetId, Standing)>,
+        now: Timestamp,
+    },
     /// Too many requests from the client's address.
     Limited { denial: Denial, window: Window, now: Timestamp },
     /// A governor has to approve.
@@ -62,6 +73,10 @@ pub(crate) fn forward(exchange: &Exchange, host: &impl Host, permit: Permit) -> 
         host.set_request_header(":path", target.as_bytes());
     }
     forward_credential(exchange, host, credential(route, permit.target()));
+    if route.is_some_and(meter::reads_body) {
+        // What is compressed counts no tokens that could be read.
+        host.remove_request_header("accept-encoding");
+    }
     match route.map(|route| route.exchange) {
         // Envoy's time-out for a whole response does not apply.
         Some(ExchangeKind::Stream | ExchangeKind::Websocket) => {
@@ -196,6 +211,8 @@ fn reply(exchange: &Exchange, host: &impl Host, refusal: &Refusal) -> u16 {
     if let Some(seconds) = retry_after.as_ref() {
         headers.push(("retry-after", seconds.as_bytes()));
     }
+    let standing = standing::headers_of_refusal(exchange, refusal);
+    headers.extend(standing.iter().map(|(name, value)| (*name, value.as_bytes())));
     if let Some(location) = problem.location.as_ref() {
         headers.push(("location", location.as_bytes()));
     }

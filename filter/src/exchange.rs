@@ -4,6 +4,7 @@ use crate::audit::Checks;
 use crate::credentials::Missing;
 use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
+use crate::meter::Watch;
 use crate::ownership::Rewritten;
 use crate::request_body::Body;
 use crate::revoked::VerifiedToken;
@@ -16,6 +17,7 @@ use decision_core::holder::{Reservations, Wait};
 use decision_core::policy::RouteId;
 use decision_core::principal::Principal;
 use decision_core::time::Timestamp;
+use metering::Asked;
 use rules::Ruling;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) body: Body,
     /// How the backend's request will differ, by the last judgement.
     pub(crate) rewritten: Rewritten,
+    /// What a request that is priced by tokens asks for, by the last judgement.
+    pub(crate) asked: Option<Box<Asked>>,
 }
 
 /// What the record will say.
@@ -105,7 +109,6 @@ impl Verdicts {
 
 /// How far an exchange has come. What survives between callbacks is moved from one state to the next.
 #[derive(Debug, Default)]
-#[expect(clippy::large_enum_variant, reason = "one per stream: a box would be an allocation for every held request")]
 pub(crate) enum State {
     /// The request's headers have not been seen.
     #[default]
@@ -119,7 +122,7 @@ pub(crate) enum State {
     /// The control plane is asked about an approval.
     AwaitingApproval { permit: Permit, held: Reservations, until: Timestamp, consumes: Consumes },
     /// Towards the backend.
-    Forwarded { held: Reservations, consumes: Consumes },
+    Forwarded { held: Reservations, consumes: Consumes, watch: Watch },
     /// We answered.
     Replied,
     /// Recorded.
@@ -136,7 +139,7 @@ pub(crate) enum Consumes {
 impl Exchange {
     pub(crate) fn new(settings: Rc<Settings>) -> Self {
         let (headers, trace) = (RequestHeaders::default(), Trace::default());
-        Self { settings, headers, trace, state: State::New, body: Body::Open, rewritten: Rewritten::default() }
+        Self { settings, headers, trace, state: State::New, body: Body::Open, rewritten: Rewritten::default(), asked: None }
     }
 
     /// Whether it waits for something to become known.
@@ -212,8 +215,18 @@ mod stream {
             step.map_or(Action::Pause, |step| self.follow(step))
         }
 
-        fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-            pipeline::respond(&mut self.exchange.borrow_mut(), &Envoy);
+        fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+            pipeline::respond(&mut self.exchange.borrow_mut(), &self.vm.borrow(), &Envoy, end_of_stream);
+            Action::Continue
+        }
+
+        fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+            pipeline::response_body(&mut self.exchange.borrow_mut(), &Envoy, size, end_of_stream);
+            Action::Continue
+        }
+
+        fn on_http_response_trailers(&mut self, _: usize) -> Action {
+            pipeline::response_trailers(&mut self.exchange.borrow_mut(), &Envoy);
             Action::Continue
         }
 

@@ -50,6 +50,10 @@ pub(crate) trait Host {
     /// Puts `body` in the place of the `size` bytes that are buffered of the request's body.
     fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError>;
     fn response_status(&self) -> Option<u16>;
+    fn response_header(&self, name: &str) -> Option<Vec<u8>>;
+    fn response_trailer(&self, name: &str) -> Option<Vec<u8>>;
+    /// The piece of the response's body that is here: so many bytes.
+    fn response_body(&self, size: usize) -> Vec<u8>;
     fn set_response_header(&self, name: &str, value: &[u8]);
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError>;
@@ -194,6 +198,18 @@ mod envoy {
         fn response_status(&self) -> Option<u16> {
             let value = abi::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
             std::str::from_utf8(&value).ok()?.parse().ok()
+        }
+
+        fn response_header(&self, name: &str) -> Option<Vec<u8>> {
+            abi::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+        }
+
+        fn response_trailer(&self, name: &str) -> Option<Vec<u8>> {
+            abi::get_map_value_bytes(MapType::HttpResponseTrailers, name).ok().flatten()
+        }
+
+        fn response_body(&self, size: usize) -> Vec<u8> {
+            abi::get_buffer(BufferType::HttpResponseBody, 0, size).ok().flatten().unwrap_or_default()
         }
 
         fn set_response_header(&self, name: &str, value: &[u8]) {

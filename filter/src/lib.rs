@@ -24,6 +24,7 @@ mod host;
 mod ids;
 mod key_asks;
 mod loading;
+mod meter;
 mod ownership;
 mod pipeline;
 mod problem;
@@ -36,6 +37,7 @@ mod rules;
 mod settings;
 mod shadow;
 mod signature;
+mod standing;
 mod sync;
 #[cfg(test)]
 mod tests;

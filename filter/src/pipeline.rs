@@ -11,13 +11,15 @@ use crate::exchange::{Consumes, Exchange, Once, State, Trace, Verdict, Verdicts}
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
+use crate::meter::{self, Watch};
 use crate::ownership;
 use crate::request_body::{self, Body};
 use crate::rules as custom_rules;
 use crate::shadow::{self, Judged};
+use crate::standing;
 use crate::undos::Queued;
 use crate::vm::{Active, Vm, WAITING_MAX};
-use decision_core::budget::{BudgetId, Window};
+use decision_core::budget::{BudgetId, Unit, Units, Window};
 use decision_core::decide_observed;
 use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
 use decision_core::facts::{RequestFacts, Upgrade};
@@ -231,6 +233,15 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
         Ok(rewritten) => exchange.rewritten = rewritten,
         Err(reason) => return refuse(exchange, host, Denial { reason, route: Some(permit.route()) }),
     }
+    let route = Some(permit.route());
+    let bounded = match exchange.trace.active.clone() {
+        Some(active) => meter::bounded(exchange, host, &active.policy, permit),
+        None => Ok(permit),
+    };
+    let permit = match bounded {
+        Ok(permit) => permit,
+        Err(reason) => return refuse(exchange, host, Denial { reason, route }),
+    };
     let when_short = if vm.sync.is_failing() { WhenShort::FailureMode } else { WhenShort::Wait };
     reserve(exchange, vm, host, permit, now, when_short)
 }
@@ -266,7 +277,8 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
             exchange.state = State::Replied;
             exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::Deny);
             let denial = Denial { reason: DenyReason::BudgetSpent(budget), route: Some(permit.route()) };
-            enact::refuse(exchange, host, &Refusal::Spent { denial, budget, window, cap, settled, now });
+            let standings = vm.leases.standings_of(&active.policy, &active.binding, &principal, permit.charges(), now);
+            enact::refuse(exchange, host, &Refusal::Spent { denial, budget, window, cap, settled, standings, now });
             Step::Answered
         }
         Err(Shortfall::Unscoped(budget)) => {
@@ -336,7 +348,9 @@ fn forward(
     } else {
         Verdict { decision: Verdicts::Permit, reason: "ok" }
     };
-    exchange.state = State::Forwarded { held, consumes };
+    let forwarded = exchange.trace.active.as_ref().zip(route).and_then(|(active, route)| active.policy.route_by_id(route));
+    let watch = if held.iter().next().is_none() { Watch::Fixed } else { Watch::of(forwarded, exchange.asked.take()) };
+    exchange.state = State::Forwarded { held, consumes, watch };
     Step::Forward
 }
 
@@ -488,19 +502,43 @@ fn approval_answered(
 }
 
 /// The response's headers are here.
-pub(crate) fn respond(exchange: &mut Exchange, host: &impl Host) {
-    match exchange.state {
-        State::Forwarded { .. } => {
-            exchange.trace.responded_at = Some(host.now());
-            exchange.trace.status = host.response_status();
+pub(crate) fn respond(exchange: &mut Exchange, vm: &Vm, host: &impl Host, end_of_stream: bool) {
+    let Exchange { state, trace, .. } = &mut *exchange;
+    match state {
+        State::Forwarded { held, watch, .. } => {
+            let now = host.now();
+            trace.responded_at = Some(now);
+            trace.status = host.response_status();
+            let active = trace.active.as_ref();
+            let route = active.zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
+            watch.headers(host, route, end_of_stream);
+            if let Some(active) = active {
+                standing::annotate_response(host, &active.policy, vm.leases.standings(held), now);
+            }
             enact::annotate_response(exchange, host);
         }
         State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
             // Envoy answers in our place: a time-out, or too large a body.
-            exchange.trace.status = host.response_status();
+            trace.status = host.response_status();
             enact::annotate_response(exchange, host);
         }
         State::New | State::Replied | State::Finished => {}
+    }
+}
+
+/// A piece of the response's body goes by.
+pub(crate) fn response_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stream: bool) {
+    if let State::Forwarded { watch, .. } = &mut exchange.state {
+        watch.body(host, size, end_of_stream);
+    }
+}
+
+/// The response's trailers go by.
+pub(crate) fn response_trailers(exchange: &mut Exchange, host: &impl Host) {
+    let Exchange { state, trace, .. } = exchange;
+    if let State::Forwarded { watch, .. } = state {
+        let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
+        watch.trailers(host, route);
     }
 }
 
@@ -533,22 +571,38 @@ fn undo_approval(exchange: &Exchange, vm: &mut Vm, host: &impl Host, consumes: C
     }
 }
 
+/// Charges what the request cost.
+fn settle(exchange: &Exchange, vm: &mut Vm, host: &impl Host, held: Reservations, watch: &Watch) -> audit::Settled {
+    let Some(active) = exchange.trace.active.as_ref().filter(|_| held.iter().next().is_some()) else { return audit::Settled::nothing() };
+    let policy = &active.policy;
+    let cost = watch.cost(policy, &exchange.trace, host);
+    let unit = |budget| policy.budget(budget).map_or(Unit::Requests, |budget| budget.unit);
+    let charged = vm.leases.settle(held, |budget, reserved| cost.actual(unit(budget), reserved));
+    if let Some(name) = cost.counter(watch) {
+        vm.counters.add(host, name, 1);
+    }
+    if charged.iter().any(|settlement| settlement.overrun > Units::ZERO) {
+        vm.counters.add(host, name::OVERRUNS, 1);
+    }
+    audit::Settled { charged, cost: Some(cost) }
+}
+
 /// The stream has ended: settle or release, record. Also for requests that the filter never saw.
 pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
     let now = host.now();
     // A machine whose first request Envoy refused by itself has a record to deliver too.
     vm.become_holder();
     match std::mem::replace(&mut exchange.state, State::Finished) {
-        State::Forwarded { held, consumes } => {
-            let reached = audit::backend_reached(&exchange.trace, host);
-            audit::record(exchange, vm, host, audit::Charged { held: Some(&held), reached }, now);
-            match reached {
-                audit::Reached::Yes => vm.leases.settle(held, |_, _| {}),
+        State::Forwarded { held, consumes, watch } => {
+            let settled = match audit::backend_reached(&exchange.trace, host) {
+                audit::Reached::Yes => settle(exchange, vm, host, held, &watch),
                 audit::Reached::No => {
-                    vm.leases.release(held);
+                    let charged = vm.leases.release(held);
                     undo_approval(exchange, vm, host, consumes);
+                    audit::Settled { charged, cost: None }
                 }
-            }
+            };
+            audit::record(exchange, vm, host, &settled, now);
         }
         state @ (State::AwaitingKnowledge { .. }
         | State::AwaitingBody { .. }
@@ -558,13 +612,13 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
             leave(exchange, vm, host);
             exchange.state = State::Finished;
             exchange.trace.verdict.reason = if exchange.trace.status.is_some() { "envoy_answered" } else { "client_left" };
-            audit::record(exchange, vm, host, audit::Charged::nothing(), now);
+            audit::record(exchange, vm, host, &audit::Settled::nothing(), now);
         }
         State::New => {
             exchange.trace.verdict.reason = "envoy_answered";
-            audit::record(exchange, vm, host, audit::Charged::nothing(), now);
+            audit::record(exchange, vm, host, &audit::Settled::nothing(), now);
         }
-        State::Replied => audit::record(exchange, vm, host, audit::Charged::nothing(), now),
+        State::Replied => audit::record(exchange, vm, host, &audit::Settled::nothing(), now),
         State::Finished => {}
     }
     vm.counters.decided(host, exchange.settings.gateway, exchange.trace.verdict.decision.name(), exchange.trace.verdict.reason);

@@ -4,7 +4,8 @@
 use crate::enact::Refusal;
 use crate::exchange::Exchange;
 use crate::facts::ProblemFormat;
-use decision_core::budget::{Budget, Unit};
+use crate::standing::{self, MoneyBudget};
+use decision_core::budget::{AlertLevel, Budget, Unit, Whose};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
 use decision_core::policy::CompiledPolicy;
@@ -37,6 +38,12 @@ struct Extras<'p> {
     trial_expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<BudgetState<'p>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_level: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform_budget: Option<MoneyBudget>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_budget: Option<MoneyBudget>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade_url: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +119,14 @@ fn row(reason: DenyReason) -> Row {
         DenyReason::ApprovalBodyTooLarge => {
             Row("validation-error", "Validation Error", "A request that needs an approval may have a body of 64 KiB at most")
         }
+        DenyReason::MeteredBody => Row(
+            "validation-error",
+            "Validation Error",
+            "The body has to be a JSON object as the route's API has it, with a model, and repeat no key",
+        ),
+        DenyReason::MeteredBodyTooLarge => Row("validation-error", "Validation Error", "The body may have 768 KiB at most"),
+        DenyReason::OutputUnlimited => Row("validation-error", "Validation Error", "The request has to limit its output tokens"),
+        DenyReason::ModelUnpriced => Row("model-unpriced", "Model Unpriced", "The model has no price here"),
         DenyReason::BudgetSpent(_) => Row("budget-exceeded", "Budget Exceeded", "Budget exceeded"),
         DenyReason::BudgetUnscoped(_) => Row("budget-unscoped", "Budget Unscoped", "The token names nobody to charge"),
     }
@@ -181,6 +196,10 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::MeteredBody
+        | DenyReason::MeteredBodyTooLarge
+        | DenyReason::OutputUnlimited
+        | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_) => None,
     }
@@ -229,6 +248,10 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::MeteredBody
+        | DenyReason::MeteredBodyTooLarge
+        | DenyReason::OutputUnlimited
+        | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_) => None,
     }
@@ -306,6 +329,10 @@ impl<'p> Problem<'p> {
             | DenyReason::ApprovalRequired
             | DenyReason::ApprovalRefused
             | DenyReason::ApprovalBodyTooLarge
+            | DenyReason::MeteredBody
+            | DenyReason::MeteredBodyTooLarge
+            | DenyReason::OutputUnlimited
+            | DenyReason::ModelUnpriced
             | DenyReason::BudgetSpent(_)
             | DenyReason::BudgetUnscoped(_) => {}
         }
@@ -339,7 +366,7 @@ impl<'p> Problem<'p> {
     fn spent(exchange: &'p Exchange, reason: DenyReason, refusal: &Refusal, budget: Option<&'p Budget>) -> Self {
         use decision_core::budget::SpentProblem;
         let mut problem = Self::denied(exchange, reason);
-        let (Some(budget), Refusal::Spent { window, cap, settled, .. }) = (budget, refusal) else { return problem };
+        let (Some(budget), Refusal::Spent { window, cap, settled, standings, .. }) = (budget, refusal) else { return problem };
         let (title, detail) = match budget.problem {
             SpentProblem::BudgetExceeded => ("Budget Exceeded", "Budget exceeded"),
             SpentProblem::TrialLimitExceeded => ("Trial Limit Exceeded", "Trial limit exceeded"),
@@ -353,6 +380,11 @@ impl<'p> Problem<'p> {
         let resets_at = rfc3339(window.end.as_seconds());
         problem.extras.budget = Some(BudgetState { name: &budget.name, unit, limit: cap.get(), settled: settled.get(), resets_at });
         problem.extras.upgrade_url = exchange.trace.active.as_ref().map(|active| &*active.policy.settings().upgrade_url);
+        if let Some(policy) = exchange.trace.active.as_ref().map(|active| &active.policy).filter(|_| budget.unit == Unit::MicroUsd) {
+            problem.extras.alert_level = Some(AlertLevel::Critical.name());
+            problem.extras.platform_budget = standing::money_budget(policy, standings, Whose::Platform);
+            problem.extras.agent_budget = standing::money_budget(policy, standings, Whose::Agent);
+        }
         problem
     }
 

@@ -3,6 +3,7 @@
 use crate::exchange::Exchange;
 use crate::facts::Presence;
 use crate::host::Host;
+use crate::meter::{self, METERED_MAX};
 use crate::ownership;
 use decision_core::decision::{ApprovalNeed, DenyReason, Permit};
 use sha2::{Digest, Sha256};
@@ -83,10 +84,12 @@ pub(crate) fn needed(exchange: &Exchange, permit: &Permit) -> Result<Option<usiz
     }
     let announced = headers.content_length().and_then(|length| usize::try_from(length).ok()).filter(|_| body.is_open());
     let length = announced.unwrap_or_default().max(body.length());
+    let metered = !permit.charges().is_empty() && route.is_some_and(meter::reads_body);
     let mut most = None;
     for (needed, max, reason) in [
         (permit.approval() == ApprovalNeed::Governor, APPROVAL_MAX, DenyReason::ApprovalBodyTooLarge),
         (owned, OWNED_MAX, DenyReason::BodyTooLarge),
+        (metered, METERED_MAX, DenyReason::MeteredBodyTooLarge),
     ] {
         if needed && length > max {
             return Err(reason);

@@ -31,6 +31,8 @@ pub(crate) struct RevocationFeed {
     due: Timestamp,
     failures: u32,
     seen: Vec<u8>,
+    /// The last change to caps that this machine knows of.
+    caps: u64,
     /// What another worker knows, until it is known here, or the control plane was asked.
     target: Option<Place>,
 }
@@ -82,8 +84,12 @@ fn follow(vm: &mut Vm, host: &impl Host) {
     if version == vm.revocation_feed.seen {
         return;
     }
-    vm.revocation_feed.target = read_version(&version);
+    let told = Version::read(&version);
+    vm.revocation_feed.target = told.map(|told| told.place);
     vm.revocation_feed.seen = version;
+    if let Some(told) = told {
+        learn_caps(vm, told.caps);
+    }
     // Who is not known to be complete fetches everything anyway.
     if vm.revoked.known().is_some() && is_behind(vm) {
         let tail = host.shared(TAIL).value.and_then(|value| frame::decode::<Tail>(&value).ok());
@@ -95,7 +101,7 @@ fn follow(vm: &mut Vm, host: &impl Host) {
 }
 
 fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, now: Timestamp) {
-    let path = path(vm.revoked.cursor(), patience);
+    let path = path(vm.revoked.cursor(), vm.revocation_feed.caps, patience);
     let authorization = authorization();
     let headers: [(&str, &[u8]); 4] =
         [(":method", b"GET"), (":path", path.as_bytes()), (":authority", b"control-plane"), ("authorization", authorization.as_bytes())];
@@ -106,16 +112,16 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, 
     }
 }
 
-fn path(cursor: Option<Place>, patience: Patience) -> String {
+fn path(cursor: Option<Place>, caps: u64, patience: Patience) -> String {
     let wait = match patience {
         Patience::None => 0,
         Patience::LongPoll => 30,
     };
     match cursor {
-        None => format!("/data-plane/v1/revocations?after=0&wait_s={wait}"),
+        None => format!("/data-plane/v1/revocations?after=0&caps={caps}&wait_s={wait}"),
         Some(place) => {
             let database = u128::from_be_bytes(place.database_id);
-            format!("/data-plane/v1/revocations?after={}&database={database:032x}&wait_s={wait}", place.number)
+            format!("/data-plane/v1/revocations?after={}&database={database:032x}&caps={caps}&wait_s={wait}", place.number)
         }
     }
 }
@@ -161,7 +167,9 @@ fn take(vm: &mut Vm, host: &impl Host, result: CallResult) -> Result<Taken, Usel
     match result.status(host) {
         Some(200) => {
             let page: RevocationPage = frame::decode(&host.call_body(result.body_size))?;
-            Ok(vm.revoked.take(&page)?)
+            let taken = vm.revoked.take(&page)?;
+            learn_caps(vm, page.caps);
+            Ok(taken)
         }
         Some(304) => Ok(vm.revoked.take_nothing()?),
         Some(status) => Err(Useless::Status(status)),
@@ -183,20 +191,59 @@ fn caught_up(vm: &mut Vm, host: &impl Host, now: Timestamp) {
     }
 }
 
-/// Tells the others, unless they have been told more: a machine that led before may answer late.
+/// What was spent may have room again. Not only when the number rises: a database that was restored counts from before.
+fn learn_caps(vm: &mut Vm, caps: u64) {
+    if std::mem::replace(&mut vm.revocation_feed.caps, caps) != caps {
+        vm.leases.forget_spent();
+    }
+}
+
+/// What the others are told first: how far the tail leads, and the last change to caps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    place: Place,
+    caps: u64,
+}
+
+impl Version {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (database_id, rest) = bytes.split_first_chunk::<16>()?;
+        let (number, rest) = rest.split_first_chunk::<8>()?;
+        let caps = u64::from_le_bytes(rest.try_into().ok()?);
+        Some(Self { place: Place { database_id: *database_id, number: u64::from_le_bytes(*number) }, caps })
+    }
+
+    fn write(&self) -> Vec<u8> {
+        [&self.place.database_id[..], &self.place.number.to_le_bytes(), &self.caps.to_le_bytes()].concat()
+    }
+
+    /// This, unless more of the same database is known: a machine that led before may answer late.
+    fn and_known(self, known: Option<Self>) -> Self {
+        match known.filter(|known| known.place.database_id == self.place.database_id) {
+            Some(Self { place, caps }) => {
+                Self { place: if place.number > self.place.number { place } else { self.place }, caps: caps.max(self.caps) }
+            }
+            None => self,
+        }
+    }
+}
+
+/// Tells the others, unless they have been told as much.
 fn publish(vm: &mut Vm, host: &impl Host) {
     let Some(tail) = vm.revoked.tail() else { return };
-    let version = [&tail.to.database_id[..], &tail.to.number.to_le_bytes()].concat();
+    let mine = Version { place: tail.to, caps: vm.revocation_feed.caps };
     for _ in 0..PUBLISH_ATTEMPTS {
         let shared = host.shared(VERSION);
-        let told = shared.value.as_deref().and_then(read_version);
-        if told.is_some_and(|told| told.database_id == tail.to.database_id && told.number >= tail.to.number) {
+        let told = shared.value.as_deref().and_then(Version::read);
+        let version = mine.and_known(told);
+        if told == Some(version) {
             return;
         }
-        let written = frame::encode(&tail).is_ok_and(|bytes| host.set_shared(TAIL, &bytes, None).is_ok());
-        if !written {
+        let leads = version.place == tail.to && told.is_none_or(|told| told.place != tail.to);
+        if leads && !frame::encode(&tail).is_ok_and(|bytes| host.set_shared(TAIL, &bytes, None).is_ok()) {
             return;
         }
+        let version = version.write();
         match host.set_shared(VERSION, &version, Some(shared.cas.unwrap_or(u32::MAX))) {
             Ok(()) => {
                 vm.revocation_feed.seen = version;
@@ -207,11 +254,6 @@ fn publish(vm: &mut Vm, host: &impl Host) {
             Err(HostError::Refused) => return,
         }
     }
-}
-
-fn read_version(version: &[u8]) -> Option<Place> {
-    let (database_id, number) = version.split_first_chunk::<16>()?;
-    Some(Place { database_id: *database_id, number: u64::from_le_bytes(number.try_into().ok()?) })
 }
 
 fn show(vm: &mut Vm, host: &impl Host) {

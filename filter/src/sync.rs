@@ -6,8 +6,8 @@ use crate::host::{Host, HttpCall, Level};
 use crate::root::CallResult;
 use crate::settings::Settings;
 use crate::vm::Vm;
-use decision_core::budget::Units;
-use decision_core::holder::{Grant, Report};
+use decision_core::budget::{Units, Window};
+use decision_core::holder::{Grant, Override, Report};
 use decision_core::time::Timestamp;
 use std::time::Duration;
 use wire::frame::{self, MEDIA_TYPE_SYNC};
@@ -199,6 +199,10 @@ fn apply(vm: &mut Vm, answer: SyncAnswer) {
             cap: Units::new(account.cap),
             settled: Units::new(account.settled),
             known: account.known,
+            overriding: account.overriding.map(|second| Override {
+                number: second.number,
+                window: Window { start: Timestamp::from_seconds(second.from), end: Timestamp::from_seconds(second.until) },
+            }),
         };
         vm.leases.apply(&account.budget, &account.scope, Timestamp::from_seconds(account.window_start), &grant);
     }

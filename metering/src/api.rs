@@ -1,7 +1,7 @@
 //! Which API is spoken, and in which form a response comes.
 
 /// An API of language models that is priced by tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Api {
     /// Chat completions as OpenAI has them, and many others after it.
     ChatCompletions,

@@ -114,6 +114,7 @@ fn policy() -> PolicySource {
         ownership: None,
         rewrite: None,
         exchange: ExchangeKind::Plain,
+        metering: None,
     };
     PolicySource {
         issuers: vec![IssuerSource { name: "cp".into(), gateways: vec![Gateway::Cp], roles: vec![] }],

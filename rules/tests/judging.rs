@@ -35,6 +35,7 @@ fn policy() -> CompiledPolicy {
         ownership: None,
         rewrite: None,
         exchange: ExchangeKind::Plain,
+        metering: None,
     };
     let mut source = PolicySource {
         issuers: vec![IssuerSource { name: "cp".into(), gateways: vec![Gateway::Cp], roles: vec!["viewer".into(), "admin".into()] }],

@@ -9,9 +9,10 @@ use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
-    BudgetSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, OwnershipPlace, OwnershipSource,
-    PolicySource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Utilization,
+    BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource, OwnershipPlace,
+    OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Utilization,
 };
+use metering::Api;
 use std::time::Duration;
 
 impl PolicyDocument {
@@ -60,6 +61,7 @@ impl PolicyDocument {
             roles: self.roles.iter().map(role_source).collect(),
             routes: self.routes.iter().map(route_source).collect(),
             budgets: self.budgets.iter().map(budget_source).collect(),
+            prices: self.prices.iter().map(price_source).collect(),
         }
     }
 }
@@ -156,7 +158,30 @@ pub(crate) fn route_source(route: &wire::Route) -> RouteSource {
             wire::ExchangeKind::Stream => ExchangeKind::Stream,
             wire::ExchangeKind::Websocket => ExchangeKind::Websocket,
         },
+        metering: route.metering.as_ref().map(metering_source),
     }
+}
+
+fn metering_source(metering: &wire::Metering) -> MeteringSource {
+    MeteringSource {
+        by: match metering.by {
+            wire::CostSource::Header => CostSource::Header,
+            wire::CostSource::Usage => CostSource::Usage,
+        },
+        header: metering.header.clone(),
+        api: metering.api.map(|api| match api {
+            wire::Api::OpenaiChat => Api::ChatCompletions,
+            wire::Api::OpenaiResponses => Api::Responses,
+            wire::Api::OpenaiEmbeddings => Api::Embeddings,
+            wire::Api::AnthropicMessages => Api::Messages,
+        }),
+        output_tokens: metering.output_tokens,
+    }
+}
+
+fn price_source(price: &wire::Price) -> PriceSource {
+    let wire::Price { model, input, cache_read, cache_write, output } = price.clone();
+    PriceSource { model, input, cache_read, cache_write, output }
 }
 
 fn budget_source(budget: &wire::Budget) -> BudgetSource {

@@ -219,6 +219,10 @@ fn idle_responses(document: &PolicyDocument, messages: &mut Vec<String>) {
         (DenyReason::ApprovalBodyTooLarge.code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::FeatureDisabled.code(), any(|route| route.flag.is_some())),
         (DenyReason::RuleRefused.code(), document.rules.is_some()),
+        (DenyReason::MeteredBody.code(), any(priced_by_tokens)),
+        (DenyReason::MeteredBodyTooLarge.code(), any(priced_by_tokens)),
+        (DenyReason::OutputUnlimited.code(), any(priced_by_tokens)),
+        (DenyReason::ModelUnpriced.code(), any(priced_by_tokens)),
         ("client_limited", limits),
         ("budget_spent", !document.budgets.is_empty()),
         ("budget_unscoped", !document.budgets.is_empty()),
@@ -228,6 +232,10 @@ fn idle_responses(document: &PolicyDocument, messages: &mut Vec<String>) {
             messages.push(format!("responses[{}]: the refusal does not occur under this policy", response.reason));
         }
     }
+}
+
+fn priced_by_tokens(route: &Route) -> bool {
+    route.metering.as_ref().is_some_and(|metering| metering.by == policy::CostSource::Usage)
 }
 
 fn owned_in_body(route: &Route) -> bool {

@@ -304,9 +304,26 @@ impl LeaseHolder {
     }
 
     /// How full the accounts are that `reservations` are charged to, as far as that is known.
-    pub fn standings<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (BudgetId, Standing)> + 'h {
-        let standing = |(found, budget, _): &(AccountRef, BudgetId, Reservation)| Some((*budget, self.known(*found)?.standing()?));
+    pub fn standings<'h>(&'h self, reservations: &'h Reservations) -> impl Iterator<Item = (BudgetId, Standing)> + Clone + 'h {
+        let standing = move |(found, budget, _): &(AccountRef, BudgetId, Reservation)| Some((*budget, self.known(*found)?.standing()?));
         reservations.held.iter().flatten().filter_map(standing)
+    }
+
+    /// How full the accounts are that `charges` would be charged to, as far as that is known.
+    pub fn standings_of(
+        &mut self,
+        policy: &CompiledPolicy,
+        binding: &Binding,
+        principal: &Principal,
+        charges: &Charges,
+        now: Timestamp,
+    ) -> Vec<(BudgetId, Standing)> {
+        let mut standings = Vec::new();
+        for charge in charges.iter() {
+            let found = self.find_or_open(policy, binding, principal, charge.budget, now).ok().flatten();
+            standings.extend(found.and_then(|found| Some((charge.budget, self.known(found)?.standing()?))));
+        }
+        standings
     }
 
     /// Caps were changed, or override accounts granted: what was spent is asked again.

@@ -4,7 +4,7 @@ pub mod compile;
 pub mod route;
 pub mod source;
 
-use crate::budget::{Budget, BudgetId};
+use crate::budget::{Budget, BudgetId, Units};
 use crate::decision::Charge;
 use crate::flag::{Flag, FlagId, FlagSet, FlagState, SwitchedOff};
 use crate::gateway::{Gateway, GatewaySet, Method};
@@ -12,6 +12,7 @@ use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
 use crate::principal::{Identity, Principal, Tier};
 use core::fmt;
 use hashbrown::HashMap;
+use metering::{Api, PriceTable};
 pub use source::{CredentialForwarding, ExchangeKind, OwnershipPlace};
 use std::sync::Arc;
 
@@ -65,10 +66,41 @@ pub struct Route {
     pub rewrite: Option<Box<str>>,
     /// What kind of exchange it is.
     pub exchange: ExchangeKind,
+    /// How it becomes known what a request cost.
+    pub metering: Metering,
     /// The budget that counts its requests per client address.
     pub limit: Option<BudgetId>,
     /// What it may charge: a budget that is for one tier or gateway only counts there. Most routes charge the same.
     pub charges: Arc<[Charge]>,
+}
+
+/// How it becomes known what a request cost in the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metering {
+    /// It costs what its route says.
+    #[default]
+    Fixed,
+    /// The response has it in this header or trailer, in micro-USD. What the route says is the bound.
+    Header(Box<str>),
+    /// From the tokens that the response counts.
+    Usage {
+        /// The API whose requests and responses are read.
+        api: Api,
+        /// What is reserved for a request that does not limit its output; it is refused if there is none.
+        output_tokens: Option<u64>,
+        /// What a request costs that the backend answered with an error.
+        failed: Units,
+    },
+}
+
+impl fmt::Display for Metering {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed => formatter.write_str("fixed"),
+            Self::Header(name) => write!(formatter, "header {name}"),
+            Self::Usage { api, .. } => write!(formatter, "usage {}", api.name()),
+        }
+    }
 }
 
 impl Route {
@@ -147,6 +179,7 @@ pub struct CompiledPolicy {
     issuers: HashMap<Box<str>, IssuerPowers>,
     routes: Vec<Route>,
     budgets: Vec<Budget>,
+    prices: PriceTable,
     index: route::RouteIndex,
     flags: Vec<Flag>,
     /// Sorted by coded reason.
@@ -230,6 +263,12 @@ impl CompiledPolicy {
     #[must_use]
     pub fn budgets(&self) -> &[Budget] {
         &self.budgets
+    }
+
+    /// What the tokens of language models cost.
+    #[must_use]
+    pub const fn prices(&self) -> &PriceTable {
+        &self.prices
     }
 
     /// The budget of that index.

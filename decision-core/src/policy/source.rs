@@ -7,6 +7,7 @@ use crate::failure::FailureMode;
 use crate::flag::{FlagState, Switch};
 use crate::gateway::{Gateway, Method};
 use core::time::Duration;
+use metering::Api;
 
 /// A whole policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub struct PolicySource {
     pub roles: Vec<RoleSource>,
     pub routes: Vec<RouteSource>,
     pub budgets: Vec<BudgetSource>,
+    pub prices: Vec<PriceSource>,
     pub flags: Vec<FlagSource>,
     /// Coded reasons and the `detail` of their problems.
     pub responses: Vec<(String, String)>,
@@ -181,6 +183,37 @@ pub struct RouteSource {
     pub ownership: Option<OwnershipSource>,
     pub rewrite: Option<String>,
     pub exchange: ExchangeKind,
+    pub metering: Option<MeteringSource>,
+}
+
+/// How it becomes known what a request cost in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct MeteringSource {
+    pub by: CostSource,
+    pub header: Option<String>,
+    pub api: Option<Api>,
+    pub output_tokens: Option<u32>,
+}
+
+/// Who says what a request cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CostSource {
+    /// The backend, in a header or trailer.
+    Header,
+    /// The tokens that a language model's response counts.
+    Usage,
+}
+
+/// What the tokens of a language model cost, in micro-USD per million.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct PriceSource {
+    pub model: String,
+    pub input: i64,
+    pub cache_read: Option<i64>,
+    pub cache_write: Option<i64>,
+    pub output: i64,
 }
 
 /// Where the caller's customer id is forced into a request.

@@ -251,10 +251,33 @@ impl Gate {
 
     /// The response's headers arrive.
     pub(crate) fn respond(&self, stream: &Stream, status: u16) {
+        self.respond_with(stream, status, &[]);
+    }
+
+    /// The same, with these headers.
+    pub(crate) fn respond_with(&self, stream: &Stream, status: u16, more: &[(&str, &str)]) {
         self.host.selected.set(stream.context);
-        let headers = owned(&[(":status", status.to_string().as_bytes())]);
+        let mut headers = owned(&[(":status", status.to_string().as_bytes())]);
+        headers.extend(more.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
         self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().response = headers;
-        pipeline::respond(&mut stream.exchange.borrow_mut(), &self.host);
+        pipeline::respond(&mut stream.exchange.borrow_mut(), &self.vm.borrow(), &self.host, false);
+        self.host.selected.set(ROOT);
+    }
+
+    /// A piece of the response's body goes by.
+    pub(crate) fn response_body(&self, stream: &Stream, piece: &[u8], end_of_stream: bool) {
+        self.host.selected.set(stream.context);
+        self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().response_body = piece.into();
+        pipeline::response_body(&mut stream.exchange.borrow_mut(), &self.host, piece.len(), end_of_stream);
+        self.host.selected.set(ROOT);
+    }
+
+    /// Trailers end the response.
+    pub(crate) fn response_trailers(&self, stream: &Stream, trailers: &[(&str, &str)]) {
+        self.host.selected.set(stream.context);
+        let headers = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+        self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().trailers = headers;
+        pipeline::response_trailers(&mut stream.exchange.borrow_mut(), &self.host);
         self.host.selected.set(ROOT);
     }
 
@@ -419,7 +442,8 @@ pub(crate) fn records(batch: &RecordBatch) -> Vec<serde_json::Value> {
         }
         for charge in value["charges"].as_array_mut().unwrap() {
             let (account, amount) = (charge["account"]["New"].take(), charge["amount"].take());
-            *charge = serde_json::json!({ "budget": account["budget"], "scope": account["scope"], "amount": amount });
+            let overrun = charge["overrun"].take();
+            *charge = serde_json::json!({ "budget": account["budget"], "scope": account["scope"], "amount": amount, "overrun": overrun });
         }
         records.push(value);
         rest = after;

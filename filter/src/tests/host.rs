@@ -40,6 +40,9 @@ pub(crate) struct FakeStream {
     /// How often the body was replaced.
     pub(crate) body_writes: usize,
     pub(crate) response: Headers,
+    /// The piece of the response's body that is here.
+    pub(crate) response_body: Vec<u8>,
+    pub(crate) trailers: Headers,
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) reply: Option<Reply>,
     pub(crate) resumed: bool,
@@ -221,6 +224,21 @@ impl Host for FakeHost {
     fn response_status(&self) -> Option<u16> {
         self.note("response_status");
         self.with_stream(|stream| find(&stream.response, ":status")?.parse().ok())?
+    }
+
+    fn response_header(&self, name: &str) -> Option<Vec<u8>> {
+        self.note(format!("response_header {name}"));
+        self.with_stream(|stream| find(&stream.response, name).map(String::into_bytes))?
+    }
+
+    fn response_trailer(&self, name: &str) -> Option<Vec<u8>> {
+        self.note(format!("response_trailer {name}"));
+        self.with_stream(|stream| find(&stream.trailers, name).map(String::into_bytes))?
+    }
+
+    fn response_body(&self, size: usize) -> Vec<u8> {
+        self.note("response_body");
+        self.with_stream(|stream| stream.response_body.iter().take(size).copied().collect()).unwrap_or_default()
     }
 
     fn set_response_header(&self, name: &str, value: &[u8]) {

@@ -17,6 +17,7 @@ mod host_calls;
 mod keys;
 mod limits;
 mod loading;
+mod metering;
 mod ownership;
 mod properties;
 mod records;

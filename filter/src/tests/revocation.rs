@@ -136,7 +136,7 @@ fn a_revoked_token_is_verified_once_and_good_again_when_that_is_taken_back() {
 #[test]
 fn what_one_machine_hears_all_machines_enforce_within_two_ticks() {
     let ([mut one, mut other, _third], call) = caught_up::<3>(5);
-    assert_eq!(target(&call), format!("{CALL}?after=5&database={}&wait_s=30", "07".repeat(16)));
+    assert_eq!(target(&call), format!("{CALL}?after=5&database={}&caps=0&wait_s=30", "07".repeat(16)));
     let request = read(&tokens::token(json!({ "jti": "j-1" })));
     one.warm(&request);
     other.warm(&request);
@@ -237,7 +237,7 @@ fn a_token_waits_until_it_is_known_what_is_revoked_and_then_goes_its_way() {
     gate.run(Duration::from_millis(500));
     let first = RevocationPage { more: true, ..page(true, 0, &[(mark(RevocationKind::Token, "j-1"), 0)]) };
     let call = gate.serve_revocations(&first);
-    assert_eq!(target(&call), format!("{CALL}?after=0&wait_s=0"));
+    assert_eq!(target(&call), format!("{CALL}?after=0&caps=0&wait_s=0"));
     assert!(waiting.iter().all(|stream| gate.reply(stream).is_none()), "more is to come");
     // The next page is asked for at once.
     gate.serve_revocations(&page(false, 1, &[]));

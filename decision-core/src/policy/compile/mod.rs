@@ -8,6 +8,7 @@ mod budgets;
 mod error;
 mod flags;
 mod limits;
+mod metering;
 mod routes;
 
 pub use error::CompileError;
@@ -20,6 +21,7 @@ use crate::decision::Charge;
 use crate::flag::{Flag, FlagSet};
 use crate::gateway::{Gateway, GatewaySet};
 use crate::permission::{Permission, PermissionCatalogue, PermissionSet};
+use ::metering::PriceTable;
 use core::ops::RangeInclusive;
 use core::time::Duration;
 use error::{range, unknown};
@@ -54,6 +56,7 @@ pub struct Compiler {
     roles: HashMap<Box<str>, PermissionSet>,
     issuers: Vec<IssuerSource>,
     budgets: Vec<Budget>,
+    prices: PriceTable,
     flags: Vec<Flag>,
     responses: Responses,
     ruled: GatewaySet,
@@ -62,8 +65,8 @@ pub struct Compiler {
     names: HashTable<u32>,
     hasher: DefaultHashBuilder,
     index: RouteIndex,
-    /// What routes of these gateways with this cost and these tasks are charged.
-    charges: HashMap<(GatewaySet, i64, i64), Arc<[Charge]>>,
+    /// What routes of these gateways with this cost and these tasks, priced by tokens or not, are charged.
+    charges: HashMap<(GatewaySet, i64, i64, bool), Arc<[Charge]>>,
     named: Named,
 }
 
@@ -97,6 +100,7 @@ impl Compiler {
         Ok(Self {
             flags: flags::compile_flags(&source.flags)?,
             responses: flags::compile_responses(&source.responses)?,
+            prices: metering::compile_prices(&source.prices)?,
             settings,
             actions: catalogue.names().map(Arc::from).collect(),
             no_action: "".into(),
@@ -149,8 +153,8 @@ impl Compiler {
             return Err(unknown("approvals.governor_role", &self.settings.governor_role, self.roles.keys().map(|role| &**role)));
         }
         let issuers = compile_issuers(&self.issuers, &self.roles)?;
-        let Self { settings, catalogue, roles, budgets, flags, responses, ruled, routes, index, .. } = self;
-        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, index, flags, responses, ruled })
+        let Self { settings, catalogue, roles, budgets, prices, flags, responses, ruled, routes, index, .. } = self;
+        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, prices, index, flags, responses, ruled })
     }
 
     /// The permission's name, as routes have it.

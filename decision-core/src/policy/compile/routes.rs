@@ -1,6 +1,7 @@
 //! Routes: requirement, charges, ownership.
 
 use super::error::{CompileError, range, unknown};
+use super::metering::compile_metering;
 use super::{Compiler, limits};
 use crate::budget::{Budget, CHARGE_MAX, Counted, Unit, Units};
 use crate::decision::Charge;
@@ -8,7 +9,7 @@ use crate::flag::FlagId;
 use crate::gateway::Gateway;
 use crate::path::CanonicalPath;
 use crate::policy::route::PathTemplate;
-use crate::policy::source::{ExchangeKind, OwnershipPlace, OwnershipSource, RequirementSource, RouteSource};
+use crate::policy::source::{CostSource, ExchangeKind, OwnershipPlace, OwnershipSource, RequirementSource, RouteSource};
 use crate::policy::{CHARGES_MAX, Ownership, Requirement, Route, RouteId};
 use crate::principal::Tier;
 use core::hash::BuildHasher;
@@ -77,6 +78,9 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
     if !identified && (route.governor_approval || route.closed_to_trials || route.tasks != 0 || route.cost_micros.unwrap_or(0) != 0) {
         return Err(inconsistent(at, "approvals, trials and charges need a user: `require: authenticated` or `require: permission`"));
     }
+    if !identified && route.metering.is_some() {
+        return Err(inconsistent(at, "metering needs a user to charge: `require: authenticated` or `require: permission`"));
+    }
     if !identified && route.ownership.is_some() {
         return Err(inconsistent(at, "ownership needs a user: `require: authenticated` or `require: permission`"));
     }
@@ -107,6 +111,7 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
         closed_to_trials: route.closed_to_trials,
         credential: route.credential,
         limit: route.limit.as_ref().map(|name| limits::of_route(name, at, &compiler.budgets)).transpose()?,
+        metering: compile_metering(route, cost_of(compiler, route), &compiler.prices, at)?,
         charges: if identified { charges(compiler, route, at)? } else { Arc::default() },
         flag,
         ownership: route.ownership.as_ref().map(|ownership| owner(ownership, route, at)).transpose()?,
@@ -169,23 +174,29 @@ fn rewrite(path: &str, route: &RouteSource, at: &str) -> Result<Box<str>, Compil
 
 /// Rates count every request of a user; money and tasks only where the route has a cost.
 fn charges(compiler: &mut Compiler, route: &RouteSource, at: &str) -> Result<Arc<[Charge]>, CompileError> {
-    let cost = route.cost_micros.unwrap_or(compiler.settings.cost_micros_default);
+    let cost = cost_of(compiler, route);
     for (field, value) in [("cost_micros", cost), ("tasks", route.tasks)] {
         if !(0..=CHARGE_MAX).contains(&value) {
             return Err(range(&format!("{at}.{field}"), &value.to_string(), "from 0 to 1125899906842624"));
         }
     }
-    let key = (route.gateways.iter().copied().collect(), cost, route.tasks);
+    let by_tokens = route.metering.as_ref().is_some_and(|metering| metering.by == CostSource::Usage);
+    let key = (route.gateways.iter().copied().collect(), cost, route.tasks, by_tokens);
     if let Some(known) = compiler.charges.get(&key) {
         return Ok(Arc::clone(known));
     }
-    let charges: Arc<[Charge]> = charges_of(&compiler.budgets, route, cost);
+    let charges: Arc<[Charge]> = charges_of(&compiler.budgets, route, cost, by_tokens);
     check_charges(&compiler.budgets, &charges, route, at)?;
     compiler.charges.insert(key, Arc::clone(&charges));
     Ok(charges)
 }
 
-fn charges_of(budgets: &[Budget], route: &RouteSource, cost: i64) -> Arc<[Charge]> {
+fn cost_of(compiler: &Compiler, route: &RouteSource) -> i64 {
+    route.cost_micros.unwrap_or(compiler.settings.cost_micros_default)
+}
+
+/// Where tokens are priced, the amounts of money and tokens follow from the request: see [`Permit::bounded`](crate::decision::Permit::bounded).
+fn charges_of(budgets: &[Budget], route: &RouteSource, cost: i64, by_tokens: bool) -> Arc<[Charge]> {
     budgets
         .iter()
         .filter(|budget| budget.counted == Counted::ByLease && route.gateways.iter().any(|gateway| budget.gateways.contains(*gateway)))
@@ -196,7 +207,8 @@ fn charges_of(budgets: &[Budget], route: &RouteSource, cost: i64) -> Arc<[Charge
                 Unit::Requests => 1,
                 Unit::Tokens => 0,
             };
-            (amount > 0).then_some(Charge { budget: budget.id, amount: Units::new(amount) })
+            let priced = by_tokens && matches!(budget.unit, Unit::MicroUsd | Unit::Tokens);
+            (amount > 0 || priced).then_some(Charge { budget: budget.id, amount: Units::new(amount) })
         })
         .collect()
 }
