@@ -101,6 +101,12 @@ impl PriceTable {
         Ok(table)
     }
 
+    /// Whether no model has a price.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty()
+    }
+
     /// The price of `model`: that of its name, else that of the longest prefix.
     #[must_use]
     pub fn find(&self, model: &str) -> Option<&Price> {

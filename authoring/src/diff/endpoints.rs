@@ -6,7 +6,7 @@ use decision_core::budget::BudgetId;
 use decision_core::decision::Charge;
 use decision_core::flag::FlagId;
 use decision_core::gateway::{Gateway, Method};
-use decision_core::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, Ownership, Requirement, Route};
+use decision_core::policy::{CompiledPolicy, CredentialForwarding, ExchangeKind, Metering, Ownership, Requirement, Route};
 use std::collections::{BTreeMap, HashMap};
 
 /// An endpoint under both policies.
@@ -34,6 +34,7 @@ struct Seen<'a> {
     credential: CredentialForwarding,
     rewrite: Option<&'a str>,
     exchange: ExchangeKind,
+    metering: &'a Metering,
     charges: &'a [Charge],
 }
 
@@ -96,6 +97,7 @@ fn seen<'a>(route: &'a Route, policy: &'a CompiledPolicy) -> Seen<'a> {
         credential: route.credential,
         rewrite: route.rewrite.as_deref(),
         exchange: route.exchange,
+        metering: &route.metering,
         charges: &route.charges,
     }
 }

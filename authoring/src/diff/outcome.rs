@@ -58,6 +58,7 @@ fn told_beside<'p>(outcome: Outcome<'p>, other: Outcome<'p>) -> Outcome<'p> {
         credential: changed(mine.credential, theirs.credential),
         rewrite: changed(mine.rewrite, theirs.rewrite),
         exchange: changed(mine.exchange, theirs.exchange),
+        metering: changed(mine.metering, theirs.metering),
         ..mine
     };
     Outcome::Permit { ruled, obligations }
@@ -93,6 +94,9 @@ fn described(outcome: Outcome<'_>, other: Outcome<'_>) -> String {
             if let Some(value) = value(&obligations, aspect) {
                 words.push_str(&format!(", {}: {value}", aspect.name()));
             }
+        }
+        if let (true, Some(metering)) = (obligations.metering != other.metering, obligations.metering) {
+            words.push_str(&format!(", metering: {metering}"));
         }
     }
     words

@@ -102,6 +102,15 @@ fn charges_approvals_and_where_a_request_goes_are_decisions() {
 }
 
 #[test]
+fn how_a_cost_becomes_known_is_a_difference() {
+    let fixed = POLICY.replacen("agent.read, cost_micros: 0", "agent.read, cost_micros: 5", 1);
+    let reported = fixed.replacen("agent.read, cost_micros: 5", "agent.read, cost_micros: 5, metering: {by: header}", 1);
+    let told = told(&compared(&fixed, &reported));
+    let change = "permit, metering: fixed -> permit, metering: header x-actual-cost-micros";
+    assert!(!told.is_empty() && told.iter().all(|line| line.contains("GET /agents/{id}; ") && line.ends_with(change)), "{told:?}");
+}
+
+#[test]
 fn what_becomes_of_a_permitted_request_is_a_decision() {
     let limit = "budgets:\n  - {name: guests, unit: requests, window: minute, scope: client_address, cap: 9, durable: false}\nroutes:\n";
     let limited =

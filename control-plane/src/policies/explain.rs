@@ -143,6 +143,10 @@ pub struct ForwardedTold {
     pub credential: &'static str,
     /// `plain`, `stream` or `websocket`.
     pub exchange: &'static str,
+    /// How it becomes known what the request cost: `header NAME` or `usage API`; absent where `charges` says it. With `usage`, an
+    /// upper bound that follows from the request's body is reserved until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metering: Option<String>,
 }
 
 /// Where the caller's customer id is forced into a request.
@@ -244,7 +248,7 @@ fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
 }
 
 fn permitted(permit: ExplainedPermit, answer: Answer) -> Answer {
-    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange } = permit;
+    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange, metering } = permit;
     let due = |ExplainedCharge { budget, amount, cap }| ChargeDue { budget, amount: amount.get(), cap: cap.get() };
     let ownership = ownership.map(|(place, name)| OwnerTold { place: place.name(), name });
     Answer {
@@ -253,7 +257,7 @@ fn permitted(permit: ExplainedPermit, answer: Answer) -> Answer {
         approval: Some(approval.name()),
         charges: charges.into_iter().map(due).collect(),
         limit: limit.map(|(budget, cap)| LimitTold { budget, cap: cap.get() }),
-        forwarded: Some(ForwardedTold { ownership, rewrite, credential: credential.name(), exchange: exchange.name() }),
+        forwarded: Some(ForwardedTold { ownership, rewrite, credential: credential.name(), exchange: exchange.name(), metering }),
         ..answer
     }
 }

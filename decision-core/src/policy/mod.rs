@@ -75,7 +75,7 @@ pub struct Route {
 }
 
 /// How it becomes known what a request cost in the end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Metering {
     /// It costs what its route says.
     #[default]

@@ -205,7 +205,7 @@ fn told(story: &Explained) -> Value {
 }
 
 fn permitted(permit: &ExplainedPermit) -> Value {
-    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange } = permit;
+    let ExplainedPermit { target, approval, charges, limit, ownership, rewrite, credential, exchange, metering } = permit;
     let charge =
         |ExplainedCharge { budget, amount, cap }: &ExplainedCharge| json!({"budget": budget, "amount": amount.get(), "cap": cap.get()});
     let forwarded = [
@@ -213,6 +213,7 @@ fn permitted(permit: &ExplainedPermit) -> Value {
         rewrite.as_ref().map(|path| ("rewrite", json!(path))),
         Some(("credential", json!(credential.name()))),
         Some(("exchange", json!(exchange.name()))),
+        metering.as_ref().map(|metering| ("metering", json!(metering))),
     ];
     let forwarded: Map<String, Value> = forwarded.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect();
     let mut answer = json!({
@@ -250,7 +251,7 @@ fn words(answer: &Value) -> String {
         if let Some(owner) = forwarded.get("ownership") {
             text.push_str(&format!("  owner     {} {}\n", shown(owner, "in"), shown(owner, "name")));
         }
-        for member in ["rewrite", "credential", "exchange"].into_iter().filter(|member| forwarded.get(member).is_some()) {
+        for member in ["rewrite", "credential", "exchange", "metering"].into_iter().filter(|member| forwarded.get(member).is_some()) {
             text.push_str(&format!("  {member:<9} {}\n", shown(forwarded, member)));
         }
     }
