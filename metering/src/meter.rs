@@ -27,7 +27,7 @@ pub struct Reading<'m> {
 ///   stand in `message_start`.
 ///
 /// What is not JSON, has a member twice, or counts what cannot be believed has no usage; nor has an answer of another
-/// kind, such as an error.
+/// kind, such as an error. An event that is not an object at all is passed over.
 #[derive(Debug)]
 pub struct Meter {
     watch: Watch,
@@ -150,11 +150,14 @@ impl Meter {
                         self.done = self.done.with(text);
                         self.is_final |= self.done == Done::Said;
                     }
-                    if self.scanner.feed(text) && !self.scanner.is_repeated() {
+                    if self.scanner.feed(text) {
                         self.event();
                     }
                 }
                 Part::End => {
+                    if self.scanner.is_unfinished() {
+                        self.spoil();
+                    }
                     self.scanner.restart();
                     self.done = Done::Matched(0);
                 }
@@ -164,6 +167,10 @@ impl Meter {
 
     /// An event has been read to its end. What else stands in it cannot take it back.
     fn event(&mut self) {
+        if self.scanner.is_repeated() {
+            self.spoil();
+            return;
+        }
         if let Found::Value(text) = self.scanner.found(Place::Model) {
             self.model.note(text);
         }
@@ -172,6 +179,16 @@ impl Meter {
             Watch::ChatEvents => self.chat_event(),
             Watch::ResponseEvents => self.response_event(),
             Watch::MessageEvents => self.message_event(),
+        }
+    }
+
+    /// An event could not be read, so what has been told so far is not all.
+    fn spoil(&mut self) {
+        self.usage = None;
+        self.is_final = false;
+        if self.watch == Watch::MessageEvents {
+            // Later counts would be merged over ones that are not known.
+            self.watch = Watch::Nothing;
         }
     }
 
@@ -211,9 +228,7 @@ impl Meter {
             Found::Value(text) => Counts::read(text),
         };
         let Some(counts) = read else {
-            // Later counts would be merged over ones that are not known.
-            self.usage = None;
-            self.watch = Watch::Nothing;
+            self.spoil();
             return;
         };
         self.counts = if starts { counts } else { self.counts.with(counts) };
@@ -245,18 +260,21 @@ impl Done {
     const TEXT: &[u8] = b"[DONE]";
 
     fn with(self, text: &[u8]) -> Self {
-        text.iter().fold(self, |done, byte| match done {
-            Self::Matched(count) if Self::TEXT.get(count) == Some(byte) => {
-                if count + 1 == Self::TEXT.len() {
-                    Self::Said
-                } else {
-                    Self::Matched(count + 1)
-                }
+        let mut count = match self {
+            Self::Matched(count) => count,
+            Self::Otherwise | Self::Said => return self,
+        };
+        for byte in text {
+            if Self::TEXT.get(count) == Some(byte) {
+                count += 1;
+            } else if count > 0 || !byte.is_ascii_whitespace() {
+                return Self::Otherwise;
             }
-            Self::Matched(0) if byte.is_ascii_whitespace() => done,
-            Self::Matched(_) | Self::Otherwise => Self::Otherwise,
-            Self::Said => Self::Said,
-        })
+            if count == Self::TEXT.len() {
+                return Self::Said;
+            }
+        }
+        Self::Matched(count)
     }
 }
 

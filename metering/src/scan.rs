@@ -335,6 +335,11 @@ impl Scanner {
         matches!(self.state, State::Broken)
     }
 
+    /// The object has begun and not ended: it is broken, or cut off.
+    pub(crate) const fn is_unfinished(&self) -> bool {
+        self.depth > 0
+    }
+
     /// Reads the next bytes, and tells whether the object ended among them.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !self.is_broken() {

@@ -169,8 +169,15 @@ fn a_usage_of_chat_events_is_final_when_nothing_can_follow() {
     check(CHAT, Form::EventStream, &format!("data: {runs}\n\ndata: [DONE"), None);
     check(CHAT, Form::EventStream, &format!("data: {runs}\n\nevent: [DONE]\ndata: {{}}\n\n: [DONE]\n\n"), None);
     check(CHAT, Form::EventStream, &format!("data: {runs}\n\ndata: \"[DONE]\"\n\n"), None);
-    // The event before is not JSON, and nobody's business.
-    check(CHAT, Form::EventStream, &stream(&["ping", "{", "", "[1]", tells]), usage(3, 5));
+    // What is not an object is nobody's business; what is one and cannot be read may have told more.
+    for other in ["ping", "", "[1]", "5 {", "]"] {
+        check(CHAT, Form::EventStream, &stream(&[runs, other, "[DONE]"]), usage(3, 4));
+    }
+    for unread in ["{", r#"{"choices":[{]}"#, r#"{"usage":1,"usage":2}"#, "{\"a\":\"\u{1}\"}"] {
+        check(CHAT, Form::EventStream, &stream(&[runs, unread, "[DONE]"]), None);
+        check(CHAT, Form::EventStream, &stream(&[tells, unread]), None);
+        check(CHAT, Form::EventStream, &stream(&[unread, tells]), usage(3, 5));
+    }
 }
 
 #[test]
@@ -223,6 +230,7 @@ fn message_events_are_merged_and_final_with_the_output() {
         check(Api::Messages, Form::EventStream, &stream(events), want);
     }
     check(Api::Messages, Form::EventStream, &stream(&[all]), usage(4, 6));
+    check(Api::Messages, Form::EventStream, &stream(&[r#"{"type":"message_start","#, all]), None);
 }
 
 #[test]
