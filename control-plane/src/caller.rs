@@ -215,6 +215,7 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge
         | DenyReason::OutputUnlimited
+        | DenyReason::CostUnbounded(_)
         | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_)) => {

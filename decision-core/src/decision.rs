@@ -124,6 +124,8 @@ pub enum DenyReason {
     MeteredBodyTooLarge,
     /// The request does not limit its output, and its route names no limit either.
     OutputUnlimited,
+    /// This member of the body makes the request cost what neither its body nor tokens at list price bound.
+    CostUnbounded(&'static str),
     /// The policy has no price for the model.
     ModelUnpriced,
     /// A budget has no room for the charge.
@@ -159,6 +161,7 @@ impl DenyReason {
             Self::MeteredBody,
             Self::MeteredBodyTooLarge,
             Self::OutputUnlimited,
+            Self::CostUnbounded(""),
             Self::ModelUnpriced,
             Self::BudgetSpent(BudgetId(0)),
             Self::BudgetUnscoped(BudgetId(0)),
@@ -184,7 +187,9 @@ impl DenyReason {
             Self::OwnerMissing | Self::BodyNotObject | Self::BodyKeyRepeated | Self::BodyTooLarge => Check::Ownership,
             Self::RuleRefused => Check::Rules,
             Self::ApprovalHeader(_) | Self::ApprovalRequired | Self::ApprovalRefused | Self::ApprovalBodyTooLarge => Check::Approval,
-            Self::MeteredBody | Self::MeteredBodyTooLarge | Self::OutputUnlimited | Self::ModelUnpriced => Check::Budget,
+            Self::MeteredBody | Self::MeteredBodyTooLarge | Self::OutputUnlimited | Self::CostUnbounded(_) | Self::ModelUnpriced => {
+                Check::Budget
+            }
             Self::BudgetSpent(_) | Self::BudgetUnscoped(_) => Check::Budget,
         }
     }
@@ -217,6 +222,7 @@ impl DenyReason {
             Self::MeteredBody => "metered_body",
             Self::MeteredBodyTooLarge => "metered_body_too_large",
             Self::OutputUnlimited => "output_unlimited",
+            Self::CostUnbounded(_) => "cost_unbounded",
             Self::ModelUnpriced => "model_unpriced",
             Self::BudgetSpent(_) => "budget_spent",
             Self::BudgetUnscoped(_) => "budget_unscoped",
@@ -229,7 +235,8 @@ impl DenyReason {
         let settings = policy.map(CompiledPolicy::settings);
         match self {
             Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) | Self::ApprovalHeader(_) => 400,
-            Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated | Self::MeteredBody | Self::OutputUnlimited => 400,
+            Self::UpgradeRefused | Self::BodyNotObject | Self::BodyKeyRepeated | Self::MeteredBody => 400,
+            Self::OutputUnlimited | Self::CostUnbounded(_) => 400,
             Self::CredentialRefused(CredentialFault::VerificationBudgetSpent) | Self::ClientLimited(_) => 429,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused | Self::OwnerMissing => 401,
             // To the page on which a governor decides, if the policy says so.

@@ -5,7 +5,7 @@ use crate::exchange::{Exchange, Trace};
 use crate::host::Host;
 use decision_core::budget::{CHARGE_MAX, Unit, Units};
 use decision_core::decision::{Bound, DenyReason, Permit};
-use decision_core::policy::{CompiledPolicy, Metering, Route};
+use decision_core::policy::{CompiledPolicy, Metering, Route, Unbounded};
 use metering::{Api, Asked, Form, Meter, Usage};
 use wire::audit::CostBasis;
 
@@ -21,7 +21,7 @@ pub(crate) const fn reads_body(route: &Route) -> bool {
 /// The permit with what the request may cost at most. Its body is here.
 pub(crate) fn bounded(exchange: &mut Exchange, host: &impl Host, policy: &CompiledPolicy, permit: Permit) -> Result<Permit, DenyReason> {
     let route = policy.route_by_id(permit.route());
-    let Some(Metering::Usage { api, output_tokens, .. }) = route.map(|route| &route.metering) else { return Ok(permit) };
+    let Some(Metering::Usage { api, output_tokens, unbounded, .. }) = route.map(|route| &route.metering) else { return Ok(permit) };
     if permit.charges().is_empty() {
         return Ok(permit);
     }
@@ -30,6 +30,9 @@ pub(crate) fn bounded(exchange: &mut Exchange, host: &impl Host, policy: &Compil
     }
     let body = host.request_body(0, exchange.body.length());
     let asked = metering::read(*api, &body).map_err(|_| DenyReason::MeteredBody)?;
+    if let (Some(member), Unbounded::Refuse) = (asked.unbounded, unbounded) {
+        return Err(DenyReason::CostUnbounded(member));
+    }
     let output = asked.output_tokens_max(*output_tokens).ok_or(DenyReason::OutputUnlimited)?;
     let price = policy.prices().find(&asked.model).ok_or(DenyReason::ModelUnpriced)?;
     let bound =

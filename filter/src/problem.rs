@@ -126,6 +126,7 @@ fn row(reason: DenyReason) -> Row {
         ),
         DenyReason::MeteredBodyTooLarge => Row("validation-error", "Validation Error", "The body may have 768 KiB at most"),
         DenyReason::OutputUnlimited => Row("validation-error", "Validation Error", "The request has to limit its output tokens"),
+        DenyReason::CostUnbounded(_) => Row("validation-error", "Validation Error", "The request may cost more than can be foreseen"),
         DenyReason::ModelUnpriced => Row("model-unpriced", "Model Unpriced", "The model has no price here"),
         DenyReason::BudgetSpent(_) => Row("budget-exceeded", "Budget Exceeded", "Budget exceeded"),
         DenyReason::BudgetUnscoped(_) => Row("budget-unscoped", "Budget Unscoped", "The token names nobody to charge"),
@@ -199,6 +200,7 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge
         | DenyReason::OutputUnlimited
+        | DenyReason::CostUnbounded(_)
         | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_) => None,
@@ -251,6 +253,7 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge
         | DenyReason::OutputUnlimited
+        | DenyReason::CostUnbounded(_)
         | DenyReason::ModelUnpriced
         | DenyReason::BudgetSpent(_)
         | DenyReason::BudgetUnscoped(_) => None,
@@ -307,7 +310,9 @@ impl<'p> Problem<'p> {
         let mut extras = Extras::default();
         match reason {
             DenyReason::AmbiguousPath(fault) => detail = format!("{detail}: {fault}"),
-            DenyReason::AmbiguousHeader(name) | DenyReason::ApprovalHeader(name) => detail = format!("{detail}: `{name}`"),
+            DenyReason::AmbiguousHeader(name) | DenyReason::ApprovalHeader(name) | DenyReason::CostUnbounded(name) => {
+                detail = format!("{detail}: `{name}`");
+            }
             DenyReason::PermissionMissing => extras.required_permission = action(exchange),
             DenyReason::TrialExpired => {
                 extras.trial_expires_at = trial_end(exchange);

@@ -10,7 +10,8 @@ use decision_core::gateway::{Gateway, Method};
 use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
     BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource, OwnershipPlace,
-    OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Utilization,
+    OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Unbounded,
+    Utilization,
 };
 use metering::Api;
 use std::time::Duration;
@@ -176,6 +177,10 @@ fn metering_source(metering: &wire::Metering) -> MeteringSource {
             wire::Api::AnthropicMessages => Api::Messages,
         }),
         output_tokens: metering.output_tokens,
+        unbounded: match metering.unbounded {
+            wire::Unbounded::Refuse => Unbounded::Refuse,
+            wire::Unbounded::Allow => Unbounded::Allow,
+        },
     }
 }
 

@@ -106,8 +106,9 @@ fn how_a_cost_becomes_known_is_a_difference() {
     let fixed = POLICY.replacen("agent.read, cost_micros: 0", "agent.read, cost_micros: 5", 1);
     let reported = fixed.replacen("agent.read, cost_micros: 5", "agent.read, cost_micros: 5, metering: {by: header}", 1);
     let told = told(&compared(&fixed, &reported));
-    let change = "permit, metering: fixed -> permit, metering: header x-actual-cost-micros";
-    assert!(!told.is_empty() && told.iter().all(|line| line.contains("GET /agents/{id}; ") && line.ends_with(change)), "{told:?}");
+    let change = ["metering: fixed -> ", "metering: header x-actual-cost-micros"];
+    let tells = |line: &String| line.contains("GET /agents/{id}; ") && change.iter().all(|part| line.contains(part));
+    assert!(!told.is_empty() && told.iter().all(tells), "{told:?}");
 }
 
 #[test]

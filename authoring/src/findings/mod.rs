@@ -222,6 +222,7 @@ fn idle_responses(document: &PolicyDocument, messages: &mut Vec<String>) {
         (DenyReason::MeteredBody.code(), any(priced_by_tokens)),
         (DenyReason::MeteredBodyTooLarge.code(), any(priced_by_tokens)),
         (DenyReason::OutputUnlimited.code(), any(priced_by_tokens)),
+        (DenyReason::CostUnbounded("").code(), any(priced_by_tokens)),
         (DenyReason::ModelUnpriced.code(), any(priced_by_tokens)),
         ("client_limited", limits),
         ("budget_spent", !document.budgets.is_empty()),

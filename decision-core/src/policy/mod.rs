@@ -13,7 +13,7 @@ use crate::principal::{Identity, Principal, Tier};
 use core::fmt;
 use hashbrown::HashMap;
 use metering::{Api, PriceTable};
-pub use source::{CredentialForwarding, ExchangeKind, OwnershipPlace};
+pub use source::{CredentialForwarding, ExchangeKind, OwnershipPlace, Unbounded};
 use std::sync::Arc;
 
 /// The most budgets that one request may be charged to.
@@ -90,6 +90,8 @@ pub enum Metering {
         output_tokens: Option<u64>,
         /// What a request costs that the backend answered with an error.
         failed: Units,
+        /// What becomes of requests whose cost nothing in them bounds.
+        unbounded: Unbounded,
     },
 }
 

@@ -194,6 +194,17 @@ pub struct MeteringSource {
     pub header: Option<String>,
     pub api: Option<Api>,
     pub output_tokens: Option<u32>,
+    pub unbounded: Unbounded,
+}
+
+/// What becomes of requests whose cost nothing in them bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unbounded {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go on.
+    Allow,
 }
 
 /// Who says what a request cost.

@@ -7,7 +7,7 @@ use super::tokens;
 use crate::pipeline::Step;
 use serde_json::{Value, json};
 use std::time::Duration;
-use wire::policy::{Api, Budget, CostSource, Metering, PolicyDocument, Price, RateLimitHeaders, Reporting, Unit, Utilization};
+use wire::policy::{Api, Budget, CostSource, Metering, PolicyDocument, Price, RateLimitHeaders, Reporting, Unbounded, Unit, Utilization};
 
 /// $2 and $8 per million tokens.
 const INPUT: i64 = 2_000_000;
@@ -25,14 +25,20 @@ fn chat(document: &mut PolicyDocument) {
     document.budgets.push(Budget { name: "tokens-daily".into(), unit: Unit::Tokens, problem: None, status: None, ..tokens });
     let route = document.routes.iter_mut().find(|route| route.name == "tasks.create").unwrap();
     route.cost_micros = Some(7);
-    route.metering = Some(Metering { by: CostSource::Usage, header: None, api: Some(Api::OpenaiChat), output_tokens: None });
+    route.metering = Some(Metering {
+        by: CostSource::Usage,
+        header: None,
+        api: Some(Api::OpenaiChat),
+        output_tokens: None,
+        unbounded: Unbounded::Refuse,
+    });
 }
 
 /// The same route, whose backend says what a request cost.
 fn reported(document: &mut PolicyDocument) {
     let route = document.routes.iter_mut().find(|route| route.name == "tasks.create").unwrap();
     route.cost_micros = Some(5_000);
-    route.metering = Some(Metering { by: CostSource::Header, header: None, api: None, output_tokens: None });
+    route.metering = Some(Metering { by: CostSource::Header, header: None, api: None, output_tokens: None, unbounded: Unbounded::Refuse });
 }
 
 fn request(body: &Value) -> Request {
@@ -184,6 +190,7 @@ fn what_cannot_be_priced_is_refused_before_anything_is_reserved() {
         (limitless.to_string(), 400, "validation-error", "output_unlimited"),
         (unpriced.to_string(), 403, "model-unpriced", "model_unpriced"),
         ("{\"model\":\"fast\",\"max_tokens\":1,\"mod\\u0065l\":\"slow-1\"}".into(), 400, "validation-error", "metered_body"),
+        (r#"{"model":"fast","max_tokens":1,"web_search_options":{}}"#.into(), 400, "validation-error", "cost_unbounded"),
         ("[]".into(), 400, "validation-error", "metered_body"),
         ("{".into(), 400, "validation-error", "metered_body"),
         (

@@ -9,7 +9,7 @@ mod route;
 pub use money::{AtCritical, Price, RateLimitHeaders, Reporting, Thresholds, Utilization};
 pub use route::{
     Api, Approval, CostSource, CredentialForwarding, ExchangeKind, Metering, Method, Ownership, OwnershipPlace, Requirement, Route,
-    TrialAccess,
+    TrialAccess, Unbounded,
 };
 
 use serde::{Deserialize, Serialize};

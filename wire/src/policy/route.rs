@@ -103,6 +103,22 @@ pub struct Metering {
     /// `by: usage`: the output tokens that are reserved for a request that names no limit; such requests are refused when absent.
     #[serde(default)]
     pub output_tokens: Option<u32>,
+    /// `by: usage`: what becomes of requests whose cost neither their body nor tokens at list price bound: earlier conversations by
+    /// id, tools that the provider runs, dearer tiers of service.
+    #[serde(default)]
+    pub unbounded: Unbounded,
+}
+
+/// What becomes of requests whose cost nothing in them bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Unbounded {
+    /// They are refused: 400.
+    #[default]
+    Refuse,
+    /// They go on. What they cost in tokens is charged, as an overrun where it is more than was reserved.
+    Allow,
 }
 
 /// Who says what a request cost.

@@ -4,7 +4,7 @@ use super::error::{CompileError, range};
 use crate::budget::{CHARGE_MAX, Units};
 use crate::gateway::Method;
 use crate::policy::Metering;
-use crate::policy::source::{CostSource, ExchangeKind, MeteringSource, PriceSource, RouteSource};
+use crate::policy::source::{CostSource, ExchangeKind, MeteringSource, PriceSource, RouteSource, Unbounded};
 use metering::{InvalidPriceTable, Price, PriceTable};
 
 /// In which header or trailer a backend says what a request cost, unless the route names another.
@@ -45,16 +45,16 @@ pub(super) fn compile_metering(route: &RouteSource, cost: i64, prices: &PriceTab
     let inconsistent = |rule| CompileError::Inconsistent { at: format!("{at}.metering"), rule };
     let Some(source) = &route.metering else { return Ok(Metering::Fixed) };
     match (source.by, source) {
-        (CostSource::Header, MeteringSource { api: None, output_tokens: None, header, .. }) => {
+        (CostSource::Header, MeteringSource { api: None, output_tokens: None, unbounded: Unbounded::Refuse, header, .. }) => {
             if cost == 0 {
                 return Err(inconsistent("`by: header` needs a `cost_micros` above 0: it is what is reserved until the cost is known"));
             }
             compile_header(header.as_deref().unwrap_or(HEADER), at).map(Metering::Header)
         }
-        (CostSource::Header, _) => Err(inconsistent("`api` and `output_tokens` go with `by: usage`")),
+        (CostSource::Header, _) => Err(inconsistent("`api`, `output_tokens` and `unbounded` go with `by: usage`")),
         (CostSource::Usage, MeteringSource { header: Some(_), .. }) => Err(inconsistent("`header` goes with `by: header`")),
         (CostSource::Usage, MeteringSource { api: None, .. }) => Err(inconsistent("`by: usage` needs an `api`")),
-        (CostSource::Usage, MeteringSource { api: Some(api), output_tokens, .. }) => {
+        (CostSource::Usage, MeteringSource { api: Some(api), output_tokens, unbounded, .. }) => {
             if prices.is_empty() {
                 return Err(inconsistent("`by: usage` needs `prices`"));
             }
@@ -65,7 +65,7 @@ pub(super) fn compile_metering(route: &RouteSource, cost: i64, prices: &PriceTab
                 return Err(range(&format!("{at}.metering.output_tokens"), &tokens.to_string(), "from 1 to 10000000"));
             }
             let failed = Units::new(cost.clamp(0, CHARGE_MAX));
-            Ok(Metering::Usage { api: *api, output_tokens: output_tokens.map(u64::from), failed })
+            Ok(Metering::Usage { api: *api, output_tokens: output_tokens.map(u64::from), failed, unbounded: *unbounded })
         }
     }
 }
