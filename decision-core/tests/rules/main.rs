@@ -10,6 +10,7 @@ mod denials;
 mod fixture;
 mod flags;
 mod headers;
+mod metering;
 mod obligations;
 mod paths;
 
