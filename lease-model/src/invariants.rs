@@ -4,7 +4,7 @@ use crate::calm::{Calm, calm, lives_on};
 use crate::config::Config;
 use crate::holder::Holder;
 use crate::ledger::{Lease, Rule};
-use crate::plane::Breach;
+use crate::plane::{Breach, Standing};
 use crate::terms::{Key, Units, Window};
 use crate::world::World;
 
@@ -36,20 +36,20 @@ pub fn leases_are_spent_in_their_windows<H: Holder>(world: &World<H>) -> bool {
     world.living().flat_map(|slot| &slot.requests).all(|request| request.window == request.lease)
 }
 
-/// I7: the books. Settled are exactly the charges that were reported and the forfeits, and never more than happened apart
-/// from these; once no lease is open, never less; and exactly what happened when nothing was forfeited.
+/// I7: the books. Charges that were reported are at most what happened, and what is committed is what is settled and what
+/// leases may still spend. With I3, an account without leases has settled at least what was spent, and exactly that where
+/// nothing was forfeited; its overruns are all booked, unless their holder was lost.
 pub fn the_books_are_right<H: Holder>(world: &World<H>) -> bool {
+    let nobody_was_lost = world.crashes == 0 && world.plane.registers.iter().all(|register| register.standing == Standing::Open);
     Key::ALL.iter().all(|key| {
         let (account, spent, overran) = (world.plane.accounts.at(*key), *world.spent.at(*key), *world.overran.at(*key));
         let leases = || world.plane.registers.iter().filter_map(|register| *register.leases.at(*key));
         let sum = |number: fn(&Lease) -> Units| leases().map(|lease| number(&lease)).sum::<Units>();
-        let at_rest = leases().count() == 0 && world.under_way(*key) == 0 && world.living().all(|slot| slot.holder.room(*key) == 0);
-        let reported = account.settled.saturating_sub(account.forfeited);
-        reported <= spent
-            && account.overrun <= overran
+        account.settled.saturating_sub(account.forfeited) <= spent
             && account.committed == account.settled + sum(|lease| lease.granted.saturating_sub(lease.used))
             && account.held == sum(|lease| lease.held)
-            && (!at_rest || account.settled >= reported && account.committed == account.settled)
+            && account.overrun <= overran
+            && (account.overrun == overran || !nobody_was_lost || leases().count() > 0)
     })
 }
 
