@@ -1,7 +1,7 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint native wasm e2e cases bench fuzz differential deny clean
+.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench fuzz differential deny clean
 
 GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
@@ -54,6 +54,9 @@ e2e: build ## the compiled filter in a real Envoy, with all real parts, and page
 
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden
+
+model: ## the lease protocol in every order of events, large configurations too; prints states and the paths to built-in faults
+	cargo test --package lease-model -- --include-ignored --nocapture
 
 bench: build ## CPU per request beside Envoy's own filters, and of single decisions; writes bench/results/latest.json
 	cargo run --quiet --package bench --bin gateway-bench

@@ -153,7 +153,7 @@ fn view(key: AccountKey, window_end: i64, budget: Option<&Budget>, account: Acco
         forfeited: account.forfeited.get(),
         overrun: account.overrun.get(),
         over_grant: account.over_grant.get(),
-        remaining: cap.unwrap_or_default().minus(account.committed).get(),
+        remaining: cap.unwrap_or_default().minus(account.committed).minus(account.overrun).get(),
         budget: key.budget,
         scope: key.scope,
     })

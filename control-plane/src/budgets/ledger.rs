@@ -1,7 +1,7 @@
 //! The rule by which leases are granted, settled and forfeited: a pure function of one account, one lease and one
 //! report. `scripts/account.lua` is the same rule for the budgets in Valkey; a property test compares them.
 //!
-//! INVARIANT (no overspend): `committed <= cap` after every raise.
+//! INVARIANT (no overspend): `committed + overrun <= cap` after every raise.
 //! INVARIANT (conservation): `granted >= used + held` for each lease, hence `committed >= settled + held`.
 
 use decision_core::budget::Units;
@@ -43,6 +43,14 @@ pub struct Lease {
     pub held: Units,
     /// Beyond what was reserved.
     pub overrun: Units,
+}
+
+impl Account {
+    /// All that was charged, as holders are told: what remains of the cap can be spent, unless it is leased.
+    #[must_use]
+    pub const fn charged(&self) -> Units {
+        self.settled.plus(self.overrun)
+    }
 }
 
 impl Lease {
@@ -226,7 +234,8 @@ fn lower(account: &mut Account, lease: &mut Lease, report: &Report) {
 
 fn raise(account: &mut Account, lease: &mut Lease, report: &Report, room: Room) -> Recall {
     let Room::Open { cap, holders } = room else { return Recall::NotNeeded };
-    let available = cap.minus(account.committed);
+    // What requests cost beyond their reservations was spent all the same: it is taken from what is left.
+    let available = cap.minus(account.committed).minus(account.overrun);
     let wanted = report.minimum.minus(lease.granted);
     let waiting = if wanted <= available { wanted } else { whole_charges(lease, available, report.charge) };
     let more = waiting.max(prefetch(lease, report, available, holders)).min(available);
@@ -377,6 +386,18 @@ mod tests {
         let first = book(Account::default(), None, &overrun(7), open(5, 1));
         let second = book(first.account, first.lease, &overrun(9), open(5, 1));
         assert_eq!((second.account.overrun, second.account.committed), (Units::new(9), Units::new(5)));
+    }
+
+    #[test]
+    fn overruns_leave_less_to_grant() {
+        let overrun = Report { overrun: Units::new(3), ..report(1, 5, 0, 5, 5) };
+        let first = book(Account::default(), None, &report(1, 0, 0, 5, 5), open(10, 1));
+        let second = book(first.account, first.lease, &overrun, open(10, 1));
+        let rest = book(second.account, None, &report(1, 0, 0, 5, 5), open(10, 1));
+        assert_eq!((rest.granted, rest.account.committed, rest.account.charged()), (Units::new(2), Units::new(7), Units::new(8)));
+        let late = book(rest.account, second.lease, &Report { overrun: Units::new(9), ..overrun }, open(10, 1));
+        let none = book(late.account, None, &report(1, 0, 0, 1, 1), open(10, 1));
+        assert_eq!((none.granted, none.recall), (Units::ZERO, Recall::Needed));
     }
 
     #[test]

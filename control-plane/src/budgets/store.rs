@@ -76,7 +76,7 @@ fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, chan
         }
         granted.push((*index, report, booked.granted));
     }
-    grants.extend(granted.into_iter().map(|(index, report, granted)| (index, posting.answer(report, granted, account.settled))));
+    grants.extend(granted.into_iter().map(|(index, report, granted)| (index, posting.answer(report, granted, account.charged()))));
     if account != before || recall == Recall::Needed {
         changes.account(row.account_id, account, recall);
     }

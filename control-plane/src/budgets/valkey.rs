@@ -47,7 +47,7 @@ pub struct Applied {
     pub recalls: Vec<AccountRecall>,
 }
 
-/// The script's answer: settled, whether the holder should give back, grants, holders that should give back.
+/// The script's answer: settled and overrun, whether the holder should give back, grants, holders that should give back.
 type Answer = (i64, i64, Vec<i64>, Vec<String>);
 
 /// Books the reports of a call, and fetches what the holder is asked to give back.

@@ -2,7 +2,7 @@
 -- KEYS[1]  the account, a hash; see valkey.rs for its fields
 -- ARGV     holder, call, room (0 unknown, 1 ended, 2 open), cap, holders seen, now in ms, expiry in ms, then per
 --          report: generation, used, held, overrun, target, minimum, charge, close (0 or 1)
--- Answer   {settled, recalled (0 or 1), {grant per report}, {holders to recall}}
+-- Answer   {settled and overrun, recalled (0 or 1), {grant per report}, {holders to recall}}
 -- All amounts are below 2^53, so that Lua's doubles are exact.
 local key, holder = KEYS[1], ARGV[1]
 local call, room, cap = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -47,7 +47,7 @@ end
 
 local function raise(report)
   if room ~= 2 then return false end
-  local available = minus(cap, account.committed)
+  local available = minus(cap, account.committed + account.overrun)
   local wanted = minus(report.minimum, lease.granted)
   local waiting = wanted
   if wanted > available then waiting = whole_charges(available, report.charge) end
@@ -142,4 +142,4 @@ if call > last_call then
 end
 local mine = 0
 if not recall and lease and unused(lease) > 0 and now - recalled < RECALL_MS then mine = 1 end
-return { account.settled, mine, grants, others }
+return { account.settled + account.overrun, mine, grants, others }

@@ -1,0 +1,106 @@
+//! Configurations without a flaw: every property holds in every world.
+
+use crate::checker::{Protocol, Seen, check_all};
+use lease_model::config::{Config, Idle, Network, Windows};
+use lease_model::holder::PlainHolder;
+use lease_model::ledger::Bounds;
+use lease_model::terms::{Charge, Key, Outcome, PerKey};
+
+pub(crate) const ONE_OF_EACH: &[Charge] = &[Charge { money: 1, rate: 1 }];
+
+/// Two holders, both accounts, one window; nobody crashes or is closed.
+pub(crate) const BASE: Config = Config {
+    name: "base",
+    holders: 2,
+    incarnations: 2,
+    calls: 2,
+    caps: PerKey::new(2, 2, 2),
+    charges: ONE_OF_EACH,
+    open: 1,
+    outcomes: &[Outcome::Exact],
+    overruns: 0,
+    ahead: 1,
+    wants: &[Idle::Lower],
+    cap_changes: &[],
+    windows: Windows::One,
+    crashes: 0,
+    closes: 0,
+    network: Network::Relevant,
+    told: false,
+    flaw: None,
+};
+
+fn check(config: Config, seen: &'static [Seen]) -> usize {
+    check_all(Protocol::<Bounds, PlainHolder>::new(config, Bounds::default(), seen))
+}
+
+#[test]
+fn with_every_message_kept() {
+    let config = Config { name: "every message kept", network: Network::Everything, calls: 3, caps: PerKey::new(1, 1, 1), ..BASE };
+    check(config, &[Seen::AllSpent, Seen::Late]);
+}
+
+#[test]
+fn with_crashes_and_closing() {
+    let config = Config { name: "crashes and closing", incarnations: 4, crashes: 1, closes: 1, ..BASE };
+    check(config, &[Seen::AllSpent, Seen::Forfeit, Seen::ClosedAlive]);
+}
+
+#[test]
+fn with_costs_that_differ_from_reservations() {
+    let config = Config {
+        name: "other costs",
+        caps: PerKey::new(3, 2, 2),
+        charges: &[Charge { money: 2, rate: 1 }, Charge { money: 1, rate: 0 }],
+        outcomes: &[Outcome::Exact, Outcome::Less, Outcome::More, Outcome::Released],
+        overruns: 1,
+        ..BASE
+    };
+    check(config, &[Seen::AllSpent, Seen::Overrun, Seen::Recalled]);
+}
+
+#[test]
+fn with_a_window_that_ends() {
+    let config = Config { name: "two windows", windows: Windows::Two, caps: PerKey::new(2, 1, 1), open: 2, ..BASE };
+    check(config, &[Seen::TwoWindows]);
+}
+
+#[test]
+fn with_caps_that_change() {
+    let config = Config {
+        name: "other caps",
+        cap_changes: &[(Key::Money, 1), (Key::Money, 3)],
+        wants: &[Idle::Lower, Idle::Close],
+        closes: 1,
+        incarnations: 3,
+        ..BASE
+    };
+    check(config, &[Seen::LoweredCap, Seen::Recalled, Seen::Forfeit]);
+}
+
+#[test]
+fn with_leases_that_are_opened_again() {
+    let config = Config { name: "leases opened again", wants: &[Idle::Close, Idle::Report], calls: 4, holders: 1, ..BASE };
+    check(config, &[Seen::Reopened]);
+}
+
+#[test]
+fn with_three_holders() {
+    let config = Config { name: "three holders", holders: 3, incarnations: 3, closes: 1, ahead: 0, ..BASE };
+    check(config, &[Seen::AllSpent, Seen::Recalled]);
+}
+
+#[test]
+#[ignore = "minutes: `make model`"]
+fn with_every_message_kept_and_all_kinds_of_calls() {
+    let wants = &[Idle::Lower, Idle::Close];
+    let config = Config { name: "every message kept, all calls", network: Network::Everything, calls: 3, wants, ..BASE };
+    check(config, &[Seen::AllSpent, Seen::Late, Seen::Recalled]);
+}
+
+#[test]
+#[ignore = "minutes: `make model`"]
+fn with_three_holders_that_crash_and_are_closed() {
+    let config = Config { name: "three holders, a crash", holders: 3, incarnations: 4, crashes: 1, closes: 1, ahead: 0, ..BASE };
+    check(config, &[Seen::AllSpent, Seen::Recalled, Seen::Forfeit, Seen::ClosedAlive]);
+}
