@@ -7,7 +7,8 @@ use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Silence after which a holder is closed and its leases are charged in full.
+/// Silence after which a holder is closed and its leases are charged in full, unless the settings say otherwise; and after which
+/// nobody waits any more for what it enforces.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A holder's random id.
