@@ -27,6 +27,9 @@ struct Arguments {
     /// All ports are above this one.
     #[arg(long, default_value_t = 31_000)]
     port_base: u16,
+    /// Only say what would happen.
+    #[arg(long)]
+    plan: bool,
     /// Where the reports go, a line of JSON per cycle.
     #[arg(long, default_value = "target/chaos.jsonl")]
     report: PathBuf,
@@ -49,14 +52,20 @@ async fn main() -> ExitCode {
 async fn chaos(arguments: &Arguments) -> Result<Vec<Report>, ChaosError> {
     let by_time = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let first = arguments.seed.unwrap_or_else(by_time);
+    let silence = Duration::from_secs(arguments.silence_s);
+    if arguments.plan {
+        for seed in (first..).take(arguments.cycles) {
+            println!("{seed}: {}", Plan::of(seed, silence).faults_told().join(", "));
+        }
+        return Ok(Vec::new());
+    }
     let mut file = File::create(&arguments.report)?;
     let root = repository();
     let mut options = Options::from_environment(&root);
-    options.run_dir = root.join(".run-chaos");
+    options.run_dir = root.join(format!(".run-chaos-{}", arguments.port_base));
     options.port_base = arguments.port_base;
     options.keep_logs = true;
     options.quiet = true;
-    let silence = Duration::from_secs(arguments.silence_s);
     println!("{} cycles from seed {first}; reports in {}", arguments.cycles, arguments.report.display());
     let world = World::start(options, silence).await?;
     let mut reports = Vec::new();

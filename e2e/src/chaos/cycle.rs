@@ -90,7 +90,7 @@ pub async fn run(world: &World, cycle: usize, plan: &Plan) -> Result<Report, Cha
     Ok(Report {
         cycle,
         seed: plan.seed,
-        faults: plan.faults.iter().map(|timed| format!("{} ms: {}", timed.at.as_millis(), timed.fault)).collect(),
+        faults: plan.faults_told(),
         answers: samples.summary(),
         accounts: books.accounts.len(),
         requests,

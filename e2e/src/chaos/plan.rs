@@ -80,8 +80,14 @@ impl Plan {
             faults.push(Timed { at: Duration::from_millis(random.u64(500..1_500)), fault: Fault::Halt(part, lasting) });
         }
         faults.sort_by_key(|timed| timed.at);
-        let pace = Duration::from_millis(random.u64(10..50));
-        Self { seed, faults, pace, customers: random.usize(1..=3), agents: random.usize(2..=4) }
+        let pace = Duration::from_millis(random.u64(15..60));
+        Self { seed, faults, pace, customers: random.usize(2..=4), agents: random.usize(2..=4) }
+    }
+
+    /// The faults with their times, for people.
+    #[must_use]
+    pub fn faults_told(&self) -> Vec<String> {
+        self.faults.iter().map(|timed| format!("{} ms: {}", timed.at.as_millis(), timed.fault)).collect()
     }
 }
 
