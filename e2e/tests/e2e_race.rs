@@ -1,6 +1,6 @@
 //! Many connections race for the last units of budgets, over two Envoys: never one too many, and hardly one too few. The truth is
 //! what reached the backend.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,14 +40,7 @@ struct Prize {
     status: u16,
 }
 
-const ONE: Prize = Prize {
-    name: "cap 1",
-    gateway: "CP",
-    tier: "paid",
-    path: "/race/request",
-    budgets: &[("race-1", 1, 1)],
-    status: 429,
-};
+const ONE: Prize = Prize { name: "cap 1", gateway: "CP", tier: "paid", path: "/race/request", budgets: &[("race-1", 1, 1)], status: 429 };
 const TEN: Prize = Prize { name: "cap 10", tier: "enterprise", budgets: &[("race-10", 10, 1)], ..ONE };
 const HUNDRED: Prize = Prize { name: "cap 100", gateway: "PP", budgets: &[("race-100", 100, 1)], ..ONE };
 const ODD: Prize = Prize { name: "cap 733", gateway: "PLANT", budgets: &[("race-733", 733, 1)], ..ONE };
@@ -124,7 +117,13 @@ async fn race_all(state: &State, rounds: &[(Prize, usize)]) {
         counts.entry(name).or_default().push(reached);
     }
     for (prize, _) in rounds {
-        println!("{}: {} fit, at least {} must; reached the backend: {:?}", prize.name, prize.charges(), prize.charges_min(), counts[prize.name]);
+        println!(
+            "{}: {} fit, at least {} must; reached the backend: {:?}",
+            prize.name,
+            prize.charges(),
+            prize.charges_min(),
+            counts[prize.name]
+        );
     }
     println!("{} rounds in {} s", counts.values().map(Vec::len).sum::<usize>(), begin.elapsed().as_secs());
 }
@@ -144,7 +143,11 @@ async fn race(state: &State, prize: Prize, customer: &str) -> u64 {
         samples.0.extend(load.finished().await.unwrap().0);
     }
     let reached = backend_tally(&state.backend).await.unwrap().get(customer).copied().unwrap_or_default();
-    assert_eq!(samples.with(200), usize::try_from(reached).unwrap(), "{customer}: a request reached the backend and its client was not told");
+    assert_eq!(
+        samples.with(200),
+        usize::try_from(reached).unwrap(),
+        "{customer}: a request reached the backend and its client was not told"
+    );
     assert_eq!(samples.with(prize.status), CONNECTIONS, "{customer}: everybody is told in the end: {}", samples.summary());
     for (budget, cap, charge) in prize.budgets {
         let account = account(state, budget, customer).await.unwrap();

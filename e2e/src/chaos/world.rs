@@ -32,7 +32,8 @@ const BUDGETS: &str = "
   - { name: chaos-agent, unit: micro_usd, window: month, scope: \"agent:{agent_id}\", cap: 5000, gateways: [CP] }
 ";
 /// Where the template has the one control plane.
-const ONE_ENDPOINT: &str = "lb_endpoints: [{ endpoint: { address: { socket_address: { address: \"${DATA_PLANE_ADDRESS}\", port_value: ${DATA_PLANE_PORT} } } } }]";
+const ONE_ENDPOINT: &str =
+    "lb_endpoints: [{ endpoint: { address: { socket_address: { address: \"${DATA_PLANE_ADDRESS}\", port_value: ${DATA_PLANE_PORT} } } } }]";
 /// Ports of the links, from the base.
 const LINK_PORTS: [u16; 2] = [150, 151];
 const DATA_PLANE_PORTS: [u16; 2] = [93, 193];
