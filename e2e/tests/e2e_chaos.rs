@@ -1,5 +1,5 @@
 //! A few cycles of chaos with fixed seeds; `make chaos` does as many as are asked for.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 
