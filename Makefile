@@ -1,7 +1,7 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench fuzz differential deny clean
+.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench chaos fuzz differential deny clean
 
 GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
@@ -63,6 +63,11 @@ bench: build ## CPU per request beside Envoy's own filters, and of single decisi
 	PATH="$$(./tools/node-path):$$PATH" && export PATH CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $(CURDIR)/tools/wasi.mjs" && \
 		cargo run --quiet --release --target wasm32-wasip1 --package decision-core --example decide && \
 		cargo run --quiet --release --target wasm32-wasip1 --package rules --example memo
+
+CYCLES ?= 100
+
+chaos: build ## kill, halt and cut off parts under load, CYCLES=100 times, and check the budgets after each (SEED=… repeats a run)
+	cargo run --quiet --package e2e --bin chaos -- --cycles $(CYCLES) $(if $(SEED),--seed $(SEED)) $(CHAOS_OPTIONS)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := jws jwk jwks claims

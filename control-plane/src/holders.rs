@@ -7,7 +7,8 @@ use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Silence after which a holder is closed and its leases are charged in full.
+/// Silence after which a holder is closed and its leases are charged in full, unless the settings say otherwise; and after which
+/// nobody waits any more for what it enforces.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A holder's random id.
@@ -42,7 +43,10 @@ pub enum AdmitError {
     StaleCall,
     /// The holder was silent for too long.
     #[error("the holder is closed")]
-    Closed,
+    Closed {
+        /// The sequence number of its last record.
+        last_sequence: i64,
+    },
     /// It belongs to another Envoy.
     #[error("the holder belongs to another Envoy")]
     Foreign,
@@ -55,6 +59,7 @@ pub enum AdmitError {
 struct AdmittedRow {
     envoy_id: String,
     previous_call: i64,
+    last_sequence: i64,
     closed: bool,
     now_us: i64,
     holders: i64,
@@ -82,7 +87,7 @@ pub async fn admit(
          ON CONFLICT (holder) DO UPDATE SET previous_call = holders.last_call, \
              last_call = GREATEST(holders.last_call, EXCLUDED.last_call), activation = EXCLUDED.activation, \
              revocation = EXCLUDED.revocation, last_seen_at = now() \
-         RETURNING envoy_id, previous_call, closed_at IS NOT NULL AS closed, \
+         RETURNING envoy_id, previous_call, last_sequence, closed_at IS NOT NULL AS closed, \
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us, \
              1 + (SELECT count(*) FROM holders AS other WHERE other.closed_at IS NULL AND other.holder <> $1 \
                   AND other.last_seen_at > now() - interval '60 seconds') AS holders",
@@ -98,7 +103,7 @@ pub async fn admit(
         return Err(AdmitError::Foreign);
     }
     if row.closed {
-        return Err(AdmitError::Closed);
+        return Err(AdmitError::Closed { last_sequence: row.last_sequence });
     }
     let freshness = match call.cmp(&row.previous_call) {
         std::cmp::Ordering::Less => return Err(AdmitError::StaleCall),

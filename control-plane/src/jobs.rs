@@ -3,7 +3,7 @@
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
-use crate::holders::{self, Closed, SILENCE_MAX};
+use crate::holders::{self, Closed};
 use crate::metrics::BudgetName;
 use crate::{approvals, audit, pages, policies, revocations, webhooks};
 use decision_core::causes::chain;
@@ -63,10 +63,11 @@ async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error>
     policies::enforcement::watch_ahead(state).await?;
     // While this process or the database was away, holders could not be heard. Their silence counts only from then on:
     // else an outage of a minute would charge every lease in full.
-    if well_since.elapsed() < SILENCE_MAX {
+    let silence = Duration::from_secs(state.settings.holder_silence_s);
+    if well_since.elapsed() < silence {
         return Ok(());
     }
-    while let Some(closed) = holders::close_one_silent(&state.database, SILENCE_MAX).await? {
+    while let Some(closed) = holders::close_one_silent(&state.database, silence).await? {
         note(state, &closed);
     }
     Ok(())

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::time::Duration;
 use utoipa::ToSchema;
+use wire::sync::RECORDS_STORED_HEADER;
 
 /// Prefix of every problem `type` URI.
 pub const PROBLEM_BASE: &str = "https://waooaw.com/errors/";
@@ -47,7 +48,10 @@ pub enum ApiError {
     StaleCall,
     /// The holder was silent for too long, and is closed for good.
     #[error("the holder is closed")]
-    HolderClosed,
+    HolderClosed {
+        /// The sequence number of its last record.
+        last_sequence: i64,
+    },
     /// A number in a sync call is negative or absurd.
     #[error("invalid report: {detail}")]
     InvalidReport {
@@ -164,7 +168,7 @@ impl ApiError {
             Self::Denied { reason, .. } => reason,
             Self::ForeignHolder => "foreign_holder",
             Self::StaleCall => "stale_call",
-            Self::HolderClosed => "holder_closed",
+            Self::HolderClosed { .. } => "holder_closed",
             Self::InvalidReport { .. } => "invalid_report",
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -195,7 +199,7 @@ impl ApiError {
             Self::Denied { reason, rule } => Problem { rule: rule.clone(), ..PERMISSION_DENIED.because(*reason) },
             Self::ForeignHolder => PERMISSION_DENIED.because("the holder belongs to another Envoy"),
             Self::StaleCall => STALE_CALL.because("a newer call of the holder was carried out"),
-            Self::HolderClosed => HOLDER_CLOSED.because("the holder was silent for too long; start a new one"),
+            Self::HolderClosed { .. } => HOLDER_CLOSED.because("the holder was silent for too long; start a new one"),
             Self::InvalidReport { detail } => INVALID_REPORT.because(*detail),
             Self::NoRoute => NOT_FOUND.because("no such path"),
             Self::MethodNotAllowed => METHOD_NOT_ALLOWED.because("the path does not take this method"),
@@ -227,7 +231,7 @@ impl ApiError {
             Self::Denied { .. } => Some("Bearer error=\"insufficient_scope\""),
             Self::ForeignHolder
             | Self::StaleCall
-            | Self::HolderClosed
+            | Self::HolderClosed { .. }
             | Self::InvalidReport { .. }
             | Self::NoRoute
             | Self::MethodNotAllowed
@@ -346,6 +350,9 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(challenge) = self.challenge() {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Self::HolderClosed { last_sequence } = self {
+            headers.insert(RECORDS_STORED_HEADER, HeaderValue::from(last_sequence));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

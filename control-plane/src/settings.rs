@@ -1,5 +1,6 @@
 //! How a process is configured: by environment or flags. Nothing else reads the environment.
 
+use crate::holders::SILENCE_MAX;
 use crate::outbound::target::{AllowedHosts, AllowedNetworks};
 use crate::public_url::PublicUrl;
 use authoring::rules::Gate;
@@ -66,6 +67,10 @@ pub struct Settings {
     /// Most connections to Postgres.
     #[arg(long, env = "DATABASE_CONNECTIONS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..))]
     pub database_connections_max: u32,
+    /// After how much silence a holder is closed and its leases are charged in full, in seconds. Holders that have nothing to tell
+    /// call every 20 s: with less than 45 some are closed that are well.
+    #[arg(long, env = "HOLDER_SILENCE_S", default_value_t = SILENCE_MAX.as_secs(), value_parser = clap::value_parser!(u64).range(5..=600))]
+    pub holder_silence_s: u64,
     /// How long to wait at start for Postgres and Redis, in seconds.
     #[arg(long, env = "CONNECT_TIMEOUT_S", default_value_t = 60)]
     pub connect_timeout_s: u64,

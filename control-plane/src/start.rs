@@ -229,6 +229,10 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, variable, source })
 }
 
+/// A replica that hangs in the middle of a transaction must not keep the others from the accounts that it has locked. Nothing of it
+/// was answered, and none of our transactions waits for anything but Postgres.
+const IDLE_TRANSACTIONS_END: &str = "SET idle_in_transaction_session_timeout = '5s'";
+
 async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
     let options = settings.database_url.postgres().ok_or(StartError::DatabaseUrl)?;
     let options = options.application_name("plant-gateway-control-plane");
@@ -236,6 +240,7 @@ async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
     let pool = PgPoolOptions::new()
         .max_connections(settings.database_connections_max)
         .acquire_timeout(Duration::from_secs(5))
+        .after_connect(|connection, _| Box::pin(async move { sqlx::query(IDLE_TRANSACTIONS_END).execute(connection).await.map(|_set| ()) }))
         .connect_lazy_with(options);
     let waited_s = settings.connect_timeout_s;
     retried(Duration::from_secs(waited_s), &at, async || sqlx::query("SELECT 1").execute(&pool).await)

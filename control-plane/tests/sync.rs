@@ -6,7 +6,7 @@
 mod plane;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use control_plane::app::data_plane_app;
 use http_body_util::BodyExt as _;
 use plane::{Holder, envoy, state};
@@ -15,15 +15,15 @@ use tower::ServiceExt as _;
 use wire::frame::{self, MEDIA_TYPE_SYNC};
 use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
 
-async fn post(holder: &Holder, token: &str, body: Vec<u8>) -> (StatusCode, Vec<u8>) {
+async fn post(holder: &Holder, token: &str, body: Vec<u8>) -> (StatusCode, HeaderMap, Vec<u8>) {
     let request = Request::post("/data-plane/v1/sync")
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, MEDIA_TYPE_SYNC)
         .body(Body::from(body))
         .unwrap();
     let response = data_plane_app(holder.state.clone()).oneshot(request).await.unwrap();
-    let status = response.status();
-    (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
+    let (status, headers) = (response.status(), response.headers().clone());
+    (status, headers, response.into_body().collect().await.unwrap().to_bytes().to_vec())
 }
 
 async fn status_of(holder: &Holder, token: &str, request: &SyncRequest) -> u16 {
@@ -37,7 +37,7 @@ async fn a_call_is_answered_in_its_own_format(pool: PgPool) {
     let want = holder.want("daily", "agent=1", 0, 3, 3);
     let unknown_keys = vec!["nobody".to_owned()];
     let request = SyncRequest { revocation: 5, unknown_keys, ..holder.request(vec![want]) };
-    let (status, body) = post(&holder, "envoy-1", frame::encode(&request).unwrap()).await;
+    let (status, _, body) = post(&holder, "envoy-1", frame::encode(&request).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
     let answer: SyncAnswer = frame::decode(&body).unwrap();
     assert_eq!((answer.call, answer.accounts[0].granted), (1, 3));
@@ -69,9 +69,10 @@ async fn each_refusal_has_its_status_and_changes_nothing(pool: PgPool) {
     assert_eq!(refused.len(), 1, "the foreign Envoy is on record");
     assert_eq!(status_of(&holder, "envoy-1", &second).await, 200);
     assert_eq!(status_of(&holder, "envoy-1", &first).await, 409);
-    sqlx::query("UPDATE holders SET closed_at = now()").execute(&pool).await.unwrap();
+    sqlx::query("UPDATE holders SET closed_at = now(), last_sequence = 7").execute(&pool).await.unwrap();
     let third = holder.request(vec![]);
-    assert_eq!(status_of(&holder, "envoy-1", &third).await, 410);
+    let (status, headers, _) = post(&holder, "envoy-1", frame::encode(&third).unwrap()).await;
+    assert_eq!((status.as_u16(), headers["x-records-stored"].to_str().unwrap()), (410, "7"), "those are not to be sent again");
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -8,13 +8,14 @@
 //! * `x-echo-pieces: BYTES every MILLISECONDS`: the body in pieces; `x-echo-cut: BYTES`: the connection breaks after so many bytes of it;
 //!   `x-echo-trailer-NAME`: a trailer after it, for a client that says `te: trailers`
 //! * `x-echo-events: COUNT every MILLISECONDS`: server-sent events, each with the time at which it was sent
+//! * `x-echo-tally: NAME`: the request is also counted under this name; `/__echo/tally` tells all names with their counts
 //! * `x-echo-upgrade`: a request for an upgrade gets it, and its own bytes back
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,6 +50,9 @@ const HEADER_BYTES_MAX: usize = 200_000;
 /// How many ids of first tries are remembered.
 const IDS_MAX: usize = 4_096;
 
+/// How many names requests are counted under.
+const NAMES_MAX: usize = 65_536;
+
 /// Response headers that would break the framing of the answer.
 const NEVER_SET: [&str; 5] = ["connection", "content-length", "te", "trailer", "transfer-encoding"];
 
@@ -72,21 +76,35 @@ impl Role {
 
 /// Requests seen by all listeners that share it.
 #[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<AtomicU64>);
+pub struct Counter {
+    all: Arc<AtomicU64>,
+    named: Arc<Mutex<HashMap<String, u64>>>,
+}
 
 impl Counter {
     /// How many requests arrived since the start or the last reset.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.all.load(Ordering::SeqCst)
     }
 
-    fn count(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    fn count(&self, name: Option<&HeaderValue>) {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        let Some(name) = name else { return };
+        let mut named = self.named();
+        if named.len() < NAMES_MAX {
+            let count = named.entry(String::from_utf8_lossy(name.as_bytes()).into_owned()).or_default();
+            *count = count.saturating_add(1);
+        }
     }
 
     fn reset(&self) {
-        self.0.store(0, Ordering::SeqCst);
+        self.all.store(0, Ordering::SeqCst);
+        self.named().clear();
+    }
+
+    fn named(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -263,9 +281,12 @@ async fn exchange(echo: &Echo, mut request: Request) -> Result<Response, HungUp>
         }
         return Ok(echo.counter.seen().to_string().into_response());
     }
+    if request.uri().path() == "/__echo/tally" {
+        return Ok(axum::Json(echo.counter.named().clone()).into_response());
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
-    echo.counter.count();
+    echo.counter.count(head.headers.get("x-echo-tally"));
     let mut response = answer(head, body, upgrade, &echo.tried).await?;
     response.headers_mut().insert("x-echo-listener", HeaderValue::from_static(echo.role.name()));
     Ok(response)

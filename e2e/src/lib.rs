@@ -2,9 +2,11 @@
 //! thing wrong, policies of their own; and the echo backend.
 
 pub mod browser;
+pub mod chaos;
 pub mod echo;
 pub mod identity_provider;
 pub mod large;
+pub mod link;
 pub mod load;
 pub mod policies;
 pub mod raw;

@@ -1,5 +1,6 @@
 //! Load: many connections that each send the same request again and again, and note what came back and when.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -147,7 +148,7 @@ impl Samples {
     /// How many of each status, as text for people; `-` are exchanges that broke.
     #[must_use]
     pub fn summary(&self) -> String {
-        let mut counts = std::collections::BTreeMap::<Option<u16>, usize>::new();
+        let mut counts = BTreeMap::<Option<u16>, usize>::new();
         for sample in &self.0 {
             *counts.entry(sample.status).or_default() += 1;
         }
@@ -155,6 +156,15 @@ impl Samples {
         let parts: Vec<String> = counts.into_iter().map(|(status, count)| format!("{count} × {}", name(status))).collect();
         parts.join(", ")
     }
+}
+
+/// How many requests a stack's backends have seen under each name: those with the header `x-echo-tally`.
+///
+/// # Errors
+/// When the backend does not say.
+pub async fn backend_tally(url: &str) -> Result<BTreeMap<String, u64>, crate::http::HttpError> {
+    let answer = Client::new(url).send(&Ask::get("/__echo/tally")).await?;
+    Ok(serde_json::from_slice(&answer.body).unwrap_or_default())
 }
 
 /// How many requests a stack's backends have seen.

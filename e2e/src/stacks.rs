@@ -17,6 +17,8 @@ pub mod ports {
     pub const BAD_INPUT: u16 = 22_000;
     pub const BROKEN_BUNDLE: u16 = 23_000;
     pub const DEMO: u16 = 24_000;
+    pub const CHAOS: u16 = 23_200;
+    pub const CHAOS_HANG: u16 = 23_400;
     pub const FAULTS: u16 = 25_000;
     pub const GOLDEN: u16 = 26_000;
     pub const HEADERS: u16 = 19_000;

@@ -186,3 +186,16 @@ async fn hangs_up_and_forgives_the_second_try() {
     assert_eq!(counted.body(), "4");
     serving.abort();
 }
+
+#[tokio::test]
+async fn requests_are_counted_by_name_too() {
+    let counter = Counter::default();
+    for name in ["a", "b", "a"] {
+        let request = Request::get("/").header("x-echo-tally", name).body(Body::empty()).expect("a request");
+        ask_with(&counter, request).await;
+    }
+    ask_with(&counter, Request::get("/").body(Body::empty()).expect("a request")).await;
+    let tally = ask_with(&counter, Request::get("/__echo/tally").body(Body::empty()).expect("a request")).await;
+    assert_eq!(tally.json(), json!({"a": 2, "b": 1}));
+    assert_eq!(counter.seen(), 4);
+}

@@ -117,6 +117,13 @@ impl RecordQueue {
         }
     }
 
+    /// The batches that end with this sequence number, or before, are stored.
+    pub(crate) fn stored_up_to(&mut self, last_sequence: u64) {
+        while self.sealed.front().is_some_and(|batch| batch.first_sequence + u64::from(batch.count) <= last_sequence.saturating_add(1)) {
+            self.sealed.pop_front();
+        }
+    }
+
     /// The holder was closed: what waits goes out under the new one, numbered anew.
     pub(crate) fn renumber(&mut self) {
         self.next_sequence = 1;

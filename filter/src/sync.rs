@@ -11,7 +11,7 @@ use decision_core::holder::{Grant, Override, Report};
 use decision_core::time::Timestamp;
 use std::time::Duration;
 use wire::frame::{self, MEDIA_TYPE_SYNC};
-use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
+use wire::sync::{AccountReport, RECORDS_STORED_HEADER, SyncAnswer, SyncRequest};
 
 const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// A holder with leases or records calls at least so often.
@@ -178,7 +178,10 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
             }
         },
         // Closed, or not ours: the leases are forfeited and a new holder begins.
-        Some(status @ (403 | 409 | 410)) => begin_anew(vm, host, status, now),
+        Some(status @ (403 | 409 | 410)) => {
+            forget_stored(vm, host);
+            begin_anew(vm, host, status, now);
+        }
         Some(status) => {
             if vm.sync.failures == 0 {
                 host.log(Level::Warn, &format!("a sync call was answered with {status}; retrying"));
@@ -221,6 +224,14 @@ fn apply(vm: &mut Vm, answer: SyncAnswer) {
     vm.undos.told();
     if let Some(first_sequence) = answer.records_stored {
         vm.records.stored(first_sequence);
+    }
+}
+
+/// The records that are stored already: the answer that said so was lost. The new holder must not send them again.
+fn forget_stored(vm: &mut Vm, host: &impl Host) {
+    let stored = host.call_header(RECORDS_STORED_HEADER);
+    if let Some(last) = stored.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()) {
+        vm.records.stored_up_to(last);
     }
 }
 

@@ -7,6 +7,10 @@ use crate::policy::{Gateway, Target};
 use decision_core::budget::OVERRIDE_PREFIX;
 use serde::{Deserialize, Serialize};
 
+/// The header of a refusal with 410 that says up to which sequence number the records of the closed holder are stored: they are not
+/// to be sent again under the new one.
+pub const RECORDS_STORED_HEADER: &str = "x-records-stored";
+
 /// A holder's random id, or a request id (UUID v7), as bytes.
 pub type Id = [u8; 16];
 

@@ -10,11 +10,12 @@ use super::error::{FileContext, StackError};
 use super::http::ask;
 use super::part::{Part, Ports};
 use super::run_dir::RunDir;
-use super::secrets::ENVOY_ID;
 
 /// What goes into the template, besides ports.
 #[derive(Debug)]
 pub(crate) struct Settings<'a> {
+    pub(crate) part: Part,
+    pub(crate) id: &'a str,
     pub(crate) program: &'a Path,
     pub(crate) template: &'a Path,
     pub(crate) wasm: &'a Path,
@@ -28,7 +29,7 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
     let template = std::fs::read_to_string(settings.template).or_file("read", settings.template)?;
     let variables = variables(run_dir, settings);
     let text = render(settings.template, &template, &variables)?;
-    let configuration = run_dir.join("envoy.yaml");
+    let configuration = run_dir.join(&format!("{}.yaml", settings.part));
     std::fs::write(&configuration, text).or_file("write", &configuration)?;
     let mut arguments = vec!["-c".into(), configuration.into_os_string()];
     arguments.extend(["--concurrency".into(), settings.concurrency.to_string().into()]);
@@ -36,7 +37,7 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
     arguments.extend(["--disable-hot-restart", "--drain-time-s", "1"].map(Into::into));
     arguments.extend(["--file-flush-interval-msec", "100", "--log-level", "info"].map(Into::into));
     Ok(Launch {
-        part: Part::Envoy,
+        part: settings.part,
         program: settings.program.to_owned(),
         arguments,
         environment: vec![("PLANT_DATA_PLANE_TOKEN".to_owned(), settings.token.to_owned())],
@@ -65,7 +66,7 @@ fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, St
         ("DATA_PLANE_PORT", data_plane.to_string()),
         ("WASM_PATH", settings.wasm.display().to_string()),
         ("ACCESS_LOG", run_dir.join("access.log").display().to_string()),
-        ("ENVOY_ID", ENVOY_ID.to_owned()),
+        ("ENVOY_ID", settings.id.to_owned()),
     ]
 }
 
@@ -142,6 +143,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let run_dir = RunDir::claim(home.path()).unwrap();
         let settings = Settings {
+            part: Part::Envoy,
+            id: "envoy-1",
             program: Path::new("envoy"),
             template: &path,
             wasm: Path::new("/filter.wasm"),

@@ -18,6 +18,7 @@ mod supervisor;
 pub mod tools;
 mod valkey;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 pub use self::error::StackError;
-pub use self::options::{Options, PORT_BASE};
+pub use self::options::{Copies, Options, PORT_BASE};
 pub use self::part::{Part, PortError, Ports};
 pub use self::state::{Pids, State};
 
@@ -33,13 +34,11 @@ use self::error::FileContext;
 use self::postgres::Postgres;
 use self::run_dir::{RunDir, tail};
 pub(crate) use self::secrets::is_local_issuer;
-use self::secrets::{ENVOY_ID, Secrets};
+use self::secrets::{ENVOY_ID, SECOND_ENVOY_ID, Secrets};
 use self::supervisor::{Supervisor, lock};
 use self::tools::Tools;
 
 const STOP_TIME_OUT: Duration = Duration::from_secs(10);
-/// The order in which parts stop: who asks goes before who answers.
-const STOP_ORDER: [Part; 5] = [Part::Envoy, Part::ControlPlane, Part::Backend, Part::Valkey, Part::Postgres];
 
 /// A running stack. Dropping it stops it.
 #[derive(Debug)]
@@ -68,11 +67,13 @@ impl Stack {
         let mut running = Running {
             supervisor: Supervisor::start(run_dir, plan.options.quiet),
             ports: plan.ports,
+            second: plan.second,
             // Until the stack is ready the logs are what an error message points to.
             keep_logs: true,
             stopped: false,
         };
         plan.ports.check_free(&plan.unused_ports())?;
+        plan.second.check_free(&plan.unused_second_ports())?;
         let tools = plan.tools()?;
         plan.say("starting");
         let secrets = Secrets::make(&lock(running.supervisor.shared()).run_dir)?;
@@ -80,7 +81,7 @@ impl Stack {
         let launched = plan
             .launch_stores(&running, postgres, &tools, &secrets, cancel)
             .and_then(|()| plan.launch_services(&running, &secrets, cancel))
-            .and_then(|()| plan.launch_envoy(&running, &tools, &secrets, cancel));
+            .and_then(|()| plan.launch_envoys(&running, &tools, &secrets, cancel));
         running.keep_logs = plan.options.keep_logs || launched.as_ref().is_err_and(|error| !matches!(error, StackError::Interrupted));
         launched?;
         let state = plan.state(&running, secrets);
@@ -114,12 +115,12 @@ impl Stack {
         self.running.supervisor.signal(part, Signal::SIGKILL)
     }
 
-    /// Halts the process of a part (SIGSTOP), as a partition would, until `resume`.
+    /// Halts the processes of a part (SIGSTOP), as a partition would, until `resume`.
     ///
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn pause(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal(part, Signal::SIGSTOP)
+        self.running.supervisor.signal_all(part, Signal::SIGSTOP)
     }
 
     /// Lets a halted part go on.
@@ -127,7 +128,7 @@ impl Stack {
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn resume(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal(part, Signal::SIGCONT)
+        self.running.supervisor.signal_all(part, Signal::SIGCONT)
     }
 
     /// Stops everything and removes its data.
@@ -147,6 +148,7 @@ pub fn repository() -> PathBuf {
 struct Running {
     supervisor: Supervisor,
     ports: Ports,
+    second: Ports,
     keep_logs: bool,
     stopped: bool,
 }
@@ -169,10 +171,12 @@ impl Running {
         }
         let deadline = Instant::now() + STOP_TIME_OUT;
         lock(self.supervisor.shared()).state = None;
-        if lock(self.supervisor.shared()).pids.envoy.is_some() {
-            envoy::drain(self.ports.envoy_admin);
+        for (part, port) in [(Part::Envoy, self.ports.envoy_admin), (Part::SecondEnvoy, self.second.envoy_admin)] {
+            if lock(self.supervisor.shared()).pids.of(part).is_some() {
+                envoy::drain(port);
+            }
         }
-        for part in STOP_ORDER {
+        for part in Part::ALL {
             self.supervisor.stop(part, deadline);
         }
         lock(self.supervisor.shared()).run_dir.clear(self.keep_logs || std::thread::panicking());
@@ -183,7 +187,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Where a test fails on another machine, what it prints is all that there is.
         if std::thread::panicking() && !self.stopped {
-            for part in STOP_ORDER {
+            for part in Part::ALL {
                 let log = self.log(part);
                 eprintln!("the last lines of {}:\n{}\n", log.display(), tail(&log));
             }
@@ -197,6 +201,7 @@ impl Drop for Running {
 struct Plan {
     options: Options,
     ports: Ports,
+    second: Ports,
     control_plane: PathBuf,
     backend: PathBuf,
     wasm: PathBuf,
@@ -204,7 +209,7 @@ struct Plan {
 
 impl Plan {
     fn make(mut options: Options) -> Result<Self, StackError> {
-        let ports = Ports::above(options.port_base)?;
+        let (ports, second) = (Ports::above(options.port_base)?, Ports::second(options.port_base)?);
         // Children run in directories of their own.
         options.root = existing(&options.root, "name the repository with --root")?;
         let envoy = options.envoy_bin.map(|envoy| existing(&envoy, "install it, or unset ENVOY_BIN to use the pinned one"));
@@ -220,7 +225,7 @@ impl Plan {
         let wasm = existing(&options.wasm.take().unwrap_or_else(built), "build it first: `make build`, or name another with --wasm")?;
         options.policies = existing(&options.policies, "name the policy sources with --policies")?;
         options.envoy_template = existing(&options.envoy_template, "start in the repository, or name it with --root")?;
-        Ok(Self { options, ports, control_plane, backend, wasm })
+        Ok(Self { options, ports, second, control_plane, backend, wasm })
     }
 
     fn say(&self, line: &str) {
@@ -233,6 +238,14 @@ impl Plan {
         let postgres = self.options.database_url.as_ref().map(|_| self.ports.postgres);
         let valkey = self.options.redis_url.as_ref().map(|_| self.ports.valkey);
         postgres.into_iter().chain(valkey).collect()
+    }
+
+    fn unused_second_ports(&self) -> Vec<u16> {
+        let Ports { pp, cp, plant, backend, admin, data_plane, envoy_admin, postgres, valkey, sandbox } = self.second;
+        let envoy = (self.options.envoys == Copies::One).then_some([pp, cp, plant, envoy_admin]);
+        let control_plane = (self.options.control_planes == Copies::One).then_some([admin, data_plane]);
+        let shared = [backend, postgres, valkey, sandbox];
+        shared.into_iter().chain(envoy.into_iter().flatten()).chain(control_plane.into_iter().flatten()).collect()
     }
 
     /// Installed servers; none is asked for when all have been named.
@@ -295,36 +308,51 @@ impl Plan {
 
     fn launch_services(&self, running: &Running, secrets: &Secrets, cancel: &AtomicBool) -> Result<(), StackError> {
         let Running { supervisor, ports, .. } = running;
-        let (database_url, redis_url) = (self.database_url(secrets), self.redis_url(secrets));
+        let log = running.log(Part::Backend);
+        let backend = services::backend(&lock(supervisor.shared()).run_dir, self.backend.clone(), *ports, log.clone());
+        supervisor.launch(backend)?;
+        self.launch_control_plane(running, Part::ControlPlane, self.ports, secrets, cancel)?;
+        ready::wait(supervisor.shared(), Part::Backend, log, cancel, || {
+            ready::answers(ports.backend, "/__echo/count", 200)?;
+            ready::answers(ports.sandbox, "/__echo/count", 200)
+        })?;
+        match self.options.control_planes {
+            Copies::One => Ok(()),
+            Copies::Two => self.launch_control_plane(running, Part::SecondControlPlane, self.second, secrets, cancel),
+        }
+    }
+
+    fn launch_control_plane(
+        &self,
+        running: &Running,
+        part: Part,
+        ports: Ports,
+        secrets: &Secrets,
+        cancel: &AtomicBool,
+    ) -> Result<(), StackError> {
         let control_plane = services::ControlPlane {
+            part,
             program: self.control_plane.clone(),
-            ports: *ports,
-            database_url: &database_url,
-            redis_url: &redis_url,
+            ports,
+            database_url: &self.database_url(secrets),
+            redis_url: &self.redis_url(secrets),
             policies: &self.options.policies,
             secrets,
             more: &self.options.control_plane_env,
         };
-        let logs = (running.log(Part::Backend), running.log(Part::ControlPlane));
-        let (backend, control_plane) = {
-            let shared = lock(supervisor.shared());
-            let backend = services::backend(&shared.run_dir, self.backend.clone(), *ports, logs.0.clone());
-            (backend, control_plane.launch(&shared.run_dir, logs.1.clone()))
-        };
-        supervisor.launch(backend)?;
-        supervisor.launch(control_plane)?;
-        ready::wait(supervisor.shared(), Part::Backend, logs.0, cancel, || {
-            ready::answers(ports.backend, "/__echo/count", 200)?;
-            ready::answers(ports.sandbox, "/__echo/count", 200)
-        })?;
-        ready::wait(supervisor.shared(), Part::ControlPlane, logs.1, cancel, || {
+        let (log, shared) = (running.log(part), running.supervisor.shared());
+        let launch = control_plane.launch(&lock(shared).run_dir, log.clone());
+        running.supervisor.launch(launch)?;
+        ready::wait(shared, part, log, cancel, || {
             ready::answers(ports.admin, "/ready", 200)?;
             ready::answers(ports.data_plane, "/ready", 200)
         })
     }
 
-    fn launch_envoy(&self, running: &Running, tools: &Tools, secrets: &Secrets, cancel: &AtomicBool) -> Result<(), StackError> {
-        let settings = envoy::Settings {
+    fn launch_envoys(&self, running: &Running, tools: &Tools, secrets: &Secrets, cancel: &AtomicBool) -> Result<(), StackError> {
+        let first = envoy::Settings {
+            part: Part::Envoy,
+            id: ENVOY_ID,
             program: self.options.envoy_bin.as_deref().unwrap_or(&tools.envoy),
             template: &self.options.envoy_template,
             wasm: &self.wasm,
@@ -332,22 +360,28 @@ impl Plan {
             token: &secrets.data_plane_token,
             ports: self.ports,
         };
-        let log = running.log(Part::Envoy);
-        let shared = running.supervisor.shared();
-        let launch = envoy::launch(&lock(shared).run_dir, &settings, log.clone())?;
-        running.supervisor.launch(launch)?;
-        ready::wait(shared, Part::Envoy, log, cancel, || {
-            [self.ports.cp, self.ports.pp, self.ports.plant].into_iter().try_for_each(ready::gateway)
-        })
+        launch_envoy(running, &first, cancel)?;
+        match self.options.envoys {
+            Copies::One => Ok(()),
+            Copies::Two => {
+                // Both ask the same control plane, unless the template says otherwise.
+                let ports = Ports { data_plane: self.ports.data_plane, ..self.second };
+                let token = &secrets.second_data_plane_token;
+                launch_envoy(running, &envoy::Settings { part: Part::SecondEnvoy, id: SECOND_ENVOY_ID, token, ports, ..first }, cancel)
+            }
+        }
     }
 
     fn state(&self, running: &Running, secrets: Secrets) -> State {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let Ports { cp, pp, plant, backend, admin, data_plane, envoy_admin, sandbox, .. } = self.ports;
-        let gateways = [("CP", cp), ("PP", pp), ("PLANT", plant)];
+        let gateways = |ports: [(&str, u16); 3]| ports.into_iter().map(|(name, port)| (name.to_owned(), url(port))).collect();
+        let second_gateways = [("CP", self.second.cp), ("PP", self.second.pp), ("PLANT", self.second.plant)];
         let shared = lock(running.supervisor.shared());
         State {
-            gateways: gateways.into_iter().map(|(name, port)| (name.to_owned(), url(port))).collect(),
+            gateways: gateways([("CP", cp), ("PP", pp), ("PLANT", plant)]),
+            second_gateways: if self.options.envoys == Copies::Two { gateways(second_gateways) } else { BTreeMap::new() },
+            second_admin: (self.options.control_planes == Copies::Two).then(|| url(self.second.admin)),
             backend: url(backend),
             sandbox: url(sandbox),
             admin: url(admin),
@@ -365,6 +399,15 @@ impl Plan {
             access_log: shared.run_dir.join("access.log"),
         }
     }
+}
+
+fn launch_envoy(running: &Running, settings: &envoy::Settings<'_>, cancel: &AtomicBool) -> Result<(), StackError> {
+    let log = running.log(settings.part);
+    let shared = running.supervisor.shared();
+    let launch = envoy::launch(&lock(shared).run_dir, settings, log.clone())?;
+    running.supervisor.launch(launch)?;
+    let Ports { cp, pp, plant, .. } = settings.ports;
+    ready::wait(shared, settings.part, log, cancel, || [cp, pp, plant].into_iter().try_for_each(ready::gateway))
 }
 
 /// Where our own executable is; test executables are one directory deeper.

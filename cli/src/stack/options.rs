@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 /// The lowest port of the standard stack.
 pub const PORT_BASE: u16 = 8000;
 
+/// How many there are of a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// One.
+    #[default]
+    One,
+    /// Two, which do the same.
+    Two,
+}
+
 /// How to start a stack. Paths may be relative to the current directory.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -18,6 +28,10 @@ pub struct Options {
     pub policies: PathBuf,
     /// Envoy's worker threads.
     pub concurrency: u16,
+    /// Envoys, each with ports and a name of its own.
+    pub envoys: Copies,
+    /// Control planes. The template says which of them Envoy asks: the shipped one, the first.
+    pub control_planes: Copies,
     /// The filter; by default the release build beside our own executable.
     pub wasm: Option<PathBuf>,
     /// Envoy's bootstrap template.
@@ -48,6 +62,8 @@ impl Options {
             run_dir: root.join(".run"),
             policies: root.join("policies"),
             concurrency: 2,
+            envoys: Copies::One,
+            control_planes: Copies::One,
             wasm: None,
             envoy_template: root.join("envoy/bootstrap.yaml"),
             bin_dir: None,

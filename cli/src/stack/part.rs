@@ -19,9 +19,17 @@ pub enum Part {
     Valkey,
     /// Everything that is.
     Postgres,
+    /// A second proxy, where there is one.
+    SecondEnvoy,
+    /// A second control plane, where there is one.
+    SecondControlPlane,
 }
 
 impl Part {
+    /// Every part, in the order in which they stop: who asks goes before who answers.
+    pub const ALL: [Self; 7] =
+        [Self::Envoy, Self::SecondEnvoy, Self::ControlPlane, Self::SecondControlPlane, Self::Backend, Self::Valkey, Self::Postgres];
+
     /// The name in messages and of the log file.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -31,6 +39,8 @@ impl Part {
             Self::Backend => "backend",
             Self::Valkey => "valkey",
             Self::Postgres => "postgres",
+            Self::SecondEnvoy => "second-envoy",
+            Self::SecondControlPlane => "second-control-plane",
         }
     }
 }
@@ -120,6 +130,16 @@ impl Ports {
         })
     }
 
+    /// The ports of a second Envoy and control plane beside the stack at this base. They share backends and stores with the first.
+    ///
+    /// # Errors
+    /// When they would not fit.
+    pub fn second(base: u16) -> Result<Self, PortError> {
+        let first = Self::above(base)?;
+        let second = Self::above(base.checked_add(100).ok_or(PortError::Base { base })?)?;
+        Ok(Self { backend: first.backend, sandbox: first.sandbox, postgres: first.postgres, valkey: first.valkey, ..second })
+    }
+
     /// Every port with what it is for.
     #[must_use]
     pub const fn purposes(&self) -> [(u16, &'static str); 10] {
@@ -163,6 +183,8 @@ mod tests {
         let ports = Ports::above(20_000).unwrap();
         assert_eq!((ports.cp, ports.pp, ports.plant), (20_015, 20_006, 20_090));
         assert!(ports.purposes().iter().all(|(port, _)| (20_000..21_000).contains(port)));
+        let second = Ports::second(20_000).unwrap();
+        assert_eq!((second.cp, second.admin, second.postgres), (20_115, 20_192, ports.postgres));
     }
 
     #[test]

@@ -16,9 +16,18 @@ use super::error::{FileContext, StackError};
 /// Directories of ours in the run directory.
 const FOLDERS: [&str; 3] = ["postgres", "valkey", "secrets"];
 /// Files of ours that tell nothing once the stack is gone.
-const FILES: [&str; 5] = ["state.json", "state.json.new", "envoy.yaml", "data-plane-tokens", "children.json.new"];
+const FILES: [&str; 6] = ["state.json", "state.json.new", "envoy.yaml", "second-envoy.yaml", "data-plane-tokens", "children.json.new"];
 /// Logs.
-const LOGS: [&str; 6] = ["envoy.log", "control-plane.log", "backend.log", "valkey.log", "postgres.log", "access.log"];
+const LOGS: [&str; 8] = [
+    "envoy.log",
+    "second-envoy.log",
+    "control-plane.log",
+    "second-control-plane.log",
+    "backend.log",
+    "valkey.log",
+    "postgres.log",
+    "access.log",
+];
 /// How the names of our directories outside begin.
 pub(crate) const FOLDER_ELSEWHERE: &str = "plant-gateway-";
 const CHILDREN: &str = "children.json";

@@ -11,8 +11,10 @@ use super::run_dir::{RunDir, write_private};
 use crate::issuer::{Algorithm, Blueprint, IssuerState, random_secret};
 use crate::token::{TokenSpec, mint};
 
-/// The name of the one Envoy of the stack.
+/// The name of the stack's Envoy.
 pub(crate) const ENVOY_ID: &str = "envoy-1";
+/// The name of a second one.
+pub(crate) const SECOND_ENVOY_ID: &str = "envoy-2";
 
 const ADMIN_TOKEN_SECONDS: i64 = 12 * 3600;
 
@@ -40,6 +42,7 @@ pub(crate) struct Secrets {
     pub(crate) issuers: BTreeMap<String, IssuerState>,
     pub(crate) registration_key: String,
     pub(crate) data_plane_token: String,
+    pub(crate) second_data_plane_token: String,
     pub(crate) postgres_password: String,
     pub(crate) valkey_password: String,
     pub(crate) admin_token: String,
@@ -61,10 +64,11 @@ impl Secrets {
         }
         let registration_key = random()?;
         write_private(&folder.join("cp-registration.secret"), registration_key.as_bytes())?;
-        let data_plane_token = random()?;
+        let (data_plane_token, second_data_plane_token) = (random()?, random()?);
         let data_plane_tokens = run_dir.join("data-plane-tokens");
-        let hash = hex(&Sha256::digest(data_plane_token.as_bytes()));
-        write_private(&data_plane_tokens, format!("{ENVOY_ID} {hash}\n").as_bytes())?;
+        let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token.as_bytes())));
+        let lines = [line(ENVOY_ID, &data_plane_token), line(SECOND_ENVOY_ID, &second_data_plane_token)];
+        write_private(&data_plane_tokens, lines.concat().as_bytes())?;
         let admin_token = match issuers.get("ops") {
             Some(ops) => mint(ops, &operator()).map_err(StackError::AdminToken)?,
             None => String::new(),
@@ -73,6 +77,7 @@ impl Secrets {
             issuers,
             registration_key,
             data_plane_token,
+            second_data_plane_token,
             postgres_password: random()?,
             valkey_password: random()?,
             admin_token,

@@ -13,6 +13,7 @@ use super::secrets::Secrets;
 /// What the control plane needs to know.
 #[derive(Debug)]
 pub(crate) struct ControlPlane<'a> {
+    pub(crate) part: Part,
     pub(crate) program: PathBuf,
     pub(crate) ports: Ports,
     pub(crate) database_url: &'a str,
@@ -40,7 +41,7 @@ impl ControlPlane<'_> {
         let mut environment: Vec<(String, String)> = ours.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         environment.extend_from_slice(self.more);
         Launch {
-            part: Part::ControlPlane,
+            part: self.part,
             program: self.program,
             arguments: Vec::new(),
             environment,

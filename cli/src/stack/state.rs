@@ -16,12 +16,18 @@ use crate::issuer::IssuerState;
 pub struct State {
     /// Base URLs of the gateways `CP`, `PP` and `PLANT`.
     pub gateways: BTreeMap<String, String>,
+    /// The same of the second Envoy, where there is one.
+    #[serde(default)]
+    pub second_gateways: BTreeMap<String, String>,
     /// Base URL of the echo backend.
     pub backend: String,
     /// Base URL of the sandbox backend.
     pub sandbox: String,
     /// Base URL of the control plane's admin API.
     pub admin: String,
+    /// The same of the second control plane, where there is one.
+    #[serde(default)]
+    pub second_admin: Option<String>,
     /// Base URL of the control plane's data-plane API.
     pub data_plane: String,
     /// Base URL of Envoy's admin interface.
@@ -61,6 +67,10 @@ pub struct Pids {
     pub valkey: Option<u32>,
     /// The echo backend.
     pub backend: Option<u32>,
+    /// The second Envoy.
+    pub second_envoy: Option<u32>,
+    /// The second control plane.
+    pub second_control_plane: Option<u32>,
     /// The process that started and watches them.
     pub supervisor: Option<u32>,
 }
@@ -75,6 +85,8 @@ impl Pids {
             Part::Backend => self.backend,
             Part::Valkey => self.valkey,
             Part::Postgres => self.postgres,
+            Part::SecondEnvoy => self.second_envoy,
+            Part::SecondControlPlane => self.second_control_plane,
         }
     }
 
@@ -85,6 +97,8 @@ impl Pids {
             Part::Backend => self.backend = pid,
             Part::Valkey => self.valkey = pid,
             Part::Postgres => self.postgres = pid,
+            Part::SecondEnvoy => self.second_envoy = pid,
+            Part::SecondControlPlane => self.second_control_plane = pid,
         }
     }
 }
@@ -108,6 +122,8 @@ impl State {
         let secrets = Secrets::make(&run_dir)?;
         Ok(Self {
             gateways: BTreeMap::new(),
+            second_gateways: BTreeMap::new(),
+            second_admin: None,
             backend: String::new(),
             sandbox: String::new(),
             admin: String::new(),

@@ -22,7 +22,7 @@ impl Stores {
         let run_dir = RunDir::claim(&plan.options.run_dir)?;
         plan.options.run_dir = run_dir.path().to_owned();
         let supervisor = Supervisor::start(run_dir, plan.options.quiet);
-        let mut running = Running { supervisor, ports: plan.ports, keep_logs: true, stopped: false };
+        let mut running = Running { supervisor, ports: plan.ports, second: plan.second, keep_logs: true, stopped: false };
         plan.ports.check_free(&plan.unused_ports())?;
         let tools = plan.tools()?;
         let secrets = Secrets::make(&super::lock(running.supervisor.shared()).run_dir)?;

@@ -38,8 +38,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn running(&mut self, part: Part, pid: Option<u32>) {
         self.pids.set(part, pid);
-        let parts = [Part::Envoy, Part::ControlPlane, Part::Backend, Part::Valkey, Part::Postgres];
-        let pids: Vec<u32> = parts.into_iter().filter_map(|part| self.pids.of(part)).collect();
+        let pids: Vec<u32> = Part::ALL.into_iter().filter_map(|part| self.pids.of(part)).collect();
         let path = self.run_dir.join("state.json");
         let pids_now = self.pids;
         let mut written = self.run_dir.own_processes(&pids);
@@ -115,6 +114,16 @@ impl Supervisor {
     pub(crate) fn signal(&self, part: Part, signal: Signal) -> Result<(), StackError> {
         let pid = lock(&self.shared).pids.of(part).and_then(raw).ok_or(StackError::NotRunning { part })?;
         kill(pid, signal).map_err(|source| StackError::Signal { part, source })
+    }
+
+    /// Sends a signal to a part's process and to its children: those of Postgres lead groups of their own.
+    pub(crate) fn signal_all(&self, part: Part, signal: Signal) -> Result<(), StackError> {
+        self.signal(part, signal)?;
+        for child in lock(&self.shared).pids.of(part).map(children).unwrap_or_default() {
+            // One that has just ended is halted enough.
+            let _gone = kill(child, signal);
+        }
+        Ok(())
     }
 
     fn order(&self, order: Order) -> Result<(), StackError> {
@@ -242,6 +251,12 @@ fn end_group(leader: Pid) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(error) => eprintln!("warning: cannot end process group {leader}: {error}"),
     }
+}
+
+/// Its children, where the system tells them (Linux does).
+fn children(pid: u32) -> Vec<Pid> {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|child| child.parse().ok()).filter_map(raw).collect()
 }
 
 fn raw(pid: u32) -> Option<Pid> {

@@ -54,7 +54,7 @@ impl From<SyncError> for ApiError {
         match error {
             SyncError::Invalid(detail) => Self::InvalidReport { detail },
             SyncError::NotAdmitted(AdmitError::StaleCall) => Self::StaleCall,
-            SyncError::NotAdmitted(AdmitError::Closed) => Self::HolderClosed,
+            SyncError::NotAdmitted(AdmitError::Closed { last_sequence }) => Self::HolderClosed { last_sequence },
             SyncError::NotAdmitted(AdmitError::Foreign) => Self::ForeignHolder,
             SyncError::NotAdmitted(AdmitError::Database(error)) | SyncError::Database(error) => Self::Database(error),
         }

@@ -41,7 +41,7 @@ impl From<AdmitError> for SyncError {
     fn from(error: AdmitError) -> Self {
         match error {
             AdmitError::Database(error) => Self::Database(error),
-            other @ (AdmitError::StaleCall | AdmitError::Closed | AdmitError::Foreign) => Self::NotAdmitted(other),
+            other @ (AdmitError::StaleCall | AdmitError::Closed { .. } | AdmitError::Foreign) => Self::NotAdmitted(other),
         }
     }
 }

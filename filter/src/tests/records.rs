@@ -114,6 +114,30 @@ fn a_new_holder_numbers_what_waits_from_one() {
 }
 
 #[test]
+fn what_a_closed_holder_has_stored_is_not_sent_by_the_new_one() {
+    let mut gate = Gate::new("PLANT");
+    let refused = gate.send(&Request::new("GET", "/none"));
+    gate.finish(&refused);
+    let sent = |gate: &Gate| loop {
+        if let Some((call, request)) = gate.sync_call() {
+            return (call, request.records);
+        }
+    };
+    let (call, first) = sent(&gate);
+    assert_eq!(first.as_ref().map(|batch| (batch.first_sequence, batch.count)), Some((1, 1)));
+    // It was stored, the answer was lost, and the holder was closed.
+    gate.answer(&call, &[(":status", b"504")], vec![]);
+    let refused = gate.send(&Request::new("GET", "/none"));
+    gate.finish(&refused);
+    let (call, _) = sent(&gate);
+    gate.answer(&call, &[(":status", b"410"), ("x-records-stored", b"1")], vec![]);
+    let (_, next) = sent(&gate);
+    let next = next.unwrap();
+    assert_eq!((next.first_sequence, next.count), (1, 1));
+    assert_ne!(Some(next.bytes), first.map(|batch| batch.bytes), "it is another record");
+}
+
+#[test]
 fn records_are_sent_again_until_they_are_stored_and_only_then_forgotten() {
     let mut gate = Gate::new("PLANT");
     let refused = gate.send(&Request::new("GET", "/none"));
