@@ -2,7 +2,7 @@
 -- KEYS[1]  the account, a hash; see valkey.rs for its fields
 -- ARGV     holder, call, room (0 unknown, 1 ended, 2 open), cap, holders seen, now in ms, expiry in ms, then per
 --          report: generation, used, held, overrun, target, minimum, charge, close (0 or 1)
--- Answer   {settled, recalled (0 or 1), {grant per report}, {holders to recall}}
+-- Answer   {settled, recalled (0 or 1), {grant per report}, {holders to recall}, settled and overrun}
 -- All amounts are below 2^53, so that Lua's doubles are exact.
 local key, holder = KEYS[1], ARGV[1]
 local call, room, cap = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -117,7 +117,7 @@ for at = 8, #ARGV, REPORT do
 end
 
 -- An account that is not known is not made either.
-if room == 0 and not row[1] then return { 0, 0, grants, {} } end
+if room == 0 and not row[1] then return { 0, 0, grants, {}, 0 } end
 
 local others = {}
 if call > last_call then
@@ -142,4 +142,4 @@ if call > last_call then
 end
 local mine = 0
 if not recall and lease and unused(lease) > 0 and now - recalled < RECALL_MS then mine = 1 end
-return { account.settled, mine, grants, others }
+return { account.settled, mine, grants, others, account.settled + account.overrun }
