@@ -59,8 +59,6 @@ impl FromRequestParts<AppState> for Caller {
 pub struct User {
     /// Who it is, under the policy in force.
     pub principal: Arc<Principal>,
-    /// The gateway on which the policy lets them do it.
-    pub gateway: Gateway,
     /// Whether a governor has to have approved.
     pub approval: ApprovalNeed,
 }
@@ -107,7 +105,7 @@ pub fn admit_user(
     let mut refused = None;
     for gateway in gateways {
         match permit_on(bundle, revoked, identity.clone(), (gateway, method, path), now) {
-            Ok((principal, approval)) => return Ok(User { principal: Arc::new(principal), gateway, approval }),
+            Ok((principal, approval)) => return Ok(User { principal: Arc::new(principal), approval }),
             Err(why) => refused = refused.or(Some(why)),
         }
     }

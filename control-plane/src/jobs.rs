@@ -3,9 +3,9 @@
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
+use crate::budgets::alerts::{self, Telling};
 use crate::holders::{self, Closed, SILENCE_MAX};
 use crate::metrics::BudgetName;
-use crate::budgets::alerts::{self, Telling};
 use crate::{approvals, audit, budgets, pages, policies, revocations, webhooks};
 use decision_core::causes::chain;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Thresholds on real Postgres and Valkey: once per account, window and level, whoever notices it and however often.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
@@ -42,7 +42,11 @@ async fn state(pool: &PgPool) -> AppState {
 }
 
 async fn alerts(pool: &PgPool, scope: &str) -> Vec<(String, i16, i64, i64)> {
-    sqlx::query_as("SELECT level, percent, cap, settled FROM budget_alerts WHERE scope = $1 ORDER BY id").bind(scope).fetch_all(pool).await.unwrap()
+    sqlx::query_as("SELECT level, percent, cap, settled FROM budget_alerts WHERE scope = $1 ORDER BY id")
+        .bind(scope)
+        .fetch_all(pool)
+        .await
+        .unwrap()
 }
 
 async fn told(pool: &PgPool) -> Vec<Value> {
@@ -108,7 +112,10 @@ async fn each_level_is_told_once_whoever_reports_it_and_how_often(pool: PgPool) 
     let levels: Vec<_> = told(&pool).await.iter().map(|event| event["level"].as_str().unwrap().to_owned()).collect();
     assert_eq!(levels, ["warning", "high", "critical", "warning", "high", "critical"]);
     let event = &told(&pool).await[0];
-    assert_eq!((&event["budget"], &event["unit"], &event["settled"], &event["cap"]), (&json!("daily"), &json!("micro_usd"), &json!(80), &json!(100)));
+    assert_eq!(
+        (&event["budget"], &event["unit"], &event["settled"], &event["cap"]),
+        (&json!("daily"), &json!("micro_usd"), &json!(80), &json!(100))
+    );
     let count = |text: &str, line: &str| text.contains(&format!("gateway_control_plane_budget_thresholds_total{{{line}}} 1\n"));
     assert!(count(&metrics(&here).await, "budget=\"daily\",level=\"warning\""), "{}", metrics(&here).await);
     assert!(count(&metrics(&there).await, "budget=\"watched\",level=\"critical\""));
@@ -191,7 +198,10 @@ async fn a_lowered_cap_may_be_reached_already(pool: PgPool) {
 }
 
 async fn pauses(pool: &PgPool) -> Vec<(String, bool)> {
-    sqlx::query_as("SELECT value, lifted_at IS NOT NULL FROM revocations WHERE kind = 'agent' ORDER BY value").fetch_all(pool).await.unwrap()
+    sqlx::query_as("SELECT value, lifted_at IS NOT NULL FROM revocations WHERE kind = 'agent' ORDER BY value")
+        .fetch_all(pool)
+        .await
+        .unwrap()
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -234,7 +244,9 @@ async fn alerts_are_listed_by_what_they_are_about_in_pages(pool: PgPool) {
     holder.report(holder.want("daily", &scope, 100, 100, 100)).await;
     assert_eq!(told(&pool).await.len(), 0, "no webhook in the policy, no delivery");
     let list = async |query: &str| ask(&state, "GET", &format!("/admin/v1/budgets/alerts?{query}"), Value::Null).await;
-    let levels = |list: &Value| -> Vec<String> { list["alerts"].as_array().unwrap().iter().map(|alert| alert["level"].as_str().unwrap().into()).collect() };
+    let levels = |list: &Value| -> Vec<String> {
+        list["alerts"].as_array().unwrap().iter().map(|alert| alert["level"].as_str().unwrap().into()).collect()
+    };
     let (_, all) = list("budget=daily").await;
     assert_eq!((levels(&all), &all["next_cursor"]), (vec!["critical".into(), "high".into(), "warning".into()], &Value::Null));
     let (_, page) = list("limit=2").await;

@@ -1,6 +1,6 @@
 //! Caps and override accounts over HTTP and in sync calls, on real Postgres and Valkey.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
@@ -77,7 +77,11 @@ async fn a_raised_cap_counts_at_once_here_and_elsewhere_until_it_is_ended(pool: 
         assert_eq!((status, &ended["in_force"], &ended["ended_reason"]), (200, &json!(false), &json!("over")));
         let grant = holder.report(holder.want(budget, &scope, 120, 125, 125)).await;
         assert_eq!((grant.granted, grant.cap), (120, 100), "{budget}");
-        assert_eq!(holder.report(AccountReport { scope: self::scope(), ..holder.want(budget, "", 0, 1, 1) }).await.cap, 100, "no other scope");
+        assert_eq!(
+            holder.report(AccountReport { scope: self::scope(), ..holder.want(budget, "", 0, 1, 1) }).await.cap,
+            100,
+            "no other scope"
+        );
     }
     assert_eq!(actions(&pool).await, ["budget.cap", "budget.uncap", "budget.cap", "budget.uncap"]);
 }
@@ -138,7 +142,8 @@ async fn the_same_wish_again_changes_nothing_and_another_replaces(pool: PgPool) 
         let other = ask(&state, "POST", path, wish(6)).await;
         assert_eq!(other.0, 201);
         let (_, list) = ask(&state, "GET", &format!("{path}?ended=true&budget=daily"), Value::Null).await;
-        let told: Vec<_> = list[kind].as_array().unwrap().iter().map(|entry| (entry["cap"].as_i64(), entry["ended_reason"].as_str())).collect();
+        let told: Vec<_> =
+            list[kind].as_array().unwrap().iter().map(|entry| (entry["cap"].as_i64(), entry["ended_reason"].as_str())).collect();
         assert_eq!(told, [(Some(6), None), (Some(5), Some("replaced"))], "{kind}");
         let gone = ask(&state, "DELETE", &format!("{path}/{}?reason=x", first.1["id"]), Value::Null).await;
         assert_eq!(gone.0, 404, "{kind}");
@@ -280,8 +285,15 @@ async fn an_account_shows_caps_levels_leases_and_where_it_goes(pool: PgPool) {
         assert_eq!(status, 200, "{detail}");
         let account = &detail["account"];
         for (name, want) in [
-            ("cap", json!(50)), ("policy_cap", json!(100)), ("cap_id", set["id"].clone()), ("settled", json!(40)), ("leased", json!(20)),
-            ("held", json!(5)), ("remaining", json!(0)), ("utilization_percent", json!(80.0)), ("durable", json!(budget == "daily")),
+            ("cap", json!(50)),
+            ("policy_cap", json!(100)),
+            ("cap_id", set["id"].clone()),
+            ("settled", json!(40)),
+            ("leased", json!(20)),
+            ("held", json!(5)),
+            ("remaining", json!(0)),
+            ("utilization_percent", json!(80.0)),
+            ("durable", json!(budget == "daily")),
             ("level", if budget == "daily" { json!("warning") } else { Value::Null }),
             ("told", if budget == "daily" { json!("warning") } else { Value::Null }),
         ] {

@@ -76,12 +76,22 @@ async fn nobody_sees_another_s_budget_without_the_permission_for_it(pool: PgPool
     assert_eq!(read("a-1", &of_agent).await, (200, json!(0.111_111)));
     assert_eq!(read("sub-1", &of_none).await, (200, json!(0.222_222)), "charged to the subject where the token names no agent");
     for (id, token) in [
-        ("a-1", &of_another), ("a-1", &of_none), ("sub-1", &of_agent), ("sub-1", &of_another), ("A-1", &of_agent), ("a-3", &of_agent),
-        ("a-2", &of_agent), ("nobody", &of_none), ("subject=2:cp,5:sub-1", &of_agent), ("a-1%20", &of_agent),
+        ("a-1", &of_another),
+        ("a-1", &of_none),
+        ("sub-1", &of_agent),
+        ("sub-1", &of_another),
+        ("A-1", &of_agent),
+        ("a-3", &of_agent),
+        ("a-2", &of_agent),
+        ("nobody", &of_none),
+        ("subject=2:cp,5:sub-1", &of_agent),
+        ("a-1%20", &of_agent),
     ] {
         assert_eq!(read(id, token).await, (403, Value::Null), "{id}");
     }
-    for path in ["/api/v1/budgets/agent/a-2/../a-1", "/api/v1/budgets/agent/%61-1", "/api/v1/budgets//agent/a-1", "/api/v1/budgets/agent/a-1;x"] {
+    for path in
+        ["/api/v1/budgets/agent/a-2/../a-1", "/api/v1/budgets/agent/%61-1", "/api/v1/budgets//agent/a-1", "/api/v1/budgets/agent/a-1;x"]
+    {
         let (status, body) = get(&world, path, &of_another).await;
         assert!(matches!(status, 400 | 403 | 404) && body["spent_today_usd"].is_null(), "{path}: {status}");
     }
@@ -185,10 +195,17 @@ async fn an_override_takes_a_governor_or_exactly_what_one_approved_once(pool: Pg
     assert_eq!(status(path, &governor, None, &body).await, 201, "a newer one replaces");
     assert_eq!(status(path, &admin, Some(id), &other).await, 409, "used once");
     let old = consumed(&pool, "ada", path, &other).await;
-    sqlx::query("UPDATE approvals SET consumed_at = now() - interval '1 hour' WHERE consumed_by = $1").bind(old).execute(&pool).await.unwrap();
+    sqlx::query("UPDATE approvals SET consumed_at = now() - interval '1 hour' WHERE consumed_by = $1")
+        .bind(old)
+        .execute(&pool)
+        .await
+        .unwrap();
     assert_eq!(status(path, &admin, Some(old), &other).await, 403, "long ago");
     let events: Vec<(String, String)> =
-        sqlx::query_as("SELECT action, actor_subject FROM admin_events WHERE action LIKE 'budget.%' ORDER BY id").fetch_all(&pool).await.unwrap();
+        sqlx::query_as("SELECT action, actor_subject FROM admin_events WHERE action LIKE 'budget.%' ORDER BY id")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
     let want = ["grace", "ada", "grace"].map(|who| ("budget.override".to_owned(), who.to_owned()));
     assert_eq!(events, want);
 }

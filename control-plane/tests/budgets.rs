@@ -290,7 +290,15 @@ fn the_script_is_the_ledger() {
                 }
             }
             let window_end = Some(i64::from(u32::MAX));
-            let posting = Posting { key: key.clone(), window_end, cap: Units::new(cap), room, reports: vec![(0, report)], thresholds: None, overriding: None };
+            let posting = Posting {
+                key: key.clone(),
+                window_end,
+                cap: Units::new(cap),
+                room,
+                reports: vec![(0, report)],
+                thresholds: None,
+                overriding: None,
+            };
             let call = i64::try_from(call).unwrap();
             let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, &[posting], Timestamp::from_seconds(start)));
             prop_assert_eq!(answer.unwrap().grants[0].1.granted, want.get());

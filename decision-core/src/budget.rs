@@ -549,17 +549,24 @@ mod tests {
 
     #[test]
     fn a_scope_is_read_as_it_was_written_and_nothing_else_is() {
-        let agent = ScopeTemplate(vec![
-            ScopePart::Literal("agent:".into()),
-            ScopePart::FirstOf(vec![Variable::AgentId, Variable::Subject]),
-        ]);
+        let agent =
+            ScopeTemplate(vec![ScopePart::Literal("agent:".into()), ScopePart::FirstOf(vec![Variable::AgentId, Variable::Subject])]);
         let scope = agent.scope_of_agent("a,7:x").unwrap();
         assert_eq!(scope, "agent:agent_id=5:a,7:x");
         assert_eq!(agent.read_scope(&scope), Some(vec![(Variable::AgentId, "a,7:x")]));
         assert_eq!(agent.read_scope("agent:subject=2:cp,3:s:1"), Some(vec![(Variable::Subject, "s:1")]));
         for other in [
-            "", "agent:", "agent:a-1", "agent:agent_id=3:a-12", "agent:agent_id=4:a-1", "agent:agent_id=+3:a-1", "agent:agent_id=03:a-1",
-            "agent:agent_id=2:\u{e9}x", "agent:subject=2:cp", "agent:customer_id=3:a-1", "override=1,agent:agent_id=3:a-1",
+            "",
+            "agent:",
+            "agent:a-1",
+            "agent:agent_id=3:a-12",
+            "agent:agent_id=4:a-1",
+            "agent:agent_id=+3:a-1",
+            "agent:agent_id=03:a-1",
+            "agent:agent_id=2:\u{e9}x",
+            "agent:subject=2:cp",
+            "agent:customer_id=3:a-1",
+            "override=1,agent:agent_id=3:a-1",
         ] {
             assert_eq!(agent.read_scope(other), None, "{other}");
         }

@@ -253,7 +253,8 @@ const ALERT: Columns<8> = [
 
 fn shown_account(answer: &Value) -> Vec<String> {
     let mut lines = table(&ACCOUNT, answer.get("account").map_or(&[], std::slice::from_ref));
-    let part = |heading: &str, rows: Vec<String>| if rows.len() > 1 { [vec![String::new(), heading.to_owned()], rows].concat() } else { vec![] };
+    let part =
+        |heading: &str, rows: Vec<String>| if rows.len() > 1 { [vec![String::new(), heading.to_owned()], rows].concat() } else { vec![] };
     if let Some(beside) = answer.pointer("/account/overriding").filter(|beside| !beside.is_null()) {
         lines.push(format!("override {}: cap {} until {}", shown(beside, "id"), shown(beside, "cap"), shown(beside, "expires_at")));
     }

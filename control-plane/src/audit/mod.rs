@@ -212,11 +212,11 @@ fn checks_json(checks: &[CheckOutcome]) -> String {
 fn charges_json(charges: &[Charge<'_>]) -> String {
     let charges = charges.iter().filter_map(|charge| {
         let account = charge.account.get()?;
-        let mut json = serde_json::json!({"budget": account.budget, "scope": account.scope, "amount": charge.amount});
-        if charge.overrun > 0 {
-            json["overrun"] = charge.overrun.into();
-        }
-        Some(json)
+        let (budget, scope, amount) = (&account.budget, &account.scope, charge.amount);
+        Some(match charge.overrun {
+            0 => serde_json::json!({"budget": budget, "scope": scope, "amount": amount}),
+            overrun => serde_json::json!({"budget": budget, "scope": scope, "amount": amount, "overrun": overrun}),
+        })
     });
     serde_json::Value::Array(charges.collect()).to_string()
 }

@@ -2,7 +2,7 @@
 //! Gateways pass these on with the caller's own token, and the caller is authenticated and authorised again.
 //!
 //! Whose budget may be read does not depend on where a request came in: the agent that the token names, or without one the
-//! token's own subject; any other only with [`ANY_AGENT`], or on ADMIN.
+//! token's own subject; any other only with [`ANY_AGENT`].
 
 use super::accounts::{Numbers, Seen};
 use super::caps::request::Asked;
@@ -19,7 +19,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use decision_core::budget::{Budget, Counted, ScopePart, Unit, Units};
 use decision_core::decision::{ApprovalNeed, DenyReason};
-use decision_core::gateway::Gateway;
 use decision_core::policy::CompiledPolicy;
 use decision_core::principal::Principal;
 use serde::{Deserialize, Serialize};
@@ -40,11 +39,7 @@ const AGENT_BYTES_MAX: usize = 256;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(agent))
-        .routes(routes!(platform))
-        .routes(routes!(override_agent))
-        .routes(routes!(override_platform))
+    OpenApiRouter::new().routes(routes!(agent)).routes(routes!(platform)).routes(routes!(override_agent)).routes(routes!(override_platform))
 }
 
 /// An agent's budget, as the original describes it.
@@ -106,7 +101,9 @@ impl OverrideBody {
 
     fn micros(&self) -> Result<i64, ApiError> {
         match (self.cap_usd, self.cap_micros) {
-            (Some(usd), None) => micros(usd).ok_or_else(|| ApiError::invalid("`cap_usd` is negative, too large, or has more than six decimals")),
+            (Some(usd), None) => {
+                micros(usd).ok_or_else(|| ApiError::invalid("`cap_usd` is negative, too large, or has more than six decimals"))
+            }
             (None, Some(micros)) => Ok(micros),
             (None, None) | (Some(_), Some(_)) => Err(ApiError::invalid("say either `cap_usd` or `cap_micros`")),
         }
@@ -219,13 +216,7 @@ impl PassedOn {
     }
 }
 
-async fn grant(
-    state: &AppState,
-    user: &User,
-    budget: &str,
-    scope: &str,
-    passed: &PassedOn,
-) -> Result<(StatusCode, Json<Entry>), ApiError> {
+async fn grant(state: &AppState, user: &User, budget: &str, scope: &str, passed: &PassedOn) -> Result<(StatusCode, Json<Entry>), ApiError> {
     let body = OverrideBody::parse(&passed.body)?;
     let approval = approval(state, user, passed).await?;
     let (cap, expires_at) = (body.micros()?, Some(body.expires_at));
@@ -284,7 +275,7 @@ fn readable_scope(policy: &CompiledPolicy, budget: &Budget, user: &User, agent_i
             budget.scope.write_scope(principal, &mut scope).map_err(unscoped)?;
             Ok(scope)
         }
-        Own::No if user.gateway == Gateway::Admin || may_read_any(policy, principal) => scope_of_agent(budget, agent_id),
+        Own::No if may_read_any(policy, principal) => scope_of_agent(budget, agent_id),
         // The same for what exists and what does not.
         Own::No => Err(ApiError::Denied { reason: DenyReason::PermissionMissing.code(), rule: None }),
     }

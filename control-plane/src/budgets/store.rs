@@ -241,8 +241,7 @@ impl Changes {
         if self.accounts.is_empty() && self.leases.is_empty() && self.closed.is_empty() {
             return Ok(());
         }
-        let account =
-            |number: fn(&Account) -> Units| self.accounts.iter().map(|change| number(&change.account).get()).collect::<Vec<_>>();
+        let account = |number: fn(&Account) -> Units| self.accounts.iter().map(|change| number(&change.account).get()).collect::<Vec<_>>();
         let lease = |number: fn(&Lease) -> Units| self.leases.iter().map(|(_, lease)| number(lease).get()).collect::<Vec<_>>();
         sqlx::query(WRITE)
             .bind(holder.0)
@@ -267,13 +266,15 @@ impl Changes {
         if self.forfeits.is_empty() {
             return Ok(());
         }
-        sqlx::query("INSERT INTO budget_forfeits (account_id, holder, units) SELECT a, $1, u FROM UNNEST($2::bigint[], $3::bigint[]) AS n (a, u)")
-            .bind(holder.0)
-            .bind(self.forfeits.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
-            .bind(self.forfeits.iter().map(|(_, units)| *units).collect::<Vec<_>>())
-            .execute(connection)
-            .await
-            .map(|_done| ())
+        sqlx::query(
+            "INSERT INTO budget_forfeits (account_id, holder, units) SELECT a, $1, u FROM UNNEST($2::bigint[], $3::bigint[]) AS n (a, u)",
+        )
+        .bind(holder.0)
+        .bind(self.forfeits.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+        .bind(self.forfeits.iter().map(|(_, units)| *units).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(|_done| ())
     }
 }
 

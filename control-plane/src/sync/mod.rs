@@ -7,8 +7,8 @@ pub mod http;
 pub mod store;
 
 use crate::app::AppState;
-use crate::budgets::ledger::InvalidReport;
 use crate::budgets::alerts::{self, Telling};
+use crate::budgets::ledger::InvalidReport;
 use crate::budgets::{Granting, Plan, Reports, Rules, valkey};
 use crate::caller::Envoy;
 use crate::holders::{AdmitError, Enforced, HolderId};

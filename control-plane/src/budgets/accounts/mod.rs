@@ -258,21 +258,19 @@ mod tests {
     #[test]
     fn a_forecast_is_the_average_so_far_and_none_at_the_beginning() {
         let at = |seconds| forecast(Units::new(30), 1_000, 2_000, Timestamp::from_seconds(seconds));
-        assert_eq!([at(999), at(1_000), at(1_009), at(1_010), at(1_500), at(2_000), at(5_000)], [
-            None,
-            None,
-            None,
-            Some(3_000),
-            Some(60),
-            Some(30),
-            Some(30)
-        ]);
+        assert_eq!(
+            [at(999), at(1_000), at(1_009), at(1_010), at(1_500), at(2_000), at(5_000)],
+            [None, None, None, Some(3_000), Some(60), Some(30), Some(30)]
+        );
         assert_eq!(forecast(Units::new(i64::MAX), 0, 100, Timestamp::from_seconds(1)), Some(i64::MAX));
     }
 
     #[test]
     fn utilization_is_rounded_down_and_a_cap_of_nothing_is_spent() {
         let percent = |spent, cap| utilization_percent(Units::new(spent), Units::new(cap));
-        assert_eq!([percent(0, 3), percent(1, 3), percent(99_999, 100_000), percent(7, 5), percent(0, 0)], [0.0, 33.33, 99.99, 140.0, 100.0]);
+        assert_eq!(
+            [percent(0, 3), percent(1, 3), percent(99_999, 100_000), percent(7, 5), percent(0, 0)],
+            [0.0, 33.33, 99.99, 140.0, 100.0]
+        );
     }
 }

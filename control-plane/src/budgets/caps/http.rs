@@ -30,9 +30,11 @@ const PAGE: PageSize = PageSize { default: 50, max: 1_000 };
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(set_cap, list_caps)).routes(routes!(end_cap)).routes(routes!(grant_override, list_overrides)).routes(
-        routes!(end_override),
-    )
+    OpenApiRouter::new()
+        .routes(routes!(set_cap, list_caps))
+        .routes(routes!(end_cap))
+        .routes(routes!(grant_override, list_overrides))
+        .routes(routes!(end_override))
 }
 
 /// A cap for one scope.
@@ -217,15 +219,19 @@ pub async fn set(state: &AppState, by: &Principal, asked: Asked<'_>, reason: &st
     let wanted = check(&policy.loaded.policy, asked)?;
     let mut transaction = state.database.begin().await?;
     let actor = Actor { issuer: &by.identity.issuer, subject: &by.identity.subject };
-    let setting = store::set(&mut transaction, &wanted, actor, reason).await?;
-    if !setting.changed {
-        transaction.rollback().await?;
-        return Ok(setting);
-    }
+    let setting = match store::set(&mut transaction, &wanted, actor, reason).await {
+        Ok(setting) if setting.changed => setting,
+        // Dropped, it would keep other writers waiting until its connection is used again.
+        unchanged => {
+            transaction.rollback().await?;
+            return unchanged;
+        }
+    };
     let detail = json!({ "entry": setting.entry, "governor": by.governor });
     let event = AdminEvent { action: wanted.kind.set_action(), target: &target(&setting.entry), reason, detail };
     admin_events::record(&mut transaction, actor, event).await?;
-    let change = Changed { kind: asked.kind, budget: &wanted.budget, scope: &wanted.scope, cap: wanted.cap, ended: setting.replaced.as_ref() };
+    let change =
+        Changed { kind: asked.kind, budget: &wanted.budget, scope: &wanted.scope, cap: wanted.cap, ended: setting.replaced.as_ref() };
     let told = enforce(state, &mut transaction, change).await?;
     transaction.commit().await?;
     after(state, change, told).await;

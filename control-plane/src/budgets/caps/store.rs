@@ -154,7 +154,9 @@ async fn require_room(connection: &mut PgConnection) -> Result<(), ApiError> {
     if open < OPEN_MAX {
         return Ok(());
     }
-    Err(ApiError::conflict(format!("{open} caps and override accounts are in force, and more are not kept: end some, or change the policy")))
+    Err(ApiError::conflict(format!(
+        "{open} caps and override accounts are in force, and more are not kept: end some, or change the policy"
+    )))
 }
 
 async fn close(connection: &mut PgConnection, id: i64, number: i64, reason: &str) -> Result<(), sqlx::Error> {
