@@ -193,7 +193,7 @@ fn every_kind_of_error_names_its_place() {
         (
             "permission: agents.create",
             "permision: agents.create",
-            "routes.yaml:14: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`; the nearest name is `permission`",
+            "routes.yaml:14: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`, `metering`; the nearest name is `permission`",
         ),
         (
             "    path: /api/v1/agents\n    require: permission\n    permission: agents.create",
