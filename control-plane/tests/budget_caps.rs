@@ -253,6 +253,7 @@ async fn an_override_account_is_told_granted_and_kept_beside_the_spent_one(pool:
         assert_eq!(status, 200);
         let idle = holder.request(vec![]);
         assert_eq!(holder.send(&idle).await.unwrap().recalls.len(), 1, "{budget}: what is unused is asked back");
+        other.report(AccountReport { close: true, ..on(other.want(budget, "", 0, 0, 0)) }).await;
         let late = holder.report(on(holder.want(budget, "", 8, 10, 10))).await;
         assert_eq!((late.granted, late.settled, late.known), (8, 8, true), "{budget}: booked, and no more granted");
         assert_eq!(holder.report(holder.want(budget, &scope, 100, 100, 100)).await.overriding, None);
