@@ -96,7 +96,7 @@ fn every_kind_of_error_names_its_place() {
         (
             "settings:",
             "setings:",
-            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`; the nearest name is `settings`",
+            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`, `reporting`, `prices`; the nearest name is `settings`",
         ),
         (
             "no_route_status",
@@ -193,7 +193,7 @@ fn every_kind_of_error_names_its_place() {
         (
             "permission: agents.create",
             "permision: agents.create",
-            "routes.yaml:14: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`; the nearest name is `permission`",
+            "routes.yaml:14: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`, `metering`; the nearest name is `permission`",
         ),
         (
             "    path: /api/v1/agents\n    require: permission\n    permission: agents.create",

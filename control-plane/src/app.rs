@@ -1,5 +1,7 @@
 //! What handlers share, and the two routers that tests and `main` serve.
 
+use crate::budgets::alerts::Remembered;
+use crate::budgets::caps::Caps;
 use crate::metrics::Metrics;
 use crate::outbound::GuardedClient;
 use crate::policies::{ActivePolicy, PolicyFaults};
@@ -39,6 +41,10 @@ pub struct AppState {
     pub policy_faults: Arc<watch::Sender<PolicyFaults>>,
     /// Everything that is revoked; [`revocations::follow`] keeps it current.
     pub revoked: Arc<Revoked>,
+    /// Caps and override accounts; [`budgets::caps::follow`] keeps them current.
+    pub caps: Arc<Caps>,
+    /// Levels of volatile accounts that are recorded.
+    pub alerted: Arc<Remembered>,
     /// Calls to issuers, for key sets.
     pub outbound: GuardedClient,
     /// Calls to receivers of events.
@@ -64,9 +70,19 @@ impl AppState {
 /// The routes of the admin API with their OpenAPI descriptions, before authorisation is put around them.
 #[must_use]
 pub fn admin_routes() -> OpenApiRouter<AppState> {
+    operators_routes().merge(users_routes())
+}
+
+/// What the gateways' users may ask too, with the tokens that they have for those.
+fn users_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().merge(budgets::original::router())
+}
+
+fn operators_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(policies::http::router())
         .merge(budgets::http::router())
+        .merge(budgets::caps::http::router())
         .merge(approvals::http::router())
         .merge(audit::http::router())
         .merge(keys::http::router())
@@ -76,10 +92,15 @@ pub fn admin_routes() -> OpenApiRouter<AppState> {
 
 /// The admin listener: admin API, its description, probes and metrics.
 pub fn admin_app(state: AppState) -> Router {
-    let (api, description) = admin_routes().split_for_parts();
+    let description = admin_routes().into_openapi();
     // Authorisation surrounds every route of the API, so that a handler cannot forget it.
-    let api = api.route_layer(from_fn_with_state(state.clone(), caller::authorise));
-    api.merge(probes::router())
+    let (operators, _) = operators_routes().split_for_parts();
+    let operators = operators.route_layer(from_fn_with_state(state.clone(), caller::authorise));
+    let (users, _) = users_routes().split_for_parts();
+    let users = users.route_layer(from_fn_with_state(state.clone(), caller::authorise_user));
+    operators
+        .merge(users)
+        .merge(probes::router())
         .merge(pages::router())
         .route("/metrics", get(crate::metrics::metrics))
         .route("/openapi.json", openapi::serve(description))

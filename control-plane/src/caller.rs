@@ -15,7 +15,7 @@ use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit
 use decision_core::facts::{Authentication, RequestFacts, Upgrade};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::path::CanonicalPath;
-use decision_core::policy::CompiledPolicy;
+use decision_core::policy::{CompiledPolicy, IssuerAcceptance};
 use decision_core::principal::{CredentialFault, Identity, Principal};
 use decision_core::time::Timestamp;
 use sha2::{Digest, Sha256};
@@ -52,6 +52,64 @@ impl FromRequestParts<AppState> for Caller {
         // Absent only where a route was mounted outside the authorised router, which must never answer.
         parts.extensions.get::<Self>().cloned().ok_or(ApiError::CredentialMissing)
     }
+}
+
+/// A user of a gateway, or an operator, who may do what was asked: verified, and authorised by [`authorise_user`].
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Who it is, under the policy in force.
+    pub principal: Arc<Principal>,
+    /// Whether a governor has to have approved.
+    pub approval: ApprovalNeed,
+}
+
+impl FromRequestParts<AppState> for User {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
+        // Absent only where a route was mounted outside the authorised router, which must never answer.
+        parts.extensions.get::<Self>().cloned().ok_or(ApiError::CredentialMissing)
+    }
+}
+
+/// Surrounds what gateways pass on to us with their users' own tokens. Where a request came in is not believed: it is decided
+/// again, on each gateway that accepts the token, and counts if it might have come through one of them.
+///
+/// # Errors
+/// Who it is cannot be told, or may not do this on any gateway.
+pub async fn authorise_user(State(state): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let policy = state.policy();
+    let admitted = admit_user(&policy.loaded, &state.revoked, request.headers(), request.method().as_str(), request.uri().path(), now());
+    let admitted = admitted.map_err(ApiError::from);
+    Metrics::count(&state.metrics.admin_requests, admitted.as_ref().map_or_else(ApiError::code, |_| "permit"));
+    request.extensions_mut().insert(admitted?);
+    Ok(next.run(request).await)
+}
+
+/// Decides whether these headers may do this on any gateway that accepts their token.
+///
+/// # Errors
+/// Why not.
+pub fn admit_user(
+    bundle: &LoadedBundle,
+    revoked: &Revoked,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    now: Timestamp,
+) -> Result<User, NotAdmitted> {
+    let identity = identify(bundle, only_authorization(headers)?.as_bytes(), now)?;
+    let accepts = |gateway: &Gateway| bundle.policy.accepts_issuer(&identity.issuer, *gateway) == IssuerAcceptance::Accepted;
+    // The staff's gateways first: they say more exactly who may do it.
+    let gateways: Vec<Gateway> = [Gateway::Admin, Gateway::Pp, Gateway::Plant, Gateway::Cp].into_iter().filter(accepts).collect();
+    let mut refused = None;
+    for gateway in gateways {
+        match permit_on(bundle, revoked, identity.clone(), (gateway, method, path), now) {
+            Ok((principal, approval)) => return Ok(User { principal: Arc::new(principal), approval }),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    Err(refused.unwrap_or(NotAdmitted::Refused(ApiError::CredentialRefused(CredentialFault::IssuerMismatch))))
 }
 
 /// Surrounds the admin API: nobody reaches a handler who is not verified and authorised by the policy in force.
@@ -152,6 +210,21 @@ pub fn permit(
     path: &str,
     now: Timestamp,
 ) -> Result<Principal, NotAdmitted> {
+    let (principal, approval) = permit_on(bundle, revoked, identity, (Gateway::Admin, method, path), now)?;
+    match approval {
+        ApprovalNeed::None => Ok(principal),
+        // Nobody approves requests of the admin API.
+        ApprovalNeed::Governor => Err(ApiError::Denied { reason: DenyReason::ApprovalRequired.code(), rule: None }.into()),
+    }
+}
+
+fn permit_on(
+    bundle: &LoadedBundle,
+    revoked: &Revoked,
+    identity: Identity,
+    (gateway, method, path): (Gateway, &str, &str),
+    now: Timestamp,
+) -> Result<(Principal, ApprovalNeed), NotAdmitted> {
     if let Some(kind) = revoked.find(&Marks::of(&identity)) {
         return Err(ApiError::CredentialRefused(CredentialFault::Revoked(kind)).into());
     }
@@ -160,31 +233,31 @@ pub fn permit(
     let canonical =
         CanonicalPath::parse(path.as_bytes()).map_err(|ambiguous| ApiError::invalid(format!("the path is ambiguous: {ambiguous}")))?;
     let method = Method::parse(method.as_bytes()).ok_or(ApiError::MethodNotAllowed)?;
-    let route = bundle.policy.route(Gateway::Admin, method, canonical.path());
+    let route = bundle.policy.route(gateway, method, canonical.path());
     let authentication = Authentication::Verified(&principal);
-    let facts = RequestFacts { gateway: Gateway::Admin, method, route, authentication, upgrade: Upgrade::None };
-    match decision_core::decide(&bundle.policy, &facts, now) {
-        Decision::Permit(permit) => require_plain(&bundle.policy, &permit)?,
-        Decision::Deny(denial) => return Err(refusal(&bundle.policy, denial).into()),
-        // The compiler of policies refuses custom rules on this gateway.
+    let facts = RequestFacts { gateway, method, route, authentication, upgrade: Upgrade::None };
+    let permit = match decision_core::decide(&bundle.policy, &facts, now) {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Deny(denial) => Err(denial),
+        // The compiler of policies refuses custom rules on ADMIN. Those of another gateway are judged there.
         Decision::Conditional(conditional) => {
-            let denied = conditional.ruled(RuleVerdict::Deny, &mut ()).map(|_permit| ());
-            return denied.map(|()| principal).map_err(|denial| refusal(&bundle.policy, denial).into());
+            let verdict = if gateway == Gateway::Admin { RuleVerdict::Deny } else { RuleVerdict::Allow { target: None } };
+            conditional.ruled(verdict, &mut ())
         }
-    }
-    Ok(principal)
+    };
+    let permit = permit.map_err(|denial| refusal(&bundle.policy, denial))?;
+    let approval = approval_need(&bundle.policy, &permit)?;
+    Ok((principal, approval))
 }
 
-/// The admin API has no sandbox and nobody to approve its requests: what needs either is refused.
-fn require_plain(policy: &CompiledPolicy, permit: &Permit) -> Result<(), ApiError> {
-    let denied = |reason| {
-        let rule = policy.route_by_id(permit.route()).map(|route| route.name.to_string());
-        Err(ApiError::Denied { reason, rule })
-    };
-    match (permit.approval(), permit.target()) {
-        (ApprovalNeed::Governor, Target::Production | Target::Sandbox) => denied(DenyReason::ApprovalRequired.code()),
-        (ApprovalNeed::None, Target::Sandbox) => denied(DenyReason::TrialRestricted.code()),
-        (ApprovalNeed::None, Target::Production) => Ok(()),
+/// There is no sandbox here: what needs one is refused.
+fn approval_need(policy: &CompiledPolicy, permit: &Permit) -> Result<ApprovalNeed, ApiError> {
+    match permit.target() {
+        Target::Production => Ok(permit.approval()),
+        Target::Sandbox => {
+            let rule = policy.route_by_id(permit.route()).map(|route| route.name.to_string());
+            Err(ApiError::Denied { reason: DenyReason::TrialRestricted.code(), rule })
+        }
     }
 }
 

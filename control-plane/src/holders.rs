@@ -2,8 +2,12 @@
 //! calls, and is closed when it falls silent.
 
 use crate::budgets;
+use crate::budgets::alerts::{self, Telling, Told};
+use crate::budgets::caps::Caps;
+use crate::budgets::store as accounts;
 use decision_core::time::Timestamp;
 use sqlx::{PgConnection, PgPool};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -121,21 +125,31 @@ pub struct Closed {
     pub holder: HolderId,
     /// Units charged in full, by budget.
     pub forfeits: Vec<(String, i64)>,
+    /// Thresholds that were reached by that.
+    pub told: Vec<Told>,
 }
 
 /// Closes one holder that was silent for `silence`: its leases are charged in full, and what it may have had to tell is
 /// a gap in the audit log. `None` when there is none. Any number of replicas may do this at once.
-pub async fn close_one_silent(database: &PgPool, silence: Duration) -> Result<Option<Closed>, sqlx::Error> {
+pub async fn close_one_silent(
+    database: &PgPool,
+    silence: Duration,
+    telling: Telling<'_>,
+    caps: &Caps,
+) -> Result<Option<Closed>, sqlx::Error> {
     let mut transaction = database.begin().await?;
-    let silent: Option<(Uuid,)> = sqlx::query_as(
-        "SELECT holder FROM holders WHERE closed_at IS NULL AND last_seen_at < now() - make_interval(secs => $1) \
+    let silent: Option<(Uuid, i64)> = sqlx::query_as(
+        "SELECT holder, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM holders WHERE closed_at IS NULL AND last_seen_at < now() - make_interval(secs => $1) \
          ORDER BY last_seen_at LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     .bind(silence.as_secs_f64())
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some((holder,)) = silent else { return Ok(None) };
-    let forfeits = budgets::store::forfeit_all(&mut transaction, HolderId(holder)).await?;
+    let Some((holder, now_us)) = silent else { return Ok(None) };
+    let touched = accounts::forfeit_all(&mut transaction, HolderId(holder)).await?;
+    let now = Timestamp::from_micros(now_us);
+    let risen: Vec<_> = touched.iter().filter_map(|account| risen(account, telling, caps, now)).collect();
+    accounts::raise_levels(&mut transaction, &risen).await?;
     sqlx::query(
         "WITH closed AS (UPDATE holders SET closed_at = now() WHERE holder = $1 \
              RETURNING holder, last_sequence, coalesce(last_records_at, first_seen_at) AS since) \
@@ -145,6 +159,22 @@ pub async fn close_one_silent(database: &PgPool, silence: Duration) -> Result<Op
     .bind(holder)
     .execute(&mut *transaction)
     .await?;
+    let told = alerts::record(&mut transaction, telling, &risen).await?;
     transaction.commit().await?;
-    Ok(Some(Closed { holder: HolderId(holder), forfeits }))
+    Ok(Some(Closed { holder: HolderId(holder), forfeits: by_budget(&touched), told }))
+}
+
+fn risen(account: &accounts::Touched, telling: Telling<'_>, caps: &Caps, now: Timestamp) -> Option<alerts::Risen> {
+    let key = account.key();
+    let budget = telling.policy.budget_by_name(&key.budget)?;
+    account.risen(budget, budgets::cap_of(caps, budget, &key.scope, now))
+}
+
+fn by_budget(touched: &[accounts::Touched]) -> Vec<(String, i64)> {
+    let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
+    for (budget, units) in touched.iter().map(accounts::Touched::forfeited) {
+        let sum = sums.entry(budget).or_default();
+        *sum = sum.saturating_add(units);
+    }
+    sums.into_iter().map(|(budget, units)| (budget.to_owned(), units)).collect()
 }

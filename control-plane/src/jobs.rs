@@ -3,9 +3,10 @@
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
+use crate::budgets::alerts::{self, Telling};
 use crate::holders::{self, Closed};
 use crate::metrics::BudgetName;
-use crate::{approvals, audit, pages, policies, revocations, webhooks};
+use crate::{approvals, audit, budgets, pages, policies, revocations, webhooks};
 use decision_core::causes::chain;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -47,6 +48,8 @@ async fn run(state: &AppState) {
 async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
     audit::hits::forget(&state.database).await?;
     policies::shadow::store::forget(&state.database).await?;
+    while budgets::accounts::store::forget(&state.database).await? > 0 {}
+    while budgets::caps::store::forget(&state.database).await? > 0 {}
     Ok(())
 }
 
@@ -67,8 +70,10 @@ async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error>
     if well_since.elapsed() < silence {
         return Ok(());
     }
-    while let Some(closed) = holders::close_one_silent(&state.database, silence).await? {
+    let policy = state.policy();
+    while let Some(closed) = holders::close_one_silent(&state.database, silence, Telling::of(&policy), &state.caps).await? {
         note(state, &closed);
+        alerts::note(state, &closed.told).await;
     }
     Ok(())
 }

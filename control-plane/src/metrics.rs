@@ -31,6 +31,15 @@ pub struct BudgetName {
     pub budget: String,
 }
 
+/// Two labels: the budget, and how near it is to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BudgetLevel {
+    /// The budget's name; bounded by the policy.
+    pub budget: String,
+    /// `warning`, `high` or `critical`.
+    pub level: &'static str,
+}
+
 /// One label: the issuer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct IssuerName {
@@ -72,6 +81,8 @@ pub struct Metrics {
     pub holders_closed: Counter,
     /// Units charged because a holder was closed.
     pub units_forfeited: Family<BudgetName, Counter>,
+    /// Thresholds that were reached, once per account, window and level.
+    pub budget_thresholds: Family<BudgetLevel, Counter>,
     /// Steps of approvals.
     pub approvals: Family<Outcome, Counter>,
     /// Attempts to deliver events, by how they ended.
@@ -113,6 +124,7 @@ impl Metrics {
             audit_records_quarantined: Counter::default(),
             holders_closed: Counter::default(),
             units_forfeited: Family::default(),
+            budget_thresholds: Family::default(),
             approvals: Family::default(),
             webhook_attempts: Family::default(),
             webhooks_pending: Gauge::default(),
@@ -144,6 +156,7 @@ impl Metrics {
         registry.register("audit_records_quarantined", "Audit records kept aside", self.audit_records_quarantined.clone());
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
+        registry.register("budget_thresholds", "Thresholds of budgets that were reached", self.budget_thresholds.clone());
         registry.register("approvals", "Steps of approvals", self.approvals.clone());
         registry.register("webhook_attempts", "Attempts to deliver events by outcome", self.webhook_attempts.clone());
         registry.register("webhooks_pending", "Events that wait for delivery", self.webhooks_pending.clone());

@@ -3,7 +3,7 @@
 use crate::app::AppState;
 use crate::policies::follow as policies;
 use crate::revocations::follow as revocations;
-use crate::{keys, policies::store, revocations as revoked};
+use crate::{budgets::caps, keys, policies::store, revocations as revoked};
 use decision_core::causes::chain;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
@@ -19,6 +19,7 @@ struct Bells {
     policies: Notify,
     key_fetches: Notify,
     revocations: Notify,
+    caps: Notify,
 }
 
 impl Bells {
@@ -27,16 +28,17 @@ impl Bells {
             store::CHANNEL | keys::CHANNEL_CHANGED => self.policies.notify_one(),
             keys::CHANNEL_DUE => self.key_fetches.notify_one(),
             revoked::CHANNEL => self.revocations.notify_one(),
+            caps::CHANNEL => self.caps.notify_one(),
             _ => self.ring_all(),
         }
     }
 
     fn ring_all(&self) {
-        [&self.policies, &self.key_fetches, &self.revocations].into_iter().for_each(Notify::notify_one);
+        [&self.policies, &self.key_fetches, &self.revocations, &self.caps].into_iter().for_each(Notify::notify_one);
     }
 }
 
-/// Follows activations, secrets, key sets and revocations until the process is asked to stop.
+/// Follows activations, secrets, key sets, revocations and caps until the process is asked to stop.
 pub async fn follow(state: AppState) {
     let bells = Bells::default();
     tokio::select! {
@@ -45,6 +47,7 @@ pub async fn follow(state: AppState) {
         () = policies::run(&state, &bells.policies) => {}
         () = keys::fetch::run(&state, &bells.key_fetches) => {}
         () = revocations::run(&state, &bells.revocations) => {}
+        () = caps::follow::run(&state, &bells.caps) => {}
     }
 }
 
@@ -60,7 +63,7 @@ async fn listen(database: &PgPool, bells: &Bells) {
 
 async fn listen_once(database: &PgPool, bells: &Bells) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(database).await?;
-    listener.listen_all([store::CHANNEL, keys::CHANNEL_CHANGED, keys::CHANNEL_DUE, revoked::CHANNEL]).await?;
+    listener.listen_all([store::CHANNEL, keys::CHANNEL_CHANGED, keys::CHANNEL_DUE, revoked::CHANNEL, caps::CHANNEL]).await?;
     loop {
         match listener.try_recv().await? {
             Some(notification) => bells.ring(notification.channel()),

@@ -1,6 +1,7 @@
 //! From settings to a running process, and in order to its end.
 
 use crate::app::{AppState, admin_app, data_plane_app};
+use crate::budgets::caps;
 use crate::envoys::{self, TokensFileError};
 use crate::jobs;
 use crate::metrics::Metrics;
@@ -164,6 +165,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
     };
     rule_names::note(&database, &active).await.map_err(StartError::Query)?;
     let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
+    let caps = caps::follow::load(&database).await.map_err(StartError::Query)?;
     let (outbound, webhooks) = outbound(&settings).await?;
     let metrics = Metrics::new();
     metrics.revocations(revoked.number(), revoked.live());
@@ -175,6 +177,8 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         active: Arc::new(watch::Sender::new(Arc::new(active))),
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults { directory, ..PolicyFaults::default() })),
         revoked: Arc::new(revoked),
+        caps: Arc::new(caps),
+        alerted: Arc::default(),
         outbound,
         webhooks,
         keys_asked: Arc::default(),

@@ -8,6 +8,8 @@ mod plane;
 use axum::body::Body;
 use axum::http::{Request, header};
 use control_plane::app::admin_app;
+use control_plane::budgets::alerts::Telling;
+use control_plane::budgets::caps::Caps;
 use control_plane::budgets::ledger::{self, Account, Lease, Report, Room};
 use control_plane::budgets::{AccountKey, Posting, store, valkey};
 use control_plane::holders::{HolderId, close_one_silent};
@@ -139,7 +141,9 @@ async fn a_silent_holder_is_charged_in_full_and_the_rest_can_be_granted(pool: Pg
         .await
         .unwrap();
     // Two replicas at once: one closes it, once.
-    let (a, b) = tokio::join!(close_one_silent(&pool, Duration::from_secs(60)), close_one_silent(&pool, Duration::from_secs(60)));
+    let (policy, caps) = (state.policy(), Caps::default());
+    let close = async || close_one_silent(&pool, Duration::from_secs(60), Telling::of(&policy), &caps).await;
+    let (a, b) = tokio::join!(close(), close());
     let closed: Vec<_> = [a.unwrap(), b.unwrap()].into_iter().flatten().collect();
     assert_eq!(closed.len(), 1);
     assert_eq!((closed[0].holder, &closed[0].forfeits), (HolderId(Uuid::from_bytes(holder.id)), &vec![("daily".to_owned(), 30)]));
@@ -286,7 +290,15 @@ fn the_script_is_the_ledger() {
                 }
             }
             let window_end = Some(i64::from(u32::MAX));
-            let posting = Posting { key: key.clone(), window_end, cap: Units::new(cap), room, reports: vec![(0, report)] };
+            let posting = Posting {
+                key: key.clone(),
+                window_end,
+                cap: Units::new(cap),
+                room,
+                reports: vec![(0, report)],
+                thresholds: None,
+                overriding: None,
+            };
             let call = i64::try_from(call).unwrap();
             let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, &[posting], Timestamp::from_seconds(start)));
             prop_assert_eq!(answer.unwrap().grants[0].1.granted, want.get());

@@ -41,6 +41,13 @@ const NOBODYS_DELIVERY: &str = "/admin/v1/webhooks/deliveries/00000000-0000-7000
 /// Policies of an OPA server.
 const FOREIGN: &str = "package g\nallow if input.jwt.roles[_] == \"a\"\npermissions := {\"a.b\": [\"a\"]}\n";
 
+const PLATFORM_ACCOUNT: &str = "/admin/v1/budgets/account?budget=platform-monthly&scope=platform";
+
+fn in_an_hour() -> String {
+    let then = time::OffsetDateTime::now_utc() + time::Duration::HOUR;
+    then.format(&time::format_description::well_known::Rfc3339).unwrap()
+}
+
 /// One row per operation of `/openapi.json`.
 fn rows() -> Vec<Row> {
     let publication = |world: &World| json!({ "files": world.files(), "reason": "a test" });
@@ -53,7 +60,7 @@ fn rows() -> Vec<Row> {
     let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
     let verdict = |_: &World| json!({ "decision": "approve", "reason": "a test" });
     let revocation = |_: &World| json!({ "kind": "customer", "value": "nobody", "reason": "a test" });
-    vec![
+    let others = vec![
         row(Method::POST, "/admin/v1/policies", "/admin/v1/policies", publication, StatusCode::CREATED),
         row(Method::GET, "/admin/v1/policies", "/admin/v1/policies", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/policies/validate", "/admin/v1/policies/validate", candidate, StatusCode::OK),
@@ -80,7 +87,6 @@ fn rows() -> Vec<Row> {
         row(Method::GET, "/admin/v1/policies/rules", "/admin/v1/policies/rules", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/policies/enforcement", "/admin/v1/policies/enforcement", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/explain", "/admin/v1/explain", question, StatusCode::OK),
-        row(Method::GET, "/admin/v1/budgets", "/admin/v1/budgets", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/approvals", "/admin/v1/approvals", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/approvals/{id}", NOBODYS_APPROVAL, nothing, StatusCode::NOT_FOUND),
         row(Method::POST, "/admin/v1/approvals/{id}/decision", NOBODYS_DECISION, verdict, StatusCode::NOT_FOUND),
@@ -95,6 +101,37 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/revocations/import", "/admin/v1/revocations/import?reason=test", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/revocations/enforcement", "/admin/v1/revocations/enforcement", nothing, StatusCode::OK),
         row(Method::DELETE, "/admin/v1/revocations/{number}", "/admin/v1/revocations/999?reason=test", nothing, StatusCode::NOT_FOUND),
+    ];
+    others.into_iter().chain(budget_rows()).collect()
+}
+
+fn budget_rows() -> Vec<Row> {
+    let cap = |_: &World| json!({ "budget": "platform-monthly", "scope": "platform", "cap": 5, "reason": "a test" });
+    let account = |_: &World| {
+        let (budget, scope) = ("platform-monthly", "platform");
+        json!({ "budget": budget, "scope": scope, "cap": 5, "reason": "a test", "expires_at": in_an_hour() })
+    };
+    let extra = |_: &World| json!({ "cap_usd": 1.5, "reason": "a test", "expires_at": in_an_hour() });
+    vec![
+        row(Method::GET, "/admin/v1/budgets", "/admin/v1/budgets", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/budgets/account", PLATFORM_ACCOUNT, nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/budgets/alerts", "/admin/v1/budgets/alerts", nothing, StatusCode::OK),
+        row(Method::POST, "/admin/v1/budgets/caps", "/admin/v1/budgets/caps", cap, StatusCode::CREATED),
+        row(Method::GET, "/admin/v1/budgets/caps", "/admin/v1/budgets/caps", nothing, StatusCode::OK),
+        row(Method::DELETE, "/admin/v1/budgets/caps/{id}", "/admin/v1/budgets/caps/999?reason=test", nothing, StatusCode::NOT_FOUND),
+        row(Method::POST, "/admin/v1/budgets/overrides", "/admin/v1/budgets/overrides", account, StatusCode::CREATED),
+        row(Method::GET, "/admin/v1/budgets/overrides", "/admin/v1/budgets/overrides", nothing, StatusCode::OK),
+        row(
+            Method::DELETE,
+            "/admin/v1/budgets/overrides/{id}",
+            "/admin/v1/budgets/overrides/9?reason=test",
+            nothing,
+            StatusCode::NOT_FOUND,
+        ),
+        row(Method::GET, "/api/v1/budgets/agent/{agent_id}", "/api/v1/budgets/agent/a-1", nothing, StatusCode::OK),
+        row(Method::GET, "/api/v1/budgets/platform", "/api/v1/budgets/platform", nothing, StatusCode::OK),
+        row(Method::POST, "/api/v1/budgets/agent/{agent_id}/override", "/api/v1/budgets/agent/a-1/override", extra, StatusCode::CREATED),
+        row(Method::POST, "/api/v1/budgets/platform/override", "/api/v1/budgets/platform/override", extra, StatusCode::CREATED),
     ]
 }
 

@@ -3,9 +3,13 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
+use control_plane::budgets::alerts::Telling;
+use control_plane::budgets::caps::Caps;
 use control_plane::budgets::ledger::{self, Room as RealRoom};
 use control_plane::budgets::{AccountKey, Placed, Posting, store, valkey};
 use control_plane::holders::{AdmitError, Enforced, HolderId, admit, close_one_silent};
+use decision_core::policy::compile::compile;
+use decision_core::policy::source::PolicySource;
 use decision_core::time::Timestamp;
 use lease_model::config::{Config, Idle, Network, Windows};
 use lease_model::holder::PlainHolder;
@@ -80,7 +84,15 @@ impl Names {
             let over = matches!(key, Key::Rate(window) if window < world.plane.clock);
             let room = if over { RealRoom::Ended } else { RealRoom::Open { cap, holders: u32::try_from(open).unwrap() } };
             let window_end = Some(self.start + 86_400);
-            Some(Posting { key: self.key(key), window_end, cap, room, reports: vec![(0, real_report(report))] })
+            Some(Posting {
+                key: self.key(key),
+                window_end,
+                cap,
+                room,
+                thresholds: None,
+                overriding: None,
+                reports: vec![(0, real_report(report))],
+            })
         };
         Key::ALL.into_iter().filter_map(posting).collect()
     }
@@ -192,6 +204,8 @@ async fn call_postgres(pool: &PgPool, holder: HolderId, number: u8, postings: &[
 
 #[sqlx::test(migrations = "../migrations")]
 async fn postgres_walks_with_the_model(pool: PgPool) {
+    // Nobody is told of thresholds, and no cap is set: the model has its own.
+    let (policy, caps) = (compile(&PolicySource::default()).unwrap(), Caps::default());
     for seed in 0..WALKS {
         let names = Names::new();
         walk(seed, CONFIG.closes, async |before, action, after| {
@@ -200,7 +214,7 @@ async fn postgres_walks_with_the_model(pool: PgPool) {
                 let holder = names.holders[usize::from(call.incarnation)];
                 let placed = call_postgres(&pool, holder, call.number, &names.postings(before, call)).await;
                 match (answered(before, call), placed) {
-                    (Some(Answered::Closed), Err(AdmitError::Closed)) | (None, Err(AdmitError::StaleCall)) => {}
+                    (Some(Answered::Closed), Err(AdmitError::Closed { .. })) | (None, Err(AdmitError::StaleCall)) => {}
                     (Some(booked @ Answered::Booked(_)), Ok(placed)) => assert_answered(call, &booked, &placed),
                     (model, placed) => unreachable!("seed {seed}: {call:?}: {model:?} but {placed:?}"),
                 }
@@ -212,7 +226,9 @@ async fn postgres_walks_with_the_model(pool: PgPool) {
                     .execute(&pool)
                     .await
                     .unwrap();
-                assert_eq!(close_one_silent(&pool, Duration::from_secs(60)).await.unwrap().unwrap().holder, holder);
+                let telling = Telling { policy: &policy, webhook: None };
+                let closed = close_one_silent(&pool, Duration::from_secs(60), telling, &caps).await;
+                assert_eq!(closed.unwrap().unwrap().holder, holder);
                 incarnation
             } else {
                 return;

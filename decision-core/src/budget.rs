@@ -276,6 +276,65 @@ impl ScopeTemplate {
     }
 }
 
+impl ScopeTemplate {
+    /// Which variables a scope of this template names, in the template's order, each with its value: what
+    /// [`Self::write_scope`] wrote. `None` when it wrote no such text.
+    #[must_use]
+    pub fn read_scope<'s>(&self, scope: &'s str) -> Option<Vec<(Variable, &'s str)>> {
+        let mut values = Vec::new();
+        let mut rest = scope;
+        for part in &self.0 {
+            rest = match part {
+                ScopePart::Literal(text) => rest.strip_prefix(&**text)?,
+                ScopePart::FirstOf(variables) => {
+                    let (variable, value, after) = variables.iter().find_map(|variable| read_value(*variable, rest))?;
+                    values.push((variable, value));
+                    after
+                }
+            };
+        }
+        rest.is_empty().then_some(values)
+    }
+
+    /// The scope of an agent, whoever vouches for it. `None` when the template does not begin with the agent, or names more.
+    #[must_use]
+    pub fn scope_of_agent(&self, agent_id: &str) -> Option<String> {
+        let mut scope = String::new();
+        let mut named = false;
+        for part in &self.0 {
+            match part {
+                ScopePart::Literal(text) => scope.push_str(text),
+                ScopePart::FirstOf(variables) if !named && variables.first() == Some(&Variable::AgentId) => {
+                    named = true;
+                    scope.push_str(Variable::AgentId.tag());
+                    push_length_prefixed(&mut scope, '=', agent_id);
+                }
+                ScopePart::FirstOf(_) => return None,
+            }
+        }
+        named.then_some(scope)
+    }
+}
+
+/// `tag=length:value`, for a subject `subject=length:issuer,length:value`: the value, and what follows it.
+fn read_value(variable: Variable, text: &str) -> Option<(Variable, &str, &str)> {
+    let text = text.strip_prefix(variable.tag())?.strip_prefix('=')?;
+    let (first, rest) = read_length_prefixed(text)?;
+    if variable == Variable::Subject {
+        let (subject, rest) = read_length_prefixed(rest.strip_prefix(',')?)?;
+        Some((variable, subject, rest))
+    } else {
+        Some((variable, first, rest))
+    }
+}
+
+fn read_length_prefixed(text: &str) -> Option<(&str, &str)> {
+    let (length, rest) = text.split_once(':')?;
+    // As it was written: no sign, no leading zero.
+    let plain = length.bytes().all(|digit| digit.is_ascii_digit()) && (length.len() == 1 || !length.starts_with('0'));
+    rest.split_at_checked(length.parse().ok().filter(|_| plain)?)
+}
+
 fn value_of(variable: Variable, principal: &Principal) -> Option<&str> {
     let identity = &principal.identity;
     match variable {
@@ -513,6 +572,36 @@ mod tests {
             let window = Rhythm::Month.window_at(Timestamp::from_seconds(moment));
             assert_eq!((window.start.as_seconds(), window.end.as_seconds()), (start, end));
         }
+    }
+
+    #[test]
+    fn a_scope_is_read_as_it_was_written_and_nothing_else_is() {
+        let agent =
+            ScopeTemplate(vec![ScopePart::Literal("agent:".into()), ScopePart::FirstOf(vec![Variable::AgentId, Variable::Subject])]);
+        let scope = agent.scope_of_agent("a,7:x").unwrap();
+        assert_eq!(scope, "agent:agent_id=5:a,7:x");
+        assert_eq!(agent.read_scope(&scope), Some(vec![(Variable::AgentId, "a,7:x")]));
+        assert_eq!(agent.read_scope("agent:subject=2:cp,3:s:1"), Some(vec![(Variable::Subject, "s:1")]));
+        for other in [
+            "",
+            "agent:",
+            "agent:a-1",
+            "agent:agent_id=3:a-12",
+            "agent:agent_id=4:a-1",
+            "agent:agent_id=+3:a-1",
+            "agent:agent_id=03:a-1",
+            "agent:agent_id=2:\u{e9}x",
+            "agent:subject=2:cp",
+            "agent:customer_id=3:a-1",
+            "override=1,agent:agent_id=3:a-1",
+        ] {
+            assert_eq!(agent.read_scope(other), None, "{other}");
+        }
+        let platform = ScopeTemplate(vec![ScopePart::Literal("platform".into())]);
+        assert_eq!((platform.read_scope("platform"), platform.read_scope("platforms")), (Some(vec![]), None));
+        assert_eq!(platform.scope_of_agent("a"), None);
+        let fallback = ScopeTemplate(vec![ScopePart::FirstOf(vec![Variable::Subject, Variable::AgentId])]);
+        assert_eq!(fallback.scope_of_agent("a"), None, "an agent is only its fallback");
     }
 
     #[test]

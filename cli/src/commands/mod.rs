@@ -1,6 +1,7 @@
 //! The subcommands, one module each. A command parses its arguments, calls the library and prints.
 
 pub mod admin_api;
+pub mod budget;
 pub mod bundle;
 pub mod completions;
 pub mod jws;
@@ -31,6 +32,8 @@ pub enum Command {
     Explain(Box<policy::ExplainArguments>),
     /// Revoke tokens, keys, customers and agents; list and lift revocations.
     Revoke(Box<revoke::Arguments>),
+    /// Show accounts of budgets, set caps and grant override accounts.
+    Budget(Box<budget::Arguments>),
     /// Show issuers' keys, and fetch published ones.
     Keys(keys::Arguments),
     /// Print the bundle in force for a plugin configuration, base64: public keys only.
@@ -57,6 +60,7 @@ impl Command {
             Self::Policy(arguments) => Ok(policy::run(&arguments)?),
             Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
+            Self::Budget(arguments) => Ok(budget::run(&arguments)?),
             Self::Keys(arguments) => Ok(keys::run(&arguments)?),
             Self::Bundle(arguments) => Ok(bundle::run(&arguments)?),
             Self::Stores(arguments) => Ok(stores::run(&arguments)?),

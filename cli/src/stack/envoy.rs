@@ -51,7 +51,7 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
 
 fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, String)> {
     let loopback = || "127.0.0.1".to_owned();
-    let Ports { pp, cp, plant, backend, admin: _, data_plane, envoy_admin, postgres: _, valkey: _, sandbox } = settings.ports;
+    let Ports { pp, cp, plant, backend, admin, data_plane, envoy_admin, postgres: _, valkey: _, sandbox } = settings.ports;
     vec![
         ("BIND_ADDRESS", loopback()),
         ("CP_PORT", cp.to_string()),
@@ -64,6 +64,8 @@ fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, St
         ("SANDBOX_PORT", sandbox.to_string()),
         ("DATA_PLANE_ADDRESS", loopback()),
         ("DATA_PLANE_PORT", data_plane.to_string()),
+        ("ADMIN_ADDRESS", loopback()),
+        ("ADMIN_PORT", admin.to_string()),
         ("WASM_PATH", settings.wasm.display().to_string()),
         ("ACCESS_LOG", run_dir.join("access.log").display().to_string()),
         ("ENVOY_ID", settings.id.to_owned()),

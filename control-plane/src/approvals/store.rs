@@ -192,6 +192,45 @@ async fn consume(
     }
 }
 
+/// How long after it was consumed an approval stands for the request that a gateway passes on to us.
+const CONSUMED_FRESH: &str = "10 minutes";
+
+/// A request that a gateway passed on, as we see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed<'a> {
+    /// The id that the gateway gave it.
+    pub request_id: Uuid,
+    /// The user: issuer and subject.
+    pub user: (&'a str, &'a str),
+    /// The method.
+    pub method: &'a str,
+    /// The path.
+    pub path: &'a str,
+    /// SHA-256 of the body.
+    pub body_sha256: [u8; 32],
+}
+
+/// The approval that exactly this request has consumed.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn consumed_by(database: &PgPool, passed: &Passed<'_>) -> Result<Option<Uuid>, sqlx::Error> {
+    let found: Option<(Uuid,)> = sqlx::query_as(
+        "SELECT id FROM approvals WHERE status = 'consumed' AND consumed_by = $1 AND issuer = $2 AND subject = $3 AND method = $4 \
+             AND path = $5 AND body_sha256 = $6 AND target = 'production' AND consumed_at > now() - $7::interval",
+    )
+    .bind(passed.request_id)
+    .bind(passed.user.0)
+    .bind(passed.user.1)
+    .bind(passed.method)
+    .bind(passed.path)
+    .bind(passed.body_sha256.as_slice())
+    .bind(CONSUMED_FRESH)
+    .fetch_optional(database)
+    .await?;
+    Ok(found.map(|(id,)| id))
+}
+
 async fn mark_consumed(connection: &mut PgConnection, id: Uuid, envoy_id: &str, ask: &ApprovalAsk) -> Result<ApprovalOutcome, sqlx::Error> {
     sqlx::query(
         "UPDATE approvals SET status = 'consumed', consumed_at = now(), consumed_by = $2, consumed_envoy_id = $3 \

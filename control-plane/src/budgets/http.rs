@@ -1,27 +1,35 @@
-//! `GET /admin/v1/budgets`: what was spent, what lies in leases, what is left.
+//! `GET /admin/v1/budgets`: what was spent, what lies in leases, what is left; one account in full; thresholds that were reached.
 
-use super::ledger::Account;
+use super::accounts::store::{self as reading, AlertFilter, AlertView, ForfeitView, LeaseView};
+use super::accounts::{AccountView, Numbers, Seen};
+use super::caps::copy::override_parts;
+use super::caps::request::leased_budget;
+use super::ledger::Lease;
 use super::{AccountKey, store, valkey};
 use crate::app::AppState;
 use crate::extract::QueryOf;
 use crate::paging::PageSize;
-use crate::policies::ActivePolicy;
-use crate::problem::ApiError;
+use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
-use decision_core::budget::{Budget, ScopePart, Units};
+use decision_core::budget::{AlertLevel, Budget, ScopePart};
 use decision_core::causes::chain;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
 
+/// How many windows, and how many forfeits, an account is shown with.
+const PAST_MAX: i64 = 32;
+
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(account)).routes(routes!(alerts))
 }
 
 /// Which accounts to list.
@@ -36,46 +44,69 @@ pub struct ListQuery {
     pub limit: Option<u32>,
 }
 
-/// One budget, scope and window, in the budget's unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct AccountView {
-    /// The budget's name.
-    pub budget: String,
-    /// The scope with its values.
-    pub scope: String,
-    /// Whether it is kept in Postgres.
-    pub durable: bool,
-    /// Start of the window.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub window_start: OffsetDateTime,
-    /// End of the window.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub window_end: OffsetDateTime,
-    /// The cap in force; absent when the policy has no such budget any more.
-    pub cap: Option<i64>,
-    /// Charged, forfeits included.
-    pub settled: i64,
-    /// Granted to gateways and not charged yet.
-    pub leased: i64,
-    /// Of `settled`: charged in full because a gateway fell silent.
-    pub forfeited: i64,
-    /// Charged beyond what requests had reserved, booked apart.
-    pub overrun: i64,
-    /// Of `settled` and `leased`: spent without a grant, after a store lost its data.
-    pub over_grant: i64,
-    /// What may still be granted.
-    pub remaining: i64,
-}
-
 /// The accounts of current windows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct AccountList {
     /// In the order of budget and scope, durable ones first.
     pub accounts: Vec<AccountView>,
     /// Budgets that are not durable and whose store could not be asked.
     pub unavailable: Vec<String>,
+}
+
+/// Which account to show.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct AccountQuery {
+    /// The budget's name.
+    pub budget: String,
+    /// The scope, written as accounts write it.
+    pub scope: String,
+}
+
+/// One account in full.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct AccountDetail {
+    /// Its current window; zeros when nothing was charged in it yet.
+    pub account: AccountView,
+    /// Who may spend of it at the moment, the largest first.
+    pub leases: Vec<LeaseView>,
+    /// Leases of this scope that were charged in full, latest first; durable budgets only.
+    pub forfeits: Vec<ForfeitView>,
+    /// Earlier windows, latest first; durable budgets only.
+    pub past: Vec<AccountView>,
+}
+
+/// Which alerts to list.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct AlertQuery {
+    /// Only of this budget.
+    pub budget: Option<String>,
+    /// Only of this scope.
+    pub scope: Option<String>,
+    /// Only `warning`, `high` or `critical`.
+    pub level: Option<String>,
+    /// Noticed then or later.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub from: Option<OffsetDateTime>,
+    /// Noticed before.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub to: Option<OffsetDateTime>,
+    /// Where the last page ended.
+    pub cursor: Option<i64>,
+    /// At most so many: 100 by default, 1000 at most.
+    pub limit: Option<u32>,
+}
+
+/// Thresholds that were reached, latest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AlertList {
+    /// The alerts.
+    pub alerts: Vec<AlertView>,
+    /// The cursor of the next page, if there is one.
+    pub next_cursor: Option<i64>,
 }
 
 /// List accounts of current windows. Those of budgets that are not durable are looked up one by one, so they are listed
@@ -85,29 +116,107 @@ pub struct AccountList {
     responses((status = 200, body = AccountList)),
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<AccountList>, ApiError> {
-    if [&query.budget, &query.scope].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(ApiError::invalid("a name contains NUL"));
-    }
+    refuse_nul([query.budget.as_deref(), query.scope.as_deref()])?;
     let limit = PAGE.of(query.limit)?;
     let policy = state.policy();
+    let seen = Seen::of(&state, &policy);
     let durable = store::list(&state.database, query.budget.as_deref(), query.scope.as_deref(), limit.rows()).await?;
-    let accounts = durable.iter().map(|listed| durable_view(&policy, listed)).collect::<Result<_, _>>()?;
+    let accounts = durable.iter().map(|listed| seen.view(&listed.into())).collect::<Result<_, _>>()?;
     let mut list = AccountList { accounts, unavailable: Vec::new() };
-    add_volatile(&state, &policy, &query, &mut list).await?;
+    add_volatile(&state, seen, &query, &mut list).await?;
     limit.cut(&mut list.accounts);
     Ok(Json(list))
 }
 
-async fn add_volatile(state: &AppState, policy: &ActivePolicy, query: &ListQuery, list: &mut AccountList) -> Result<(), ApiError> {
-    let now = crate::caller::now();
-    let names = policy.document.budgets.iter().map(|budget| budget.name.as_str());
-    let budgets = names.filter_map(|name| policy.loaded.policy.budget_by_name(name));
-    for budget in budgets.filter(|budget| !budget.durable && query.budget.as_deref().is_none_or(|name| *name == *budget.name)) {
+/// Show one account: its current window, who holds leases on it, what was forfeited, and earlier windows.
+#[utoipa::path(
+    get, path = "/admin/v1/budgets/account", operation_id = "budgets.account", params(AccountQuery),
+    responses((status = 200, body = AccountDetail), (status = 400, description = "No such budget, or another form of scope", body = Problem)),
+)]
+async fn account(State(state): State<AppState>, QueryOf(query): QueryOf<AccountQuery>) -> Result<Json<AccountDetail>, ApiError> {
+    refuse_nul([Some(&*query.budget), Some(&*query.scope)])?;
+    let policy = state.policy();
+    let budget = leased_budget(&policy.loaded.policy, &query.budget)?;
+    let seen = Seen::of(&state, &policy);
+    if override_parts(&query.scope).is_none() && budget.scope.read_scope(&query.scope).is_none() {
+        return Err(ApiError::invalid(format!("`scope` is none of `{}`; the list of accounts shows its form", budget.name)));
+    }
+    let current = Numbers::none(seen, budget, &query.scope).ok_or_else(|| ApiError::not_found("override account", &query.scope))?;
+    let detail = if budget.durable { durable_detail(&state, seen, current).await } else { volatile_detail(&state, seen, current).await };
+    detail.map(Json)
+}
+
+/// List thresholds that were reached, latest first.
+#[utoipa::path(
+    get, path = "/admin/v1/budgets/alerts", operation_id = "budgets.alerts", params(AlertQuery),
+    responses((status = 200, body = AlertList), (status = 400, body = Problem)),
+)]
+async fn alerts(State(state): State<AppState>, QueryOf(query): QueryOf<AlertQuery>) -> Result<Json<AlertList>, ApiError> {
+    let AlertQuery { budget, scope, level, from, to, cursor, limit } = query;
+    refuse_nul([budget.as_deref(), scope.as_deref()])?;
+    let limit = PAGE.of(limit)?;
+    let filter = AlertFilter { budget, scope, level: level.as_deref().map(parse_level).transpose()?, from, to, before: cursor };
+    let mut alerts = reading::alerts(&state.database, &filter, limit.rows_and_one()).await?;
+    let more = limit.cut(&mut alerts);
+    let next_cursor = alerts.last().filter(|_| more).map(|alert| alert.id);
+    Ok(Json(AlertList { alerts, next_cursor }))
+}
+
+fn refuse_nul<const N: usize>(texts: [Option<&str>; N]) -> Result<(), ApiError> {
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(ApiError::invalid("a name contains NUL"));
+    }
+    Ok(())
+}
+
+fn parse_level(name: &str) -> Result<&'static str, ApiError> {
+    let known = AlertLevel::ALL.into_iter().map(AlertLevel::name).find(|known| *known == name);
+    known.ok_or_else(|| ApiError::invalid("`level` is none of `warning`, `high` and `critical`"))
+}
+
+async fn durable_detail(state: &AppState, seen: Seen<'_>, current: Numbers) -> Result<AccountDetail, ApiError> {
+    let AccountKey { budget, scope, window_start } = &current.key;
+    let windows = reading::windows(&state.database, budget, scope, PAST_MAX).await?;
+    let (now, past): (Vec<_>, Vec<_>) = windows.iter().map(Numbers::from).partition(|one| one.key.window_start == *window_start);
+    Ok(AccountDetail {
+        account: seen.view(now.first().unwrap_or(&current))?,
+        leases: reading::leases(&state.database, budget, scope, *window_start).await?,
+        forfeits: reading::forfeits(&state.database, budget, scope, PAST_MAX).await?,
+        past: past.iter().map(|one| seen.view(one)).collect::<Result<_, _>>()?,
+    })
+}
+
+async fn volatile_detail(state: &AppState, seen: Seen<'_>, current: Numbers) -> Result<AccountDetail, ApiError> {
+    let unavailable = |error: valkey::VolatileError| {
+        tracing::warn!(error = %chain(&error), "an account cannot be shown");
+        ApiError::Unavailable { what: "the counter store cannot be reached" }
+    };
+    let current = current.read(state).await?;
+    let leases = valkey::leases(&mut state.valkey.clone(), &current.key).await.map_err(unavailable)?;
+    let ids: Vec<Uuid> = leases.iter().filter_map(|(holder, _)| Uuid::try_parse(holder).ok()).collect();
+    let known = reading::holders(&state.database, &ids).await?;
+    let known: HashMap<Uuid, _> = known.into_iter().map(|(holder, envoy_id, seen)| (holder, (envoy_id, seen))).collect();
+    let lease_view = |(holder, lease): &(String, Lease)| {
+        let holder = Uuid::try_parse(holder).ok()?;
+        let (envoy_id, last_seen_at) = known.get(&holder).cloned().unzip();
+        let generation = i64::try_from(lease.generation).unwrap_or(i64::MAX);
+        let (granted, used, held) = (lease.granted.get(), lease.used.get(), lease.held.get());
+        Some(LeaseView { holder, envoy_id, generation, granted, used, held, last_seen_at })
+    };
+    let leases = leases.iter().filter_map(lease_view).collect();
+    Ok(AccountDetail { account: seen.view(&current)?, leases, forfeits: Vec::new(), past: Vec::new() })
+}
+
+async fn add_volatile(state: &AppState, seen: Seen<'_>, query: &ListQuery, list: &mut AccountList) -> Result<(), ApiError> {
+    let asked = |budget: &&Budget| !budget.durable && query.budget.as_deref().is_none_or(|name| *name == *budget.name);
+    for budget in seen.policy.budgets().iter().filter(asked) {
         let Some(scope) = query.scope.clone().or_else(|| only_scope(budget)) else { continue };
-        let window = budget.window_at(now);
-        let key = AccountKey { budget: budget.name.to_string(), scope, window_start: window.start.as_seconds() };
-        match valkey::read(&mut state.valkey.clone(), &key).await {
-            Ok(Some(account)) => list.accounts.push(view(key, window.end.as_seconds(), Some(budget), account, false)?),
+        let Some(mut numbers) = Numbers::none(seen, budget, &scope) else { continue };
+        match valkey::read(&mut state.valkey.clone(), &numbers.key).await {
+            Ok(Some(account)) => {
+                numbers.account = account;
+                list.accounts.push(seen.view(&numbers)?);
+            }
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(budget = %budget.name, error = %chain(&error), "an account cannot be listed");
@@ -125,36 +234,4 @@ fn only_scope(budget: &Budget) -> Option<String> {
         ScopePart::FirstOf(_) => None,
     };
     budget.scope.0.iter().map(literal).collect()
-}
-
-fn durable_view(policy: &ActivePolicy, listed: &store::Listed) -> Result<AccountView, ApiError> {
-    let account = Account {
-        committed: Units::new(listed.committed),
-        settled: Units::new(listed.settled),
-        held: Units::ZERO,
-        forfeited: Units::new(listed.forfeited),
-        overrun: Units::new(listed.overrun),
-        over_grant: Units::new(listed.over_grant),
-    };
-    let key = AccountKey { budget: listed.budget.clone(), scope: listed.scope.clone(), window_start: listed.window_start };
-    view(key, listed.window_end, policy.loaded.policy.budget_by_name(&listed.budget), account, true)
-}
-
-fn view(key: AccountKey, window_end: i64, budget: Option<&Budget>, account: Account, durable: bool) -> Result<AccountView, ApiError> {
-    let moment = |seconds| OffsetDateTime::from_unix_timestamp(seconds).map_err(|error| ApiError::internal("window", error));
-    let cap = budget.map(|budget| budget.cap);
-    Ok(AccountView {
-        durable,
-        window_start: moment(key.window_start)?,
-        window_end: moment(window_end)?,
-        cap: cap.map(Units::get),
-        settled: account.settled.get(),
-        leased: account.committed.minus(account.settled).get(),
-        forfeited: account.forfeited.get(),
-        overrun: account.overrun.get(),
-        over_grant: account.over_grant.get(),
-        remaining: cap.unwrap_or_default().minus(account.committed).minus(account.overrun).get(),
-        budget: key.budget,
-        scope: key.scope,
-    })
 }

@@ -1,17 +1,24 @@
 //! Budgets: accounts and leases. `ledger` is the rule, `store` keeps it in Postgres, `valkey` in Redis or Valkey.
-//! This file sorts the reports of a call by account and says, from the policy in force, what may be granted.
+//! `caps` is what operators set beside the policy, `alerts` what happens when an account nears its end.
+//! This file sorts the reports of a call by account and says, from the policy and the caps in force, what may be granted.
 
+pub mod accounts;
+pub mod alerts;
+pub mod caps;
 pub mod http;
 pub mod ledger;
+pub mod original;
 pub mod store;
 pub mod valkey;
 
-use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Units, Window};
+use caps::Caps;
+use caps::copy::{Override, override_parts};
+use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Thresholds, Units, Window};
 use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use ledger::{CAP_MAX, InvalidReport, Report, Room};
 use std::collections::BTreeMap;
-use wire::sync::{AccountGrant, AccountReport};
+use wire::sync::{AccountGrant, AccountReport, OverrideAccount};
 
 /// No window of today starts later: it bounds what reaches the database as a timestamp.
 const SECONDS_MAX: i64 = 1 << 37;
@@ -43,12 +50,16 @@ pub struct Posting {
     pub key: AccountKey,
     /// End of the window; absent when the policy knows none.
     pub window_end: Option<i64>,
-    /// The cap as the policy has it; zero when it has none.
+    /// The cap in force: set for the scope, else the policy's; zero when it has none.
     pub cap: Units,
     /// What may be granted.
     pub room: Room,
     /// In the order of their generations, each with its place in the call.
     pub reports: Vec<(usize, Report)>,
+    /// When its level rises; none where nobody is told.
+    pub thresholds: Option<Thresholds>,
+    /// What may be spent when this account has no more.
+    pub overriding: Option<OverrideAccount>,
 }
 
 impl Posting {
@@ -64,7 +75,7 @@ impl Posting {
             cap: self.cap.get(),
             settled: settled.get(),
             known: self.room != Room::Unknown,
-            overriding: None,
+            overriding: self.overriding,
         }
     }
 }
@@ -96,6 +107,17 @@ impl Reports {
     }
 }
 
+/// By what accounts are granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The policy in force.
+    pub policy: &'a CompiledPolicy,
+    /// Caps and override accounts in force.
+    pub caps: &'a Caps,
+    /// Whether this process still grants.
+    pub granting: Granting,
+}
+
 /// Whether this process still grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granting {
@@ -117,9 +139,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Sorts checked reports by account, under the policy in force.
+    /// Sorts checked reports by account, under the policy and the caps in force.
     #[must_use]
-    pub fn new(policy: &CompiledPolicy, reports: &Reports, now: Timestamp, holders: u32, granting: Granting) -> Self {
+    pub fn new(rules: Rules<'_>, reports: &Reports, now: Timestamp, holders: u32) -> Self {
         let mut grouped: BTreeMap<&AccountKey, Vec<(usize, Report)>> = BTreeMap::new();
         for (index, (key, report)) in reports.0.iter().enumerate() {
             grouped.entry(key).or_default().push((index, *report));
@@ -127,7 +149,7 @@ impl Plan {
         let mut plan = Self::default();
         for (key, mut reports) in grouped {
             reports.sort_by_key(|(_, report)| report.generation);
-            let (place, posting) = posting(policy, key, reports, now, holders, granting);
+            let (place, posting) = posting(rules, key, reports, now, holders);
             match place {
                 Place::Postgres => plan.durable.push(posting),
                 Place::Valkey => plan.volatile.push(posting),
@@ -141,29 +163,63 @@ impl Plan {
     }
 }
 
-fn posting(
-    policy: &CompiledPolicy,
-    key: &AccountKey,
-    reports: Vec<(usize, Report)>,
-    now: Timestamp,
-    holders: u32,
-    granting: Granting,
-) -> (Place, Posting) {
-    let budget = policy.budget_by_name(&key.budget);
-    let window = budget.and_then(|budget| window_of(budget, key, now));
+fn posting(rules: Rules<'_>, key: &AccountKey, reports: Vec<(usize, Report)>, now: Timestamp, holders: u32) -> (Place, Posting) {
+    let budget = rules.policy.budget_by_name(&key.budget);
     let place = match budget {
         _ if !is_storable(key) => Place::Nowhere,
         Some(budget) if !budget.durable => Place::Valkey,
         // A budget that is gone from the policy may have leases that are yet to be settled.
         Some(_) | None => Place::Postgres,
     };
-    let cap = budget.map_or(Units::ZERO, |budget| budget.cap);
-    let room = match (place, window) {
-        (Place::Nowhere, _) | (_, None) => Room::Unknown,
-        (_, Some(window)) if window.end <= now || granting == Granting::Off => Room::Ended,
-        (_, Some(_)) => Room::Open { cap: cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
+    let terms = budget.filter(|_| place != Place::Nowhere).and_then(|budget| terms(rules.caps, budget, key, now));
+    let room = match &terms {
+        None => Room::Unknown,
+        Some(terms) if terms.ended || rules.granting == Granting::Off => Room::Ended,
+        Some(terms) => Room::Open { cap: terms.cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
     };
-    (place, Posting { key: key.clone(), window_end: window.map(|window| window.end.as_seconds()), cap, room, reports })
+    let posting = Posting {
+        key: key.clone(),
+        window_end: terms.as_ref().map(|terms| terms.window_end),
+        cap: terms.as_ref().map_or_else(|| budget.map_or(Units::ZERO, |budget| budget.cap), |terms| terms.cap),
+        room,
+        reports,
+        thresholds: budget.filter(|_| terms.is_some()).and_then(|budget| budget.thresholds),
+        overriding: terms.and_then(|terms| terms.overriding),
+    };
+    (place, posting)
+}
+
+/// What counts for one account.
+struct AccountTerms {
+    cap: Units,
+    window_end: i64,
+    ended: bool,
+    overriding: Option<OverrideAccount>,
+}
+
+/// `None` when there is no such window, or no such override account.
+fn terms(caps: &Caps, budget: &Budget, key: &AccountKey, now: Timestamp) -> Option<AccountTerms> {
+    if override_parts(&key.scope).is_some() {
+        let named = caps.named(&key.budget, &key.scope).filter(|named| named.account.from == key.window_start)?;
+        let Override { cap, account, .. } = &named;
+        return Some(AccountTerms { cap: *cap, window_end: account.until, ended: !named.is_open(now), overriding: None });
+    }
+    let window = window_of(budget, key, now)?;
+    Some(AccountTerms {
+        cap: caps.cap(&key.budget, &key.scope, now).map_or(budget.cap, |set| set.cap),
+        window_end: window.end.as_seconds(),
+        ended: window.end <= now,
+        overriding: caps.beside(&key.budget, &key.scope, now).map(|beside| beside.account),
+    })
+}
+
+/// The cap that counts for a scope of this budget, or for an override account beside one.
+#[must_use]
+pub fn cap_of(caps: &Caps, budget: &Budget, scope: &str, now: Timestamp) -> Units {
+    match caps.named(&budget.name, scope) {
+        Some(named) => named.cap,
+        None => caps.cap(&budget.name, scope, now).map_or(budget.cap, |set| set.cap),
+    }
 }
 
 /// The budget's window that starts where the holder says, unless it is further ahead than the next one.

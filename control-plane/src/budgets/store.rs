@@ -3,10 +3,11 @@
 //! Accounts are locked in the order of their keys, by sync calls and by the closing of holders alike. A holder's leases
 //! are guarded by the lock on the holder's row, which every caller takes first.
 
+use super::alerts::{Risen, of_rank, rank};
 use super::ledger::{self, Account, Booked, Lease, Recall, Room};
 use super::{AccountKey, Placed, Posting};
 use crate::holders::{Freshness, HolderId};
-use decision_core::budget::Units;
+use decision_core::budget::{Budget, Units};
 use sqlx::{FromRow, PgConnection};
 use std::collections::BTreeMap;
 use wire::sync::AccountRecall;
@@ -18,6 +19,8 @@ pub struct Applied {
     pub grants: Vec<Placed>,
     /// Accounts that others wait for.
     pub recalls: Vec<AccountRecall>,
+    /// Accounts whose level rose.
+    pub risen: Vec<Risen>,
 }
 
 /// Books the reports of a call.
@@ -37,7 +40,7 @@ pub async fn apply(
         let rows = read(connection, holder, postings, freshness).await?;
         let mut changes = Changes::default();
         for (ordinal, posting) in (1_i64..).zip(postings) {
-            let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied.grants);
+            let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
             if recall == Recall::Needed {
                 short.push(&posting.key);
             }
@@ -53,10 +56,11 @@ fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
     recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
 }
 
-fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, grants: &mut Vec<Placed>) -> Recall {
+fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, applied: &mut Applied) -> Recall {
     let Some(row) = row else {
         // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
-        grants.extend(posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO))));
+        let answers = posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO)));
+        applied.grants.extend(answers);
         return Recall::NotNeeded;
     };
     let (before, lease_before) = (row.account(), row.lease());
@@ -76,14 +80,28 @@ fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, chan
         }
         granted.push((*index, report, booked.granted));
     }
-    grants.extend(granted.into_iter().map(|(index, report, granted)| (index, posting.answer(report, granted, account.charged()))));
-    if account != before || recall == Recall::Needed {
-        changes.account(row.account_id, account, recall);
+    let answers = granted.into_iter().map(|(index, report, granted)| (index, posting.answer(report, granted, account.charged())));
+    applied.grants.extend(answers);
+    let risen = risen(posting, row, account, freshness);
+    if account != before || recall == Recall::Needed || risen.is_some() {
+        let level = risen.as_ref().map_or(row.level, |risen| rank(Some(risen.level)));
+        changes.accounts.push(AccountChange { account_id: row.account_id, account, recall, level });
     }
+    changes.forfeit(row.account_id, account.forfeited.minus(before.forfeited));
+    applied.risen.extend(risen);
     if lease != lease_before {
         changes.lease(row.account_id, lease);
     }
     recall
+}
+
+/// The level that the account has reached, if nobody was told of it. A repeated call does not hold the lock.
+fn risen(posting: &Posting, row: &Row, account: Account, freshness: Freshness) -> Option<Risen> {
+    let spent = account.charged();
+    match (freshness, posting.window_end) {
+        (Freshness::New, Some(end)) => Risen::above(of_rank(row.level), posting.thresholds, (posting.cap, spent), &posting.key, end),
+        (Freshness::New, None) | (Freshness::Repeated, _) => None,
+    }
 }
 
 /// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks).
@@ -120,6 +138,7 @@ struct Row {
     forfeited: i64,
     account_overrun: i64,
     over_grant: i64,
+    level: i16,
     generation: Option<i64>,
     granted: Option<i64>,
     used: Option<i64>,
@@ -154,7 +173,7 @@ macro_rules! read_accounts {
     ($lock:literal) => {
         concat!(
             "SELECT ordinal, a.account_id, a.committed, a.settled, a.held AS account_held, a.forfeited, \
-                 a.overrun AS account_overrun, a.over_grant, l.generation, l.granted, l.used, l.held, l.overrun \
+                 a.overrun AS account_overrun, a.over_grant, a.level, l.generation, l.granted, l.used, l.held, l.overrun \
              FROM UNNEST($2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ordinal) \
              JOIN budget_accounts AS a ON a.budget = wanted.budget AND a.scope = wanted.scope \
                  AND a.window_start = to_timestamp(wanted.starts) \
@@ -189,14 +208,26 @@ async fn read(
 /// What a call changes, column by column.
 #[derive(Debug, Default)]
 struct Changes {
-    accounts: Vec<(i64, Account, bool)>,
+    accounts: Vec<AccountChange>,
     leases: Vec<(i64, Lease)>,
     closed: Vec<i64>,
+    forfeits: Vec<(i64, i64)>,
+}
+
+#[derive(Debug)]
+struct AccountChange {
+    account_id: i64,
+    account: Account,
+    recall: Recall,
+    level: i16,
 }
 
 impl Changes {
-    fn account(&mut self, account_id: i64, account: Account, recall: Recall) {
-        self.accounts.push((account_id, account, recall == Recall::Needed));
+    /// A lease that its own holder replaced without a last report.
+    fn forfeit(&mut self, account_id: i64, units: Units) {
+        if units > Units::ZERO {
+            self.forfeits.push((account_id, units.get()));
+        }
     }
 
     fn lease(&mut self, account_id: i64, lease: Option<Lease>) {
@@ -210,18 +241,18 @@ impl Changes {
         if self.accounts.is_empty() && self.leases.is_empty() && self.closed.is_empty() {
             return Ok(());
         }
-        let account = |number: fn(&Account) -> Units| self.accounts.iter().map(|(_, account, _)| number(account).get()).collect::<Vec<_>>();
+        let account = |number: fn(&Account) -> Units| self.accounts.iter().map(|change| number(&change.account).get()).collect::<Vec<_>>();
         let lease = |number: fn(&Lease) -> Units| self.leases.iter().map(|(_, lease)| number(lease).get()).collect::<Vec<_>>();
         sqlx::query(WRITE)
             .bind(holder.0)
-            .bind(self.accounts.iter().map(|(account_id, _, _)| *account_id).collect::<Vec<_>>())
+            .bind(self.accounts.iter().map(|change| change.account_id).collect::<Vec<_>>())
             .bind(account(|account| account.committed))
             .bind(account(|account| account.settled))
             .bind(account(|account| account.held))
             .bind(account(|account| account.forfeited))
             .bind(account(|account| account.overrun))
             .bind(account(|account| account.over_grant))
-            .bind(self.accounts.iter().map(|(_, _, recalled)| *recalled).collect::<Vec<_>>())
+            .bind(self.accounts.iter().map(|change| change.recall == Recall::Needed).collect::<Vec<_>>())
             .bind(&self.closed)
             .bind(self.leases.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
             .bind(self.leases.iter().map(|(_, lease)| i64::try_from(lease.generation).unwrap_or(i64::MAX)).collect::<Vec<_>>())
@@ -229,18 +260,30 @@ impl Changes {
             .bind(lease(|lease| lease.used))
             .bind(lease(|lease| lease.held))
             .bind(lease(|lease| lease.overrun))
-            .execute(connection)
-            .await
-            .map(|_done| ())
+            .bind(self.accounts.iter().map(|change| change.level).collect::<Vec<_>>())
+            .execute(&mut *connection)
+            .await?;
+        if self.forfeits.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO budget_forfeits (account_id, holder, units) SELECT a, $1, u FROM UNNEST($2::bigint[], $3::bigint[]) AS n (a, u)",
+        )
+        .bind(holder.0)
+        .bind(self.forfeits.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+        .bind(self.forfeits.iter().map(|(_, units)| *units).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(|_done| ())
     }
 }
 
 const WRITE: &str = "WITH accounts AS ( \
          UPDATE budget_accounts AS a SET committed = n.committed, settled = n.settled, held = n.held, forfeited = n.forfeited, \
-             overrun = n.overrun, over_grant = n.over_grant, \
+             overrun = n.overrun, over_grant = n.over_grant, level = greatest(a.level, n.level), \
              recalled_at = CASE WHEN n.recalled THEN clock_timestamp() ELSE a.recalled_at END \
-         FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bool[]) \
-             AS n (account_id, committed, settled, held, forfeited, overrun, over_grant, recalled) \
+         FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bool[], $17::smallint[]) \
+             AS n (account_id, committed, settled, held, forfeited, overrun, over_grant, recalled, level) \
          WHERE a.account_id = n.account_id), \
      closed AS (DELETE FROM budget_leases WHERE holder = $1 AND account_id = ANY($10::bigint[])) \
      INSERT INTO budget_leases (holder, account_id, generation, granted, used, held, overrun) \
@@ -263,8 +306,42 @@ async fn recalls(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<
     Ok(rows.into_iter().map(|(budget, scope, window_start)| AccountRecall { budget, scope, window_start }).collect())
 }
 
-/// Charges all leases of a holder in full and ends them. Answers what was charged, by budget.
-pub async fn forfeit_all(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<(String, i64)>, sqlx::Error> {
+/// An account of which a lease was forfeited, or whose cap changed.
+#[derive(Clone, Debug, FromRow)]
+pub struct Touched {
+    account_id: i64,
+    budget: String,
+    scope: String,
+    starts: i64,
+    ends: i64,
+    committed: i64,
+    spent: i64,
+    level: i16,
+    forfeited: i64,
+}
+
+impl Touched {
+    /// The account.
+    #[must_use]
+    pub fn key(&self) -> AccountKey {
+        AccountKey { budget: self.budget.clone(), scope: self.scope.clone(), window_start: self.starts }
+    }
+
+    /// What was charged although nobody spent it.
+    #[must_use]
+    pub fn forfeited(&self) -> (&str, i64) {
+        (&self.budget, self.forfeited)
+    }
+
+    /// The level that it has reached under this cap, if nobody was told of it.
+    #[must_use]
+    pub fn risen(&self, budget: &Budget, cap: Units) -> Option<Risen> {
+        Risen::above(of_rank(self.level), budget.thresholds, (cap, Units::new(self.spent)), &self.key(), self.ends)
+    }
+}
+
+/// Charges all leases of a holder in full and ends them. Answers what was charged, by account.
+pub async fn forfeit_all(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<Touched>, sqlx::Error> {
     sqlx::query(
         "SELECT account_id FROM budget_accounts WHERE account_id IN (SELECT account_id FROM budget_leases WHERE holder = $1) \
          ORDER BY budget, scope, window_start FOR UPDATE",
@@ -278,12 +355,66 @@ pub async fn forfeit_all(connection: &mut PgConnection, holder: HolderId) -> Res
          charged AS ( \
              UPDATE budget_accounts AS a SET settled = a.settled + e.granted - e.used, forfeited = a.forfeited + e.granted - e.used, \
                  held = a.held - e.held \
-             FROM ended AS e WHERE a.account_id = e.account_id RETURNING a.budget, e.granted - e.used AS forfeited) \
-         SELECT budget, sum(forfeited)::bigint FROM charged GROUP BY budget ORDER BY budget",
+             FROM ended AS e WHERE a.account_id = e.account_id \
+             RETURNING a.account_id, a.budget, a.scope, a.window_start, a.window_end, a.committed, a.settled + a.overrun AS spent, \
+                 a.level, e.granted - e.used AS forfeited), \
+         noted AS (INSERT INTO budget_forfeits (account_id, holder, units) \
+             SELECT account_id, $1, forfeited FROM charged WHERE forfeited > 0) \
+         SELECT account_id, budget, scope, extract(epoch FROM window_start)::bigint AS starts, \
+             extract(epoch FROM window_end)::bigint AS ends, committed, spent, level, forfeited \
+         FROM charged ORDER BY budget, scope, window_start",
     )
     .bind(holder.0)
     .fetch_all(connection)
     .await
+}
+
+/// Another cap counts from now on: who holds more than is used gives it back if the cap is lower than what is committed.
+/// Answers the accounts whose level rose.
+pub async fn recap(connection: &mut PgConnection, budget: &Budget, scope: &str, cap: Units) -> Result<Vec<Risen>, sqlx::Error> {
+    let touched: Vec<Touched> = sqlx::query_as(
+        "SELECT account_id, budget, scope, extract(epoch FROM window_start)::bigint AS starts, \
+             extract(epoch FROM window_end)::bigint AS ends, committed, settled + overrun AS spent, level, 0::bigint AS forfeited \
+         FROM budget_accounts WHERE budget = $1 AND scope = $2 AND window_end > now() ORDER BY window_start FOR UPDATE",
+    )
+    .bind(&*budget.name)
+    .bind(scope)
+    .fetch_all(&mut *connection)
+    .await?;
+    let over: Vec<i64> = touched.iter().filter(|account| account.committed > cap.get()).map(|account| account.account_id).collect();
+    if !over.is_empty() {
+        sqlx::query("UPDATE budget_accounts SET recalled_at = clock_timestamp() WHERE account_id = ANY($1)")
+            .bind(over)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let risen: Vec<Risen> = touched.iter().filter_map(|account| account.risen(budget, cap)).collect();
+    raise_levels(connection, &risen).await?;
+    Ok(risen)
+}
+
+/// What lies unused in leases on this scope is asked back.
+pub async fn recall(connection: &mut PgConnection, budget: &str, scope: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE budget_accounts SET recalled_at = clock_timestamp() WHERE budget = $1 AND scope = $2 AND window_end > now()")
+        .bind(budget)
+        .bind(scope)
+        .execute(connection)
+        .await
+        .map(|_done| ())
+}
+
+/// Notes on locked accounts what is told of them.
+pub async fn raise_levels(connection: &mut PgConnection, risen: &[Risen]) -> Result<(), sqlx::Error> {
+    for one in risen {
+        sqlx::query("UPDATE budget_accounts SET level = $4 WHERE budget = $1 AND scope = $2 AND window_start = to_timestamp($3::bigint)")
+            .bind(&one.key.budget)
+            .bind(&one.key.scope)
+            .bind(one.key.window_start)
+            .bind(rank(Some(one.level)))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// An account of a current window, for people.
@@ -301,19 +432,23 @@ pub struct Listed {
     pub committed: i64,
     /// Charged.
     pub settled: i64,
+    /// Reserved by open requests.
+    pub held: i64,
     /// Charged because a holder fell silent.
     pub forfeited: i64,
     /// Charged beyond what was reserved.
     pub overrun: i64,
     /// Spent without a grant.
     pub over_grant: i64,
+    /// The highest level that was told: see [`rank`].
+    pub level: i16,
 }
 
 /// The accounts of current windows, by budget and scope.
 pub async fn list(database: &sqlx::PgPool, budget: Option<&str>, scope: Option<&str>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
     sqlx::query_as(
         "SELECT budget, scope, extract(epoch FROM window_start)::bigint AS window_start, \
-             extract(epoch FROM window_end)::bigint AS window_end, committed, settled, forfeited, overrun, over_grant \
+             extract(epoch FROM window_end)::bigint AS window_end, committed, settled, held, forfeited, overrun, over_grant, level \
          FROM budget_accounts \
          WHERE window_start <= now() AND window_end > now() AND ($1::text IS NULL OR budget = $1) AND ($2::text IS NULL OR scope = $2) \
          ORDER BY budget, scope, window_start LIMIT $3",

@@ -5,10 +5,11 @@
 //! Whatever fails here, the accounts are absent from the answer and the filter applies the budgets' failure mode. A
 //! closed holder's leases stay committed, and so are charged in full, until the window's hash expires.
 
-use super::ledger::{Account, Report, Room};
+use super::alerts::Risen;
+use super::ledger::{Account, Lease, Report, Room};
 use super::{AccountKey, Placed, Posting};
 use crate::holders::HolderId;
-use decision_core::budget::Units;
+use decision_core::budget::{Budget, Units};
 use decision_core::time::Timestamp;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, Script};
@@ -45,6 +46,8 @@ pub struct Applied {
     pub grants: Vec<Placed>,
     /// Accounts that others wait for.
     pub recalls: Vec<AccountRecall>,
+    /// Accounts at a level; it may have been told already.
+    pub risen: Vec<Risen>,
 }
 
 /// The script's answer: settled and overrun, whether the holder should give back, grants, holders that should give back.
@@ -76,13 +79,15 @@ async fn apply_unbounded(
 ) -> Result<Applied, RedisError> {
     let asked = recalls_of(connection, holder, now).await?;
     let answers = run_scripts(connection, holder, call, postings, now).await?;
-    let mut applied = Applied { grants: Vec::new(), recalls: asked };
+    let mut applied = Applied { grants: Vec::new(), recalls: asked, risen: Vec::new() };
     let mut notices = redis::pipe();
-    for (posting, (settled, recalled, grants, others)) in postings.iter().zip(answers) {
+    for (posting, (spent, recalled, grants, others)) in postings.iter().zip(answers) {
         let placed = posting.reports.iter().zip(grants);
         applied
             .grants
-            .extend(placed.map(|((index, report), granted)| (*index, posting.answer(report, Units::new(granted), Units::new(settled)))));
+            .extend(placed.map(|((index, report), granted)| (*index, posting.answer(report, Units::new(granted), Units::new(spent)))));
+        let end = posting.window_end.unwrap_or_default();
+        applied.risen.extend(Risen::above(None, posting.thresholds, (posting.cap, Units::new(spent)), &posting.key, end));
         let recall = recall_of(&posting.key);
         applied.recalls.retain(|known| *known != recall);
         if recalled == 1 {
@@ -203,6 +208,65 @@ pub async fn read(connection: &mut impl ConnectionLike, key: &AccountKey) -> Res
     let rest = |index| number(index).unwrap_or_default();
     let account = Account { committed, settled: rest(1), held: rest(2), forfeited: rest(3), overrun: rest(4), over_grant: rest(5) };
     Ok(Some(account))
+}
+
+/// Another cap counts from now on: holders give back what is unused if the cap is lower than what is committed. Answers the
+/// level that the account of the present window has under it.
+///
+/// # Errors
+/// The store did not answer, or not in time.
+pub async fn recap(
+    connection: &mut impl ConnectionLike,
+    budget: &Budget,
+    scope: &str,
+    cap: Units,
+    now: Timestamp,
+) -> Result<Vec<Risen>, VolatileError> {
+    let window = budget.window_at(now);
+    let key = AccountKey { budget: budget.name.to_string(), scope: scope.to_owned(), window_start: window.start.as_seconds() };
+    let Some(account) = read(connection, &key).await? else { return Ok(Vec::new()) };
+    if account.committed > cap {
+        recall(connection, &key, now).await?;
+    }
+    let spent = account.charged();
+    Ok(Risen::above(None, budget.thresholds, (cap, spent), &key, window.end.as_seconds()).into_iter().collect())
+}
+
+/// Leaves a note for everybody who has units of this account to spare.
+///
+/// # Errors
+/// The store did not answer, or not in time.
+pub async fn recall(connection: &mut impl ConnectionLike, key: &AccountKey, now: Timestamp) -> Result<(), VolatileError> {
+    let mut notices = redis::pipe();
+    for (holder, lease) in leases(connection, key).await? {
+        if lease.unused() > Units::ZERO {
+            notify(&mut notices, &holder, key, now);
+        }
+    }
+    if notices.is_empty() {
+        return Ok(());
+    }
+    Ok(tokio::time::timeout(TIMEOUT, notices.query_async::<()>(connection)).await.map_err(|_elapsed| VolatileError::TimedOut)??)
+}
+
+/// The open leases of one account, each with its holder's id in 32 hexadecimal digits.
+///
+/// # Errors
+/// The store did not answer, or not in time.
+pub async fn leases(connection: &mut impl ConnectionLike, key: &AccountKey) -> Result<Vec<(String, Lease)>, VolatileError> {
+    let mut command = redis::cmd("HGETALL");
+    command.arg(hash_key(key));
+    let fields: Vec<(String, String)> =
+        tokio::time::timeout(TIMEOUT, command.query_async(connection)).await.map_err(|_elapsed| VolatileError::TimedOut)??;
+    let lease = |(field, value): (String, String)| Some((field.strip_prefix("l:")?.to_owned(), parse_lease(&value)?));
+    Ok(fields.into_iter().filter_map(lease).collect())
+}
+
+fn parse_lease(value: &str) -> Option<Lease> {
+    let mut numbers = value.split('/').map(|number| number.parse::<i64>().ok());
+    let generation = u64::try_from(numbers.next()??).ok()?;
+    let mut units = || numbers.next().flatten().map(Units::new);
+    Some(Lease { generation, granted: units()?, used: units()?, held: units()?, overrun: units()? })
 }
 
 #[cfg(test)]

@@ -20,10 +20,15 @@ const JWKS_STALE_AFTER_S_MAX: u32 = 604_800;
 /// The first thing that is wrong, with its place.
 pub async fn check(document: &PolicyDocument, settings: &Settings, files: &Files) -> Result<(), PolicyFault> {
     check_document(document, &settings.jwks_hosts, files)?;
-    let webhook = document.approvals.as_ref().and_then(|approvals| approvals.webhook.as_ref());
-    let Some(webhook) = webhook else { return Ok(()) };
-    let checked = check_webhook("approvals.webhook", webhook, settings).await;
-    checked.map_err(|message| PolicyFault::located(message, files))
+    let of_approvals = document.approvals.as_ref().and_then(|approvals| approvals.webhook.as_ref());
+    let of_reporting = document.reporting.as_ref().and_then(|reporting| reporting.webhook.as_ref());
+    for (field, webhook) in [("approvals.webhook", of_approvals), ("reporting.webhook", of_reporting)] {
+        if let Some(webhook) = webhook {
+            let checked = check_webhook(field, webhook, settings).await;
+            checked.map_err(|message| PolicyFault::located(message, files))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whom events go to, and whether they can be signed.

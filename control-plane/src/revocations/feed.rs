@@ -27,6 +27,8 @@ pub struct Asked {
     after: u64,
     /// The database that it is of, 32 hexadecimal digits; absent when the filter knows nothing.
     database: Option<String>,
+    /// The number of the last change to caps that it knows; absent when it does not ask about them.
+    caps: Option<u64>,
     /// Seconds; more than the maximum counts as the maximum.
     wait_s: Option<u64>,
 }
@@ -39,7 +41,7 @@ pub async fn feed(State(state): State<AppState>, envoy: Envoy, QueryOf(asked): Q
     let database = asked.database.as_deref().map(parse_database).transpose()?;
     let position = Position { after: asked.after, database };
     let deadline = Wait { wait_s: asked.wait_s }.deadline();
-    let awaited = awaited_page(&state, &envoy, position, deadline).await;
+    let awaited = awaited_page(&state, &envoy, (position, asked.caps), deadline).await;
     let outcome = match &awaited {
         Ok(page) if page.reset => "reset",
         Ok(page) if page.changes.is_empty() => "nothing_new",
@@ -52,13 +54,19 @@ pub async fn feed(State(state): State<AppState>, envoy: Envoy, QueryOf(asked): Q
 }
 
 /// Waits for a page that is worth sending; the empty one when the time is up or the process is stopping.
-async fn awaited_page(state: &AppState, envoy: &Envoy, position: Position, deadline: Instant) -> Result<RevocationPage, ApiError> {
+async fn awaited_page(
+    state: &AppState,
+    envoy: &Envoy,
+    (position, caps): (Position, Option<u64>),
+    deadline: Instant,
+) -> Result<RevocationPage, ApiError> {
     let database_id = state.policy().version.database_id;
-    let mut number = state.revoked.subscribe();
+    let (mut number, mut caps_number) = (state.revoked.subscribe(), state.caps.subscribe());
     loop {
         number.borrow_and_update();
-        let page = state.revoked.page(database_id, position);
-        let news = page.reset || page.through != position.after;
+        let known = *caps_number.borrow_and_update();
+        let page = RevocationPage { caps: known, ..state.revoked.page(database_id, position) };
+        let news = page.reset || page.through != position.after || caps.is_some_and(|theirs| theirs != known);
         if news || Instant::now() >= deadline || state.shutdown.is_cancelled() {
             return Ok(page);
         }
@@ -66,6 +74,7 @@ async fn awaited_page(state: &AppState, envoy: &Envoy, position: Position, deadl
             () = state.shutdown.cancelled() => {}
             // Elapsed, changed and closed alike end the wait: we look again.
             _ = timeout_at(deadline.min(Instant::now() + RECHECK), number.changed()) => {}
+            _ = caps_number.changed() => {}
         }
         // The token may have been revoked while the poll was held.
         envoy.recheck(&state.database).await?;

@@ -7,8 +7,9 @@ pub mod http;
 pub mod store;
 
 use crate::app::AppState;
+use crate::budgets::alerts::{self, Telling};
 use crate::budgets::ledger::InvalidReport;
-use crate::budgets::{Granting, Plan, Reports, valkey};
+use crate::budgets::{Granting, Plan, Reports, Rules, valkey};
 use crate::caller::Envoy;
 use crate::holders::{AdmitError, Enforced, HolderId};
 use crate::{approvals, audit, keys};
@@ -76,8 +77,12 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         call,
         enforced: Enforced { activation: number(request.activation)?, revocation: number(request.revocation)? },
         reports: &Reports::check(&request.accounts)?,
-        policy: &active.loaded.policy,
-        granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
+        rules: Rules {
+            policy: &active.loaded.policy,
+            caps: &state.caps,
+            granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
+        },
+        telling: Telling::of(&active),
         asks: &request.approvals,
         undos: &request.undos,
         terms: approvals::Terms::of(&governing, &state.settings.public_url),
@@ -92,6 +97,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         committed => committed?,
     };
     count(state, &committed.stored);
+    alerts::note(state, &committed.told).await;
     if !request.unknown_keys.is_empty() {
         keys::fetch::ask_for(state, &request.unknown_keys).await;
     }
@@ -105,7 +111,7 @@ fn count(state: &AppState, stored: &audit::store::Stored) {
 
 /// Adds what Valkey keeps to what is committed. The accounts of a store that does not answer stay absent.
 async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> SyncAnswer {
-    let Committed { plan: Plan { volatile, nowhere, .. }, durable, now, approvals, stored: _ } = committed;
+    let Committed { plan: Plan { volatile, nowhere, .. }, durable, now, approvals, stored: _, told: _ } = committed;
     let mut placed = durable.grants;
     let mut recalls = durable.recalls;
     placed.extend(nowhere);
@@ -113,6 +119,7 @@ async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> Sync
         Ok(applied) => {
             placed.extend(applied.grants);
             recalls.extend(applied.recalls);
+            alerts::record_volatile(state, applied.risen).await;
         }
         Err(error) => tracing::warn!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
     }

@@ -4,11 +4,11 @@ use super::SyncError;
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::approvals::{self, Terms};
 use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
+use crate::budgets::alerts::{self, Telling, Told};
 use crate::budgets::store::Applied;
-use crate::budgets::{Granting, Plan, Reports, store as accounts};
+use crate::budgets::{Plan, Reports, Rules, store as accounts};
 use crate::holders::{Enforced, HolderId, admit};
 use crate::policies::shadow::store as shadow;
-use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use sqlx::PgPool;
 use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch, ShadowReport};
@@ -29,10 +29,10 @@ pub struct Job<'a> {
     pub enforced: Enforced,
     /// Account reports.
     pub reports: &'a Reports,
-    /// The policy in force.
-    pub policy: &'a CompiledPolicy,
-    /// Whether this process still grants.
-    pub granting: Granting,
+    /// By what accounts are granted.
+    pub rules: Rules<'a>,
+    /// Under what thresholds are told, and to whom.
+    pub telling: Telling<'a>,
     /// Approvals to request or consume.
     pub asks: &'a [ApprovalAsk],
     /// Consumed approvals to give back.
@@ -58,6 +58,8 @@ pub struct Committed {
     pub approvals: Vec<ApprovalAnswer>,
     /// What became of the records.
     pub stored: Stored,
+    /// Thresholds that were reached.
+    pub told: Vec<Told>,
 }
 
 /// Carries out the durable part of a call and commits it.
@@ -86,7 +88,7 @@ fn is_lost_race(error: &sqlx::Error) -> bool {
 async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) -> Result<Committed, SyncError> {
     let mut transaction = database.begin().await?;
     let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced).await?;
-    let plan = Plan::new(job.policy, job.reports, admission.now, admission.holders, job.granting);
+    let plan = Plan::new(job.rules, job.reports, admission.now, admission.holders);
     let durable = accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness).await?;
     let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
     approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
@@ -100,9 +102,11 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
         }
         None => Stored::default(),
     };
+    // Last, since pausing an agent keeps everybody who revokes waiting until the commit.
+    let told = alerts::record(&mut transaction, job.telling, &durable.risen).await?;
     // INVARIANT (I5): nothing is answered before this.
     transaction.commit().await?;
-    Ok(Committed { plan, durable, now: admission.now, approvals, stored })
+    Ok(Committed { plan, durable, now: admission.now, approvals, stored, told })
 }
 
 /// Records that an Envoy spoke for a holder of another one.

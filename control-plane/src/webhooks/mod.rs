@@ -19,6 +19,8 @@ pub enum Event {
     ApprovalRequested,
     /// Governors approved it, or one refused.
     ApprovalDecided,
+    /// A budget has reached one of its thresholds.
+    BudgetThreshold,
 }
 
 impl Event {
@@ -28,6 +30,7 @@ impl Event {
         match self {
             Self::ApprovalRequested => "approval.requested",
             Self::ApprovalDecided => "approval.decided",
+            Self::BudgetThreshold => "budget.threshold",
         }
     }
 }

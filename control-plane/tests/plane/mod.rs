@@ -38,9 +38,15 @@ routes:
   - {name: admin-read, gateways: [ADMIN], methods: [GET], path: '/admin/v1/{rest...}', require: permission, permission: admin.read, cost_micros: 0}
   - {name: decide, gateways: [ADMIN], methods: [POST], path: '/admin/v1/approvals/{id}/decision', require: permission, permission: admin.decide, cost_micros: 0}
   - {name: redeliver, gateways: [ADMIN], methods: [POST], path: '/admin/v1/webhooks/deliveries/{id}/redelivery', require: permission, permission: admin.decide, cost_micros: 0}
+  - {name: budget-write, gateways: [ADMIN], methods: [POST], path: '/admin/v1/budgets/{rest...}', require: permission, permission: admin.decide, cost_micros: 0}
+  - {name: budget-end, gateways: [ADMIN], methods: [DELETE], path: '/admin/v1/{rest...}', require: permission, permission: admin.decide, cost_micros: 0}
+  - {name: sign-in, gateways: [CP], methods: [POST], path: /sign-in, require: public, cost_micros: 0, limit: by-address}
 budgets:
   - {name: daily, unit: micro_usd, window: day, scope: 'agent:{agent_id|subject}', cap: CAP}
   - {name: hourly, unit: requests, window: hour, scope: 'agent:{agent_id|subject}', cap: CAP, durable: false}
+  - {name: watched, unit: requests, window: hour, scope: 'agent:{agent_id|subject}', cap: CAP, durable: false, thresholds: {warning: 80, high: 95, critical: 100}}
+  - {name: guarded, unit: micro_usd, window: day, scope: 'agent:{agent_id|subject}', cap: CAP, at_critical: pause_agent}
+  - {name: by-address, unit: requests, window: minute, scope: client_address, cap: 5, durable: false}
   - {name: platform-rate, unit: requests, window: hour, scope: 'platform', cap: CAP, durable: false}
 ";
 
@@ -78,6 +84,8 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         active: Arc::new(watch::channel(Arc::new(policy(cap))).0),
         policy_faults: Arc::new(watch::Sender::new(PolicyFaults::default())),
         revoked: Arc::new(Revoked::default()),
+        caps: Arc::default(),
+        alerted: Arc::default(),
         outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
         webhooks: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap().with_purpose(Purpose::Webhooks),
         keys_asked: Arc::default(),

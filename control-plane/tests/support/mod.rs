@@ -197,6 +197,24 @@ pub(crate) fn ops_token_with(roles: &[&str], more: Value) -> String {
     ops_key().sign(claims).unwrap()
 }
 
+/// A token of a user of the gateways, for `customer_id` and `agent_id` as `more` says.
+pub(crate) fn user_token(issuer: &str, subject: &str, roles: &[&str], more: Value) -> String {
+    let mut claims = json!({ "user_id": subject, "email": "user@example.com", "roles": roles, "trial_mode": false });
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let claims = Claims::with_custom_claims(claims, Duration::from_mins(5)).with_issuer(format!("{issuer}.waooaw.com"));
+    let claims = claims.with_audience(format!("plant-gateway-{issuer}")).with_subject(subject);
+    match issuer {
+        "cp" => rsa_key().sign(claims).unwrap(),
+        "pp" => pp_key().sign(claims).unwrap(),
+        other => panic!("no test key for {other}"),
+    }
+}
+
+fn pp_key() -> &'static ES256KeyPair {
+    static KEY: OnceLock<ES256KeyPair> = OnceLock::new();
+    KEY.get_or_init(|| ES256KeyPair::generate().with_key_id("pp-1"))
+}
+
 fn ops_key() -> &'static ES256KeyPair {
     static KEY: OnceLock<ES256KeyPair> = OnceLock::new();
     KEY.get_or_init(|| ES256KeyPair::generate().with_key_id("ops-1"))
@@ -212,6 +230,7 @@ fn write_secrets(directory: &Path) {
             "HS256" => URL_SAFE_NO_PAD.encode(Sha256::digest(&key.secret)),
             "RS256" => rsa_public_pem().to_owned(),
             "ES256" if key.kid == "ops-1" => ops_key().public_key().to_pem().unwrap(),
+            "ES256" if key.kid == "pp-1" => pp_key().public_key().to_pem().unwrap(),
             "ES256" => ES256KeyPair::generate().public_key().to_pem().unwrap(),
             "EdDSA" => Ed25519KeyPair::generate().public_key().to_pem(),
             other => panic!("no test key for {other}"),
@@ -225,7 +244,12 @@ fn write_secrets(directory: &Path) {
 
 fn rsa_public_pem() -> &'static str {
     static PEM: OnceLock<String> = OnceLock::new();
-    PEM.get_or_init(|| RS256KeyPair::generate(2048).unwrap().public_key().to_pem().unwrap())
+    PEM.get_or_init(|| rsa_key().public_key().to_pem().unwrap())
+}
+
+fn rsa_key() -> &'static RS256KeyPair {
+    static KEY: OnceLock<RS256KeyPair> = OnceLock::new();
+    KEY.get_or_init(|| RS256KeyPair::generate(2048).unwrap().with_key_id("cp-1"))
 }
 
 fn copy_policies(from: &Path, to: &Path) {

@@ -54,7 +54,7 @@ fn permit(policy: &CompiledPolicy) -> Permit {
     };
     match decide(policy, &facts, NOW) {
         Decision::Permit(permit) => permit,
-        other => unreachable!("{other:?}"),
+        other @ (Decision::Conditional(_) | Decision::Deny(_)) => unreachable!("{other:?}"),
     }
 }
 
