@@ -72,7 +72,7 @@ struct Desk {
     holder: LeaseHolder,
     binding: Binding,
     charges: Charges,
-    waits: Vec<Box<Wait>>,
+    waits: Vec<Wait>,
 }
 
 impl Desk {
@@ -84,7 +84,7 @@ impl Desk {
                 true
             }
             Err(Shortfall::Short(wait)) => {
-                self.waits.push(wait);
+                self.waits.push(*wait);
                 false
             }
             Err(_) => false,
@@ -102,7 +102,7 @@ impl Desk {
             let grant = Grant { generation, granted, cap, settled: Units::ZERO, known: true, overriding: None };
             self.holder.apply(&budget, &scope, window_start, &grant);
         }
-        self.waits.drain(..).for_each(|wait| self.holder.end_wait(wait));
+        self.waits.drain(..).for_each(|wait| self.holder.end_wait(Box::new(wait)));
     }
 }
 

@@ -1,0 +1,325 @@
+//! What budgets cost the control plane and those who wait: sync calls per second beside bare transactions, how long a request waits
+//! for its first leases beside a commit of Postgres, how many wait once every worker has used every account, and memory.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cli::demo::http::{Ask, Client, HttpError};
+use cli::stack::{Options, Stack, StackError, State, repository};
+use cli::token::{MintError, TokenSpec, mint};
+use decision_core::causes::chain;
+use e2e::policies::with_budget;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::task::{JoinError, JoinSet};
+use wire::frame::{self, FrameError, MEDIA_TYPE_SYNC};
+use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
+
+const ACCOUNTS: usize = 10;
+const HOLDERS: usize = 8;
+const USERS: usize = 1_000;
+const ROUNDS: usize = 20;
+const COMMITS: usize = 2_000;
+const PATH: &str = "/api/v1/agents";
+
+/// Measure sync calls, waits and memory of budgets.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// All ports are above this one.
+    #[arg(long, default_value_t = 27_000)]
+    port_base: u16,
+    /// How long calls and transactions are counted, each.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// How many users send a request each before memory is looked at; each has two accounts of money and rates of its own.
+    #[arg(long, default_value_t = 34_000)]
+    users: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error("the stack does not start")]
+    Stack(#[from] StackError),
+    #[error("a file cannot be written")]
+    File(#[from] std::io::Error),
+    #[error("a token cannot be signed")]
+    Token(#[from] MintError),
+    #[error("no answer")]
+    Http(#[from] HttpError),
+    #[error("Postgres refuses")]
+    Database(#[from] sqlx::Error),
+    #[error("a message cannot be read or written")]
+    Frame(#[from] FrameError),
+    #[error("a task ended")]
+    Task(#[from] JoinError),
+    #[error("{what} was answered with {status}")]
+    Status { what: &'static str, status: u16 },
+    #[error("the stack has no {0}")]
+    Lacks(&'static str),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), BenchError> {
+    let home = tempfile::tempdir()?;
+    let mut options = Options::from_environment(&repository());
+    options.port_base = arguments.port_base;
+    options.run_dir = repository().join(".run-budget-bench");
+    options.policies = with_budget(home.path(), "")?;
+    options.concurrency = 2;
+    let stack = Stack::start(options)?;
+    let measured = measure(stack.state(), arguments).await;
+    stack.stop();
+    measured
+}
+
+async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError> {
+    let time = Duration::from_secs(arguments.seconds);
+    let pool = PgPoolOptions::new().max_connections(16).connect(&state.database_url).await?;
+    let calls = sync_calls(state, time).await?;
+    let bare = bare_transactions(&pool, time).await?;
+    println!("sync calls of {ACCOUNTS} accounts: {calls:.0}/s; bare transactions on as many rows: {bare:.0}/s; ratio {:.2}", calls / bare);
+    let mut commits = commits(&state.database_url).await?;
+    let tokens: Vec<String> = (0..USERS).map(|number| token(state, "waiter", number)).collect::<Result<_, _>>()?;
+    let mut waits = waits(state, &tokens).await?;
+    println!(
+        "a commit of one row: median {:.2} ms, p99 {:.2} ms; a wait for first leases: median {:.2} ms, p99 {:.2} ms",
+        quantile(&mut commits, 50),
+        quantile(&mut commits, 99),
+        quantile(&mut waits, 50),
+        quantile(&mut waits, 99),
+    );
+    let (held, sent) = warm(state, &tokens).await?;
+    println!("once every worker has used {USERS} users' accounts: {held} of {sent} requests waited");
+    let before = memory(state);
+    for number in 0..arguments.users {
+        let ask = Ask::get(PATH).bearer(&token(state, "many", number)?);
+        // A connection for some, so that both workers get their share.
+        if number % 500 == 0 {
+            println!("{number} users …");
+        }
+        expect(Client::new(gateway(state)?).send(&ask).await?.status, 200, "a request")?;
+    }
+    let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await?;
+    println!("{accounts} durable accounts, and as many others in Valkey. Memory (Pss), before and after:");
+    for ((part, before), (_, after)) in before.into_iter().zip(memory(state)) {
+        println!("  {part}: {:.0} MB, {:.0} MB", megabytes(before), megabytes(after));
+    }
+    let (table,): (i64,) = sqlx::query_as("SELECT pg_total_relation_size('budget_accounts') + pg_total_relation_size('budget_leases')")
+        .fetch_one(&pool)
+        .await?;
+    println!("  on disk: {:.0} MB", megabytes(u64::try_from(table).unwrap_or(0)));
+    Ok(())
+}
+
+fn gateway(state: &State) -> Result<&str, BenchError> {
+    state.gateways.get("CP").map(String::as_str).ok_or(BenchError::Lacks("gateway CP"))
+}
+
+fn token(state: &State, name: &str, number: usize) -> Result<String, BenchError> {
+    let issuer = state.issuers.get("cp").ok_or(BenchError::Lacks("issuer cp"))?;
+    let subject = format!("{name}-{number}");
+    Ok(mint(issuer, &TokenSpec::new(&subject, &["customer_user"]).customer(&subject))?)
+}
+
+fn expect(status: u16, want: u16, what: &'static str) -> Result<(), BenchError> {
+    if status == want { Ok(()) } else { Err(BenchError::Status { what, status }) }
+}
+
+/// Calls per second of some holders at once, each with so many accounts that spend with every call.
+async fn sync_calls(state: &State, time: Duration) -> Result<f64, BenchError> {
+    let begun = Instant::now();
+    let mut holders = JoinSet::new();
+    for number in 0..HOLDERS {
+        holders.spawn(call_for(state.data_plane.clone(), state.data_plane_token.clone(), number, begun + time));
+    }
+    let mut calls = 0;
+    while let Some(ended) = holders.join_next().await {
+        calls += ended??;
+    }
+    Ok(f64::from(calls) / begun.elapsed().as_secs_f64())
+}
+
+async fn call_for(url: String, token: String, number: usize, until: Instant) -> Result<u32, BenchError> {
+    let mut client = Client::new(&url);
+    let mut calls = 0;
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let day = i64::try_from(seconds - seconds % 86_400).unwrap_or(0);
+    while Instant::now() < until {
+        calls += 1;
+        let account = |index: usize| AccountReport {
+            budget: "agent-daily".into(),
+            scope: format!("agent:subject=2:cp,{number}:{index}"),
+            window_start: day,
+            generation: 1,
+            used: i64::from(calls) * 1_000 - 1_000,
+            held: 0,
+            overrun: 0,
+            target: i64::from(calls) * 1_000 + 16_000,
+            minimum: i64::from(calls) * 1_000,
+            charge: 1_000,
+            close: false,
+        };
+        let holder = [u8::try_from(number).unwrap_or(0); 16];
+        let request = SyncRequest {
+            holder,
+            call: calls.into(),
+            activation: 0,
+            revocation: 0,
+            unknown_keys: Vec::new(),
+            accounts: (0..ACCOUNTS).map(account).collect(),
+            approvals: Vec::new(),
+            undos: Vec::new(),
+            records: None,
+            shadow: None,
+        };
+        let ask = Ask::post("/data-plane/v1/sync").bearer(&token).header("content-type", MEDIA_TYPE_SYNC).body(frame::encode(&request)?);
+        let answer = client.send(&ask).await?;
+        expect(answer.status, 200, "a sync call")?;
+        let granted: SyncAnswer = frame::decode(&answer.body)?;
+        if granted.accounts.len() != ACCOUNTS || granted.accounts.iter().any(|account| account.granted < i64::from(calls) * 1_000) {
+            return Err(BenchError::Lacks("grants"));
+        }
+    }
+    Ok(calls)
+}
+
+/// Transactions per second that do with the same number of rows what a call has to do at least: find the holder, lock and change
+/// the accounts, change the leases, commit.
+async fn bare_transactions(pool: &PgPool, time: Duration) -> Result<f64, BenchError> {
+    for statement in [
+        "CREATE TABLE bare_holders (id int PRIMARY KEY, calls bigint NOT NULL) WITH (fillfactor = 50)",
+        "CREATE TABLE bare_accounts (id int PRIMARY KEY, settled bigint NOT NULL) WITH (fillfactor = 50)",
+        "CREATE TABLE bare_leases (id int PRIMARY KEY, used bigint NOT NULL) WITH (fillfactor = 50)",
+        "INSERT INTO bare_holders SELECT id, 0 FROM generate_series(0, 99) AS id",
+        "INSERT INTO bare_accounts SELECT id, 0 FROM generate_series(0, 999) AS id",
+        "INSERT INTO bare_leases SELECT id, 0 FROM generate_series(0, 999) AS id",
+    ] {
+        sqlx::query(statement).execute(pool).await?;
+    }
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..HOLDERS {
+        tasks.spawn(transactions(pool.clone(), number, begun + time));
+    }
+    let mut done = 0;
+    while let Some(ended) = tasks.join_next().await {
+        done += ended??;
+    }
+    Ok(f64::from(done) / begun.elapsed().as_secs_f64())
+}
+
+async fn transactions(pool: PgPool, number: usize, until: Instant) -> Result<u32, BenchError> {
+    let number = i32::try_from(number).unwrap_or(0);
+    let ids: Vec<i32> = (0..i32::try_from(ACCOUNTS).unwrap_or(0)).map(|index| number * 100 + index).collect();
+    let mut done = 0;
+    while Instant::now() < until {
+        let mut transaction = pool.begin().await?;
+        sqlx::query("UPDATE bare_holders SET calls = calls + 1 WHERE id = $1").bind(number).execute(&mut *transaction).await?;
+        sqlx::query("SELECT settled FROM bare_accounts WHERE id = ANY($1) FOR UPDATE").bind(&ids).fetch_all(&mut *transaction).await?;
+        sqlx::query("UPDATE bare_accounts SET settled = settled + 1 WHERE id = ANY($1)").bind(&ids).execute(&mut *transaction).await?;
+        sqlx::query("UPDATE bare_leases SET used = used + 1 WHERE id = ANY($1)").bind(&ids).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        done += 1;
+    }
+    Ok(done)
+}
+
+/// Milliseconds of a transaction that writes one row.
+async fn commits(url: &str) -> Result<Vec<f64>, BenchError> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::query("CREATE TABLE bare_commits (id int GENERATED ALWAYS AS IDENTITY)").execute(&mut connection).await?;
+    let mut took = Vec::new();
+    for _ in 0..COMMITS {
+        let begun = Instant::now();
+        sqlx::query("INSERT INTO bare_commits DEFAULT VALUES").execute(&mut connection).await?;
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(took)
+}
+
+/// Milliseconds that each user's first request took longer than the median of second ones.
+async fn waits(state: &State, tokens: &[String]) -> Result<Vec<f64>, BenchError> {
+    let mut client = Client::new(gateway(state)?);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for token in tokens {
+        let ask = Ask::get(PATH).bearer(token);
+        for took in [&mut first, &mut second] {
+            let answer = client.send(&ask).await?;
+            expect(answer.status, 200, "a request")?;
+            took.push(answer.took.as_secs_f64() * 1e3);
+        }
+    }
+    let usual = quantile(&mut second, 50);
+    Ok(first.into_iter().map(|took| (took - usual).max(0.0)).collect())
+}
+
+/// How many requests waited, of how many, once each worker has served each user.
+async fn warm(state: &State, tokens: &[String]) -> Result<(u64, u64), BenchError> {
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..8 {
+        clients.push(Client::new(gateway(state)?));
+    }
+    let mut before = 0;
+    let mut sent = 0;
+    for round in 0..=ROUNDS {
+        if round == 1 {
+            before = held(state).await?;
+        }
+        for token in tokens {
+            // Every connection belongs to one worker; both get every user.
+            for client in clients.iter_mut().take(if round == 0 { 8 } else { 2 }) {
+                expect(client.send(&Ask::get(PATH).bearer(token)).await?.status, 200, "a request")?;
+                sent += u64::from(round > 0);
+            }
+        }
+        clients.rotate_left(2);
+    }
+    Ok((held(state).await? - before, sent))
+}
+
+async fn held(state: &State) -> Result<u64, BenchError> {
+    let answer = Client::new(&state.envoy_admin).send(&Ask::get("/stats?filter=requests_held_total")).await?;
+    let number = |line: &str| line.rsplit(": ").next()?.trim().parse::<u64>().ok();
+    Ok(answer.text().lines().filter_map(number).sum())
+}
+
+/// Bytes of each part, with its children.
+fn memory(state: &State) -> Vec<(&'static str, u64)> {
+    let parts = [
+        ("Envoy", state.pids.envoy),
+        ("control plane", state.pids.control_plane),
+        ("Postgres", state.pids.postgres),
+        ("Valkey", state.pids.valkey),
+    ];
+    parts.into_iter().filter_map(|(part, pid)| Some((part, family(pid?)))).collect()
+}
+
+fn family(pid: u32) -> u64 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below: u64 = children.split_whitespace().filter_map(|child| child.parse().ok()).map(family).sum();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<u64>().ok());
+    below + pss.unwrap_or(0) * 1_024
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn quantile(values: &mut [f64], percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+}
