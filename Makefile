@@ -62,7 +62,10 @@ bench: build ## CPU per request beside Envoy's own filters, and of single decisi
 	cargo run --quiet --package bench --bin gateway-bench
 	PATH="$$(./tools/node-path):$$PATH" && export PATH CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $(CURDIR)/tools/wasi.mjs" && \
 		cargo run --quiet --release --target wasm32-wasip1 --package decision-core --example decide && \
+		cargo run --quiet --release --target wasm32-wasip1 --package decision-core --example leases && \
+		cargo run --quiet --release --target wasm32-wasip1 --package metering --example speed && \
 		cargo run --quiet --release --target wasm32-wasip1 --package rules --example memo
+	cargo run --quiet --package e2e --bin budget-bench
 
 CYCLES ?= 100
 

@@ -57,7 +57,7 @@ impl fmt::Display for Part {
 }
 
 /// Refusals that no case can show, each with the reason.
-pub const REASONS_OUT_OF_REACH: [(&str, &str); 12] = [
+pub const REASONS_OUT_OF_REACH: [(&str, &str); 17] = [
     ("ambiguous_header", "a case has no repeated headers; the tests of headers show it"),
     ("client_limited", "whether a client address has room is counted, not decided"),
     ("budget_spent", "whether a budget has room is decided by leases"),
@@ -65,6 +65,11 @@ pub const REASONS_OUT_OF_REACH: [(&str, &str); 12] = [
     ("body_not_object", "a case has no body; the tests of ownership show it"),
     ("body_key_repeated", "a case has no body; the tests of ownership show it"),
     ("body_too_large", "a case has no body; the tests of ownership show it"),
+    ("metered_body", "a case has no body; the tests of metering show it"),
+    ("metered_body_too_large", "a case has no body; the tests of metering show it"),
+    ("output_unlimited", "a case has no body; the tests of metering show it"),
+    ("cost_unbounded", "a case has no body; the tests of metering show it"),
+    ("model_unpriced", "a case has no body; the tests of metering show it"),
     ("approval_refused", "a case presents no approval; the tests of approvals show it"),
     ("approval_header", "a case has no repeated headers; the tests of approvals show it"),
     ("approval_body_too_large", "a case has no body; the tests of approvals show it"),

@@ -27,15 +27,7 @@ pub(crate) enum Refusal {
     /// By a custom rule.
     Rule { denial: Denial, ruling: Arc<Ruling> },
     /// A budget is spent.
-    Spent {
-        denial: Denial,
-        budget: BudgetId,
-        window: Window,
-        cap: Units,
-        settled: Units,
-        standings: Vec<(BudgetId, Standing)>,
-        now: Timestamp,
-    },
+    Spent { denial: Denial, spent: Box<Spent> },
     /// Too many requests from the client's address.
     Limited { denial: Denial, window: Window, now: Timestamp },
     /// A governor has to approve.
@@ -46,11 +38,28 @@ pub(crate) enum Refusal {
     Failed(Fault),
 }
 
+/// A budget without room for a charge.
+#[derive(Clone, Debug)]
+pub(crate) struct Spent {
+    pub(crate) budget: BudgetId,
+    pub(crate) window: Window,
+    pub(crate) cap: Units,
+    pub(crate) settled: Units,
+    /// How full all accounts are that the request would be charged to, as far as known.
+    pub(crate) standings: Vec<(BudgetId, Standing)>,
+    /// The charge is more than the whole cap.
+    pub(crate) beyond: bool,
+    pub(crate) now: Timestamp,
+}
+
 impl Refusal {
     /// Seconds after which a retry makes sense.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Spent { window, now, .. } | Self::Limited { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
+            // No window will ever have room for it.
+            Self::Spent { spent, .. } if spent.beyond => None,
+            Self::Spent { spent, .. } => Some(seconds_until(spent.window.end, spent.now).max(1)),
+            Self::Limited { window, now, .. } => Some(seconds_until(window.end, *now).max(1)),
             Self::Failed(_) => Some(1),
             Self::Denied(denial) | Self::Rule { denial, .. } => problem::retry_after(denial.reason),
             Self::ApprovalPending { .. } | Self::ApprovalRefused { .. } => None,

@@ -3,7 +3,7 @@
 
 use crate::exchange::{Exchange, Trace};
 use crate::host::Host;
-use decision_core::budget::{CHARGE_MAX, Unit, Units};
+use decision_core::budget::{Unit, Units};
 use decision_core::decision::{Bound, DenyReason, Permit};
 use decision_core::policy::{CompiledPolicy, Metering, Route, Unbounded};
 use metering::{Api, Asked, Form, Meter, Usage};
@@ -12,6 +12,12 @@ use wire::audit::CostBasis;
 /// The largest body of a request that is priced by tokens: all of it is read, since a key that is repeated at its end counts for
 /// some backends. Below what Envoy buffers.
 pub(crate) const METERED_MAX: usize = 768 * 1_024;
+
+/// No request gets more output than this, in tokens: what asks for more is not limited.
+const OUTPUT_MAX: u64 = 10_000_000;
+
+/// The largest cost that a backend is believed, in micro-USD: a million dollars. Sums of many fit into what is reported.
+const COST_MAX: i64 = 1 << 40;
 
 /// Whether the route's requests are priced by what their bodies ask for.
 pub(crate) const fn reads_body(route: &Route) -> bool {
@@ -33,7 +39,9 @@ pub(crate) fn bounded(exchange: &mut Exchange, host: &impl Host, policy: &Compil
     if let (Some(member), Unbounded::Refuse) = (asked.unbounded, unbounded) {
         return Err(DenyReason::CostUnbounded(member));
     }
-    let output = asked.output_tokens_max(*output_tokens).ok_or(DenyReason::OutputUnlimited)?;
+    // Where the route's own number stands for the limit, the provider does not know of it: its word on the usage has to come.
+    let otherwise = output_tokens.filter(|_| asked.usage_asked);
+    let output = asked.output_tokens_max(otherwise).filter(|output| *output <= OUTPUT_MAX).ok_or(DenyReason::OutputUnlimited)?;
     let price = policy.prices().find(&asked.model).ok_or(DenyReason::ModelUnpriced)?;
     let bound =
         Bound { money: units(price.bound(asked.input_tokens_max, output)), tokens: units(asked.input_tokens_max.saturating_add(output)) };
@@ -42,7 +50,7 @@ pub(crate) fn bounded(exchange: &mut Exchange, host: &impl Host, policy: &Compil
 }
 
 fn units(number: u64) -> Units {
-    Units::new(i64::try_from(number).unwrap_or(CHARGE_MAX).min(CHARGE_MAX))
+    Units::new(i64::try_from(number).unwrap_or(COST_MAX).min(COST_MAX))
 }
 
 /// Watches a response for what its request cost.
@@ -149,7 +157,7 @@ fn header_name(route: Option<&Route>) -> Option<&str> {
 /// Digits alone: a sign, a fraction or a list is no cost that could be believed.
 fn micros(value: &[u8]) -> Option<Units> {
     let digits = std::str::from_utf8(value.trim_ascii()).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    digits.parse().ok().filter(|micros| *micros <= CHARGE_MAX).map(Units::new)
+    digits.parse().ok().filter(|micros| *micros <= COST_MAX).map(Units::new)
 }
 
 impl UsageWatch {

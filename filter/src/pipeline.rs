@@ -6,7 +6,7 @@ use crate::audit;
 use crate::client_limits::{Charged, Client};
 use crate::counters::name;
 use crate::credentials::{self, Missing, Presented, Revocation, Unjudged};
-use crate::enact::{self, Refusal};
+use crate::enact::{self, Refusal, Spent};
 use crate::exchange::{Consumes, Exchange, Once, State, Trace, Verdict, Verdicts};
 use crate::facts::RequestHeaders;
 use crate::health;
@@ -278,7 +278,9 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
             exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::Deny);
             let denial = Denial { reason: DenyReason::BudgetSpent(budget), route: Some(permit.route()) };
             let standings = vm.leases.standings_of(&active.policy, &active.binding, &principal, permit.charges(), now);
-            enact::refuse(exchange, host, &Refusal::Spent { denial, budget, window, cap, settled, standings, now });
+            let beyond = permit.charges().iter().any(|charge| charge.budget == budget && charge.amount > cap);
+            let spent = Spent { budget, window, cap, settled, standings, beyond, now };
+            enact::refuse(exchange, host, &Refusal::Spent { denial, spent: Box::new(spent) });
             Step::Answered
         }
         Err(Shortfall::Unscoped(budget)) => {
@@ -584,7 +586,9 @@ fn settle(exchange: &Exchange, vm: &mut Vm, host: &impl Host, held: Reservations
     if charged.iter().any(|settlement| settlement.overrun > Units::ZERO) {
         vm.counters.add(host, name::OVERRUNS, 1);
     }
-    audit::Settled { charged, cost: Some(cost) }
+    // A lease that is gone was forfeited: nothing is charged here.
+    let cost = charged.iter().next().is_some().then_some(cost);
+    audit::Settled { charged, cost }
 }
 
 /// The stream has ended: settle or release, record. Also for requests that the filter never saw.

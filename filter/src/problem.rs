@@ -1,11 +1,11 @@
 //! The one table from a refusal to problem details (RFC 9457), and how they are written. Statuses are the policy's:
 //! [`DenyReason::status`].
 
-use crate::enact::Refusal;
+use crate::enact::{Refusal, Spent};
 use crate::exchange::Exchange;
 use crate::facts::ProblemFormat;
 use crate::standing::{self, MoneyBudget};
-use decision_core::budget::{AlertLevel, Budget, Unit, Whose};
+use decision_core::budget::{Unit, Whose};
 use decision_core::decision::DenyReason;
 use decision_core::failure::Fault;
 use decision_core::policy::CompiledPolicy;
@@ -267,10 +267,7 @@ impl<'p> Problem<'p> {
             Refusal::Failed(fault) => Self::failed(exchange, *fault),
             Refusal::Denied(denial) | Refusal::Limited { denial, .. } => Self::denied(exchange, denial.reason),
             Refusal::Rule { denial, ruling } => Self::ruled(exchange, denial.reason, ruling),
-            Refusal::Spent { denial, budget, .. } => {
-                let budget = exchange.trace.active.as_ref().and_then(|active| active.policy.budget(*budget));
-                Self::spent(exchange, denial.reason, refusal, budget)
-            }
+            Refusal::Spent { denial, spent } => Self::spent(exchange, denial.reason, spent),
             Refusal::ApprovalPending { denial, approval_id, url } => Self::approval_pending(exchange, denial.reason, approval_id, url),
             Refusal::ApprovalRefused { denial, refusal } => {
                 let problem = Self::denied(exchange, denial.reason);
@@ -368,10 +365,12 @@ impl<'p> Problem<'p> {
         problem
     }
 
-    fn spent(exchange: &'p Exchange, reason: DenyReason, refusal: &Refusal, budget: Option<&'p Budget>) -> Self {
+    fn spent(exchange: &'p Exchange, reason: DenyReason, spent: &Spent) -> Self {
         use decision_core::budget::SpentProblem;
         let mut problem = Self::denied(exchange, reason);
-        let (Some(budget), Refusal::Spent { window, cap, settled, standings, .. }) = (budget, refusal) else { return problem };
+        let Some(policy) = exchange.trace.active.as_ref().map(|active| &active.policy) else { return problem };
+        let Some(budget) = policy.budget(spent.budget) else { return problem };
+        let Spent { window, cap, settled, standings, beyond, .. } = spent;
         let (title, detail) = match budget.problem {
             SpentProblem::BudgetExceeded => ("Budget Exceeded", "Budget exceeded"),
             SpentProblem::TrialLimitExceeded => ("Trial Limit Exceeded", "Trial limit exceeded"),
@@ -379,14 +378,15 @@ impl<'p> Problem<'p> {
         };
         (problem.slug, problem.title) = (budget.problem.slug(), title);
         if operator_text(exchange, reason.code()).is_none() {
+            let detail = if *beyond { "The request may cost more than the whole budget" } else { detail };
             problem.detail = format!("{detail}: `{}`", budget.name);
         }
         let unit = budget.unit.name();
         let resets_at = rfc3339(window.end.as_seconds());
         problem.extras.budget = Some(BudgetState { name: &budget.name, unit, limit: cap.get(), settled: settled.get(), resets_at });
-        problem.extras.upgrade_url = exchange.trace.active.as_ref().map(|active| &*active.policy.settings().upgrade_url);
-        if let Some(policy) = exchange.trace.active.as_ref().map(|active| &active.policy).filter(|_| budget.unit == Unit::MicroUsd) {
-            problem.extras.alert_level = Some(AlertLevel::Critical.name());
+        problem.extras.upgrade_url = Some(&policy.settings().upgrade_url);
+        if budget.unit == Unit::MicroUsd {
+            problem.extras.alert_level = Some(standing::alert_level(policy, standings));
             problem.extras.platform_budget = standing::money_budget(policy, standings, Whose::Platform);
             problem.extras.agent_budget = standing::money_budget(policy, standings, Whose::Agent);
         }

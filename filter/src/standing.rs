@@ -12,6 +12,9 @@ use decision_core::policy::source::{RateLimitHeaders, Utilization};
 use decision_core::time::Timestamp;
 use serde::Serialize;
 
+/// Below every threshold.
+const NORMAL: &str = "normal";
+
 /// Headers of a response.
 pub(crate) type Headers = Vec<(&'static str, String)>;
 
@@ -30,7 +33,7 @@ pub(crate) fn annotate_response(
 /// Those of a refusal.
 pub(crate) fn headers_of_refusal(exchange: &Exchange, refusal: &Refusal) -> Headers {
     match (refusal, exchange.trace.active.as_ref()) {
-        (Refusal::Spent { standings, now, .. }, Some(active)) => headers(&active.policy, standings.iter().copied(), *now),
+        (Refusal::Spent { spent, .. }, Some(active)) => headers(&active.policy, spent.standings.iter().copied(), spent.now),
         _ => Headers::new(),
     }
 }
@@ -52,15 +55,22 @@ fn tell_money<'p>(when: Utilization, known: impl Iterator<Item = (&'p Budget, St
     if level.is_none() && (when == Utilization::FromThreshold || money.clone().next().is_none()) {
         return;
     }
-    headers.push(("x-budget-alert-level", level.map_or("normal", AlertLevel::name).into()));
+    headers.push(("x-budget-alert-level", level.map_or(NORMAL, AlertLevel::name).into()));
     for (name, whose) in [("x-agent-utilization", Whose::Agent), ("x-platform-utilization", Whose::Platform)] {
         let found = money.clone().find(|(budget, _)| budget.whose() == whose);
         headers.extend(found.map(|(_, standing)| (name, percent(&standing))));
     }
 }
 
+/// The level of the fullest money budget, by name.
+pub(crate) fn alert_level(policy: &CompiledPolicy, standings: &[(BudgetId, Standing)]) -> &'static str {
+    let known = standings.iter().filter_map(|(budget, standing)| Some((policy.budget(*budget)?, standing)));
+    let levels = known.filter(|(budget, _)| budget.unit == Unit::MicroUsd).filter_map(|(budget, standing)| level(budget, standing));
+    levels.max().map_or(NORMAL, AlertLevel::name)
+}
+
 /// The level of an account.
-pub(crate) fn level(budget: &Budget, standing: &Standing) -> Option<AlertLevel> {
+fn level(budget: &Budget, standing: &Standing) -> Option<AlertLevel> {
     budget.thresholds?.level(standing.settled, standing.cap)
 }
 

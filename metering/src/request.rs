@@ -142,7 +142,7 @@ fn chat(body: &[u8], streams: bool) -> Result<Bounds, Unreadable> {
     };
     Ok(Bounds {
         // Servers differ in which of the two they obey.
-        output_limit: number(limit, "max_completion_tokens")?.max(number(old_limit, "max_tokens")?),
+        output_limit: limit_of(limit, "max_completion_tokens")?.max(limit_of(old_limit, "max_tokens")?),
         choices: number(n, "n")?.max(number(best_of, "best_of")?).unwrap_or(1).max(1),
         usage_asked: !streams || include_usage,
         unbounded: first_present(body, ["web_search_options", "audio"])?,
@@ -155,13 +155,13 @@ fn responses(body: &[u8]) -> Result<Bounds, Unreadable> {
         return Err(Unreadable::Background);
     }
     let unbounded = first_present(body, ["previous_response_id", "conversation", "prompt"])?;
-    Ok(Bounds { output_limit: number(limit, "max_output_tokens")?, unbounded, ..Bounds::default() })
+    Ok(Bounds { output_limit: limit_of(limit, "max_output_tokens")?, unbounded, ..Bounds::default() })
 }
 
 fn messages(body: &[u8]) -> Result<Bounds, Unreadable> {
     let [limit] = members(body, ["max_tokens"])?;
     let unbounded = first_present(body, ["mcp_servers", "container", "speed", "inference_geo"])?;
-    Ok(Bounds { output_limit: number(limit, "max_tokens")?, unbounded, ..Bounds::default() })
+    Ok(Bounds { output_limit: limit_of(limit, "max_tokens")?, unbounded, ..Bounds::default() })
 }
 
 fn first_present<const N: usize>(body: &[u8], names: [&'static str; N]) -> Result<Option<&'static str>, Unreadable> {
@@ -191,6 +191,11 @@ fn foreign_tools(tools: Member<'_>) -> Result<Option<&'static str>, Unreadable> 
 
 fn number(value: Member<'_>, name: &'static str) -> Result<Option<u64>, Unreadable> {
     value.map(|value| integer(value).ok_or(Unreadable::NumberInvalid(name))).transpose()
+}
+
+/// Zero is no limit: some servers take it for one that was left out.
+fn limit_of(value: Member<'_>, name: &'static str) -> Result<Option<u64>, Unreadable> {
+    Ok(number(value, name)?.filter(|limit| *limit > 0))
 }
 
 fn flag(value: Member<'_>, name: &'static str) -> Result<bool, Unreadable> {

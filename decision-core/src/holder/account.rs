@@ -1,6 +1,6 @@
 //! One account of a holder: its lease, and when to ask for more or give back.
 
-use crate::budget::{OVERRIDE_PREFIX, Units, Window, push_number};
+use crate::budget::{CHARGE_MAX, OVERRIDE_PREFIX, Units, Window, push_number};
 use crate::lease::Lease;
 use crate::time::Timestamp;
 use core::hash::BuildHasher;
@@ -95,8 +95,7 @@ pub(super) struct Account {
     pub(super) lease: Lease,
     /// Charges of the requests in the queue.
     pub(super) waiting: Units,
-    /// The largest charge seen.
-    pub(super) charge: Units,
+    charge: Largest,
     /// Something changed since the last report.
     pub(super) dirty: bool,
     /// A report was sent and not answered: the control plane may not know it.
@@ -150,6 +149,30 @@ struct Pace {
     per_second: i64,
 }
 
+/// The largest charge of late: one odd request must not make an account exact for good.
+#[derive(Clone, Copy, Debug, Default)]
+struct Largest {
+    since: Timestamp,
+    now: Units,
+    before: Units,
+}
+
+/// For so long a charge counts at least, and at most twice as long.
+const LATELY: Duration = Duration::from_secs(30);
+
+impl Largest {
+    fn note(&mut self, amount: Units, now: Timestamp) {
+        if now.since(self.since) >= LATELY {
+            *self = Self { since: now, now: Units::ZERO, before: self.now };
+        }
+        self.now = self.now.max(amount);
+    }
+
+    fn get(&self) -> Units {
+        self.now.max(self.before)
+    }
+}
+
 impl Pace {
     fn measure(&mut self, taken: Units, now: Timestamp) {
         let micros = i64::try_from(now.since(self.since).as_micros()).unwrap_or(i64::MAX);
@@ -173,7 +196,7 @@ impl Account {
             generation,
             lease: Lease::default(),
             waiting: Units::ZERO,
-            charge: Units::ZERO,
+            charge: Largest::default(),
             dirty: true,
             unanswered: false,
             closing: false,
@@ -238,11 +261,24 @@ impl Account {
         self.told = None;
     }
 
+    /// A request takes a place in the queue. What is charged usually is not known before the first reservation.
+    pub(super) fn queue(&mut self, amount: Units) {
+        self.waiting = self.waiting.plus(amount);
+        if self.charge.get() == Units::ZERO {
+            self.charge.now = amount;
+        }
+    }
+
+    /// Whether the control plane has said anything of it.
+    pub(super) const fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Notes a reservation. True when the lease runs low and that was not said yet.
     pub(super) fn reserved(&mut self, amount: Units, now: Timestamp) -> bool {
         self.dirty = true;
         self.last_used = now;
-        self.charge = self.charge.max(amount);
+        self.charge.note(amount, now);
         let runs_low = !self.renewal_asked && self.lease.room() < self.low;
         self.renewal_asked |= runs_low;
         runs_low
@@ -255,7 +291,7 @@ impl Account {
         self.lease.lower(target);
         let done = self.waiting == Units::ZERO && self.lease.held() == Units::ZERO;
         let over = now >= self.window.end;
-        let idle = now.since(self.last_used) >= IDLE && self.spent(self.charge).is_none();
+        let idle = now.since(self.last_used) >= IDLE && self.spent(self.charge.get()).is_none();
         self.closing |= done && (over || idle);
         let asks = target > self.lease.limit() && now < self.window.end;
         if !(self.dirty || self.unanswered || self.closing || lowered || asks) {
@@ -270,12 +306,12 @@ impl Account {
             scope: &self.scope,
             window_start: self.window.start,
             generation: self.generation,
-            used: self.lease.used(),
-            held: self.lease.held(),
-            overrun: self.lease.overrun(),
-            target: if self.closing { self.lease.taken() } else { target },
-            minimum: self.lease.taken().plus(self.waiting),
-            charge: self.charge,
+            used: sane(self.lease.used()),
+            held: sane(self.lease.held()),
+            overrun: sane(self.lease.overrun()),
+            target: sane(if self.closing { self.lease.taken() } else { target }),
+            minimum: sane(self.lease.taken().plus(self.waiting)),
+            charge: sane(self.charge.get()),
             close: self.closing,
         })
     }
@@ -295,7 +331,7 @@ impl Account {
 
     fn ahead(&self) -> Units {
         let by_pace = self.pace.per_second.saturating_mul(AHEAD);
-        Units::new(by_pace.max(self.charge.get().saturating_mul(AHEAD_CHARGES)))
+        Units::new(by_pace.max(self.charge.get().get().saturating_mul(AHEAD_CHARGES)))
     }
 
     pub(super) fn apply(&mut self, grant: &Grant) {
@@ -306,4 +342,9 @@ impl Account {
         self.renewal_asked = false;
         self.unanswered = false;
     }
+}
+
+/// No more than the control plane takes: it refuses a call in which any number is larger, and with it all others.
+fn sane(units: Units) -> Units {
+    units.min(Units::new(CHARGE_MAX))
 }

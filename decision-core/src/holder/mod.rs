@@ -161,7 +161,7 @@ impl LeaseHolder {
         when_short: WhenShort,
     ) -> Result<Reservations, Shortfall> {
         let mut places: [Option<(AccountRef, Units)>; CHARGES_MAX] = [None; CHARGES_MAX];
-        let mut short = false;
+        let (mut short, mut doubtful) = (false, false);
         let mut failed_open = false;
         for (charge, place) in charges.iter().zip(places.iter_mut()) {
             let found = self.find_or_open(policy, binding, principal, charge.budget, now)?;
@@ -173,6 +173,8 @@ impl LeaseHolder {
                 Room::Enough => *place = found.map(|found| (found, charge.amount)),
                 Room::AskedFor => {
                     short = true;
+                    let beyond = policy.budget(charge.budget).is_some_and(|budget| charge.amount > budget.cap);
+                    doubtful |= beyond && found.and_then(|found| self.known(found)).is_some_and(|account| !account.is_told());
                     *place = found.map(|found| (found, charge.amount));
                 }
                 Room::Unknown => match resolve(Fault::BudgetUnavailable, mode(policy, charge.budget)) {
@@ -180,6 +182,12 @@ impl LeaseHolder {
                     Resolution::FailedOpen => failed_open = true,
                 },
             }
+        }
+        if doubtful {
+            // More than the policy's cap of some account, whose own cap is not known yet: the others are not asked for it.
+            let cap = |budget| policy.budget(budget).map_or(Units::ZERO, |budget| budget.cap);
+            let likely = charges.iter().zip(places.iter_mut()).filter(|(charge, _)| charge.amount <= cap(charge.budget));
+            likely.for_each(|(_, place)| *place = None);
         }
         if short {
             return Err(Shortfall::Short(self.begin_wait(places)));
@@ -258,8 +266,7 @@ impl LeaseHolder {
     fn begin_wait(&mut self, places: [Option<(AccountRef, Units)>; CHARGES_MAX]) -> Box<Wait> {
         for (found, amount) in places.iter().flatten() {
             if let Some(account) = self.account(*found) {
-                account.waiting = account.waiting.plus(*amount);
-                account.charge = account.charge.max(*amount);
+                account.queue(*amount);
             }
         }
         self.urgent = true;

@@ -417,3 +417,43 @@ fn what_was_spent_is_asked_again_when_caps_have_changed() {
     desk.holder.forget_spent();
     assert!(matches!(desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::Wait), Err(Shortfall::Short(_))));
 }
+
+#[test]
+fn one_odd_charge_does_not_make_an_account_exact_for_good() {
+    let mut desk = Desk::new();
+    desk.warm("platform-monthly", 1_000);
+    let charge = |desk: &mut Desk, amount, at| {
+        let held = desk.reserve(&[("platform-monthly", amount)], at, WhenShort::Wait).unwrap();
+        desk.holder.settle(held, |_, reserved| reserved);
+        let mut charge = 0;
+        desk.holder.reports(at, usize::MAX, |report| charge = report.charge.get());
+        charge
+    };
+    assert_eq!(charge(&mut desk, 500, NOW), 500);
+    assert_eq!(charge(&mut desk, 1, later(20)), 500);
+    assert_eq!(charge(&mut desk, 1, later(31)), 500, "it was among the last half a minute's");
+    assert_eq!(charge(&mut desk, 1, later(62)), 1);
+    // Who waits does not count before it is served: it may be refused.
+    let wait = desk.reserve(&[("platform-monthly", 5_000)], later(62), WhenShort::Wait);
+    assert!(matches!(wait, Err(Shortfall::Short(_))));
+    assert_eq!(charge(&mut desk, 1, later(63)), 1);
+}
+
+#[test]
+fn no_report_has_a_number_that_the_control_plane_refuses() {
+    let mut desk = Desk::new();
+    desk.policy = compile(&{
+        let mut source = source();
+        source.budgets[2].cap = i64::MAX;
+        source
+    })
+    .unwrap();
+    let largest = decision_core::budget::CHARGE_MAX;
+    let waits: Vec<_> = (0..3).map(|_| desk.wait(&[("platform-monthly", largest)])).collect();
+    desk.holder.reports(NOW, usize::MAX, |report| {
+        for number in [report.used, report.held, report.overrun, report.target, report.minimum, report.charge] {
+            assert!(number.get() <= largest, "{report:?}");
+        }
+    });
+    waits.into_iter().for_each(|wait| desk.holder.end_wait(wait));
+}

@@ -108,6 +108,9 @@ fn metering_that_makes_no_sense_is_refused() {
         (route.metering, route.cost_micros) = (Some(HEADER), Some(0));
     });
     assert!(free.contains("needs a `cost_micros` above 0"), "{free}");
+    let free =
+        text(|source| source.routes.iter_mut().filter(|route| route.name == "agents.create").for_each(|route| route.cost_micros = Some(0)));
+    assert!(free.contains("needs a `cost_micros` above 0"), "{free}");
     assert!(text(|source| source.prices.clear()).contains("needs `prices`"));
     assert!(text(|source| source.routes[4].methods = vec![Method::Post, Method::Put]).contains("the method POST only"));
     assert!(text(|source| source.routes[0].metering = Some(HEADER)).contains("metering needs a user to charge"));

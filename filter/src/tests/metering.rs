@@ -191,6 +191,7 @@ fn what_cannot_be_priced_is_refused_before_anything_is_reserved() {
         (unpriced.to_string(), 403, "model-unpriced", "model_unpriced"),
         ("{\"model\":\"fast\",\"max_tokens\":1,\"mod\\u0065l\":\"slow-1\"}".into(), 400, "validation-error", "metered_body"),
         (r#"{"model":"fast","max_tokens":1,"web_search_options":{}}"#.into(), 400, "validation-error", "cost_unbounded"),
+        (r#"{"model":"fast","max_tokens":1000000000000000}"#.into(), 400, "validation-error", "output_unlimited"),
         ("[]".into(), 400, "validation-error", "metered_body"),
         ("{".into(), 400, "validation-error", "metered_body"),
         (
@@ -388,4 +389,43 @@ fn a_raised_cap_is_asked_for_at_once_in_every_machine() {
     leader.run(Duration::from_millis(40));
     let call = leader.take_call("/data-plane/v1/revocations").unwrap();
     assert!(call.header(":path").unwrap().contains("&caps=4&"), "{:?}", call.header(":path"));
+}
+
+#[test]
+fn a_request_that_may_cost_more_than_the_whole_budget_is_told_so_and_not_to_come_back() {
+    let mut gate = Gate::with("PLANT", |document| {
+        chat(document);
+        document.prices[0].output = 1_000_000_000_000;
+    });
+    let dear = request(&json!({"model": "fast", "max_tokens": 1_000_000, "messages": []}));
+    let stream = gate.send(&dear);
+    assert_eq!(stream.step, Step::Held);
+    // Only the accounts whose cap it may pass are asked about it: the others are not asked for what nobody will grant.
+    let asked = gate.sync(|_, answer| {
+        for account in &mut answer.accounts {
+            (account.granted, account.cap, account.settled) = (0, 1_000_000, 0);
+        }
+    });
+    let minimum = |budget: &str| asked.accounts.iter().find(|account| account.budget == budget).map_or(0, |account| account.minimum);
+    assert!(minimum("agent-daily") > 1_000_000 && minimum("rate-paid-hour") == 0, "{asked:?}");
+    assert!(asked.accounts.iter().all(|account| account.target <= 1 << 50 && account.charge <= 1 << 50));
+    let reply = gate.reply(&stream).unwrap();
+    let problem = reply.problem();
+    assert_eq!((reply.status, problem["alert_level"].as_str(), reply.header("retry-after")), (402, Some("normal"), None));
+    assert!(problem["detail"].as_str().unwrap().contains("more than the whole budget"), "{problem}");
+}
+
+#[test]
+fn where_the_route_limits_the_output_the_usage_has_to_be_asked_for() {
+    let mut gate = Gate::with("PLANT", |document| {
+        chat(document);
+        let route = document.routes.iter_mut().find(|route| route.name == "tasks.create").unwrap();
+        route.metering.as_mut().unwrap().output_tokens = Some(50);
+    });
+    let stream = json!({"model": "fast", "stream": true, "messages": []});
+    assert_eq!(gate.refused(&request(&stream)).status, 400, "the provider knows no limit, and would not say what it came to");
+    let mut told = stream.clone();
+    told["stream_options"] = json!({"include_usage": true});
+    let stream = forwarded(&mut gate, &request(&told));
+    gate.finish(&stream);
 }

@@ -117,7 +117,7 @@ for at = 8, #ARGV, REPORT do
 end
 
 -- An account that is not known is not made either.
-if room == 0 and not row[1] then return { 0, 0, grants, {}, 0 } end
+if room == 0 and not row[1] then return { 0, 0, grants, {} } end
 
 local others = {}
 if call > last_call then

@@ -55,6 +55,11 @@ pub(super) fn compile_metering(route: &RouteSource, cost: i64, prices: &PriceTab
         (CostSource::Usage, MeteringSource { header: Some(_), .. }) => Err(inconsistent("`header` goes with `by: header`")),
         (CostSource::Usage, MeteringSource { api: None, .. }) => Err(inconsistent("`by: usage` needs an `api`")),
         (CostSource::Usage, MeteringSource { api: Some(api), output_tokens, unbounded, .. }) => {
+            if cost == 0 {
+                return Err(inconsistent(
+                    "`by: usage` needs a `cost_micros` above 0: it is what a request costs that the backend answers with an error",
+                ));
+            }
             if prices.is_empty() {
                 return Err(inconsistent("`by: usage` needs `prices`"));
             }
