@@ -84,3 +84,11 @@ fn refused_body(refused: JsonRejection) -> ApiError {
 pub fn refused_bytes(refused: &BytesRejection) -> ApiError {
     if refused.status() == StatusCode::PAYLOAD_TOO_LARGE { ApiError::TooLarge } else { ApiError::invalid("the body could not be read") }
 }
+
+/// A moment as Postgres can have it: in a far year some are in none of UTC's.
+///
+/// # Errors
+/// It is so far away.
+pub fn utc(moment: time::OffsetDateTime) -> Result<time::OffsetDateTime, ApiError> {
+    moment.checked_to_offset(time::UtcOffset::UTC).ok_or_else(|| ApiError::invalid("a time is too far away"))
+}

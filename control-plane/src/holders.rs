@@ -129,6 +129,17 @@ pub struct Closed {
     pub told: Vec<Told>,
 }
 
+/// Those of some holders that are closed.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn closed_among(database: &PgPool, holders: &[HolderId]) -> Result<Vec<HolderId>, sqlx::Error> {
+    let ids: Vec<Uuid> = holders.iter().map(|holder| holder.0).collect();
+    let closed: Vec<(Uuid,)> =
+        sqlx::query_as("SELECT holder FROM holders WHERE holder = ANY($1) AND closed_at IS NOT NULL").bind(ids).fetch_all(database).await?;
+    Ok(closed.into_iter().map(|(holder,)| HolderId(holder)).collect())
+}
+
 /// Closes one holder that was silent for `silence`: its leases are charged in full, and what it may have had to tell is
 /// a gap in the audit log. `None` when there is none. Any number of replicas may do this at once.
 pub async fn close_one_silent(

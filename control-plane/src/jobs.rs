@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// How often.
 const PERIOD: Duration = Duration::from_secs(5);
 
+/// Rounds that are further apart than so many periods mean that the process was halted in between.
+const HALTED_PERIODS: u32 = 3;
+
 /// How often old counts are forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(3_600);
 
@@ -28,6 +31,7 @@ async fn run(state: &AppState) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well_since = Instant::now();
+    let mut looked_at = Instant::now();
     let mut forgotten_at = None::<Instant>;
     loop {
         ticks.tick().await;
@@ -37,8 +41,16 @@ async fn run(state: &AppState) {
                 tracing::warn!(error = %chain(&error), "old counts could not be forgotten; trying again in an hour");
             }
         }
-        if let Err(error) = round(state, well_since).await {
+        if let Err(error) = round(state).await {
             tracing::warn!(error = %chain(&error), "jobs could not be done");
+        }
+        // A process that was halted has heard nobody, and does not know it but by the time that has passed.
+        if looked_at.elapsed() > PERIOD.saturating_mul(HALTED_PERIODS) {
+            well_since = Instant::now();
+        }
+        looked_at = Instant::now();
+        if let Err(error) = close_silent(state, well_since).await {
+            tracing::warn!(error = %chain(&error), "silent holders could not be closed");
             well_since = Instant::now();
         }
     }
@@ -53,7 +65,7 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
+async fn round(state: &AppState) -> Result<(), sqlx::Error> {
     approvals::store::expire(&state.database).await?;
     pages::session::forget(&state.database).await?;
     while webhooks::store::forget(&state.database).await? > 0 {}
@@ -63,7 +75,11 @@ async fn round(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error>
     while revocations::expiry::expire(&state.database).await? > 0 {}
     while revocations::expiry::forget(&state.database).await? > 0 {}
     policies::shadow::store::end_due(&state.database).await?;
-    policies::enforcement::watch_ahead(state).await?;
+    policies::enforcement::watch_ahead(state).await
+}
+
+/// Closes holders that are silent. By itself, so that no other job can stop it: units in leases of the dead would be lost.
+async fn close_silent(state: &AppState, well_since: Instant) -> Result<(), sqlx::Error> {
     // While this process or the database was away, holders could not be heard. Their silence counts only from then on:
     // else an outage of a minute would charge every lease in full.
     let silence = Duration::from_secs(state.settings.holder_silence_s);

@@ -338,3 +338,25 @@ async fn what_is_long_over_is_forgotten_and_what_has_a_lease_stays(pool: PgPool)
     let left: Vec<(String,)> = sqlx::query_as("SELECT scope FROM budget_accounts").fetch_all(&pool).await.unwrap();
     assert_eq!(left, [(leased,)]);
 }
+
+/// The other replica was told nothing: it sees the change where it locks the account.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_replica_that_has_not_heard_of_a_lowered_cap_grants_nothing_beyond_it(pool: PgPool) {
+    let (here, there) = (state(&pool, 100).await, state(&pool, 100).await);
+    let (scope, mut holder) = (scope(), Holder::new(&there).await);
+    assert_eq!(holder.report(holder.want("daily", &scope, 0, 5, 5)).await.granted, 5);
+    cap(&here, "daily", &scope, 10).await;
+    let grant = holder.report(holder.want("daily", &scope, 5, 60, 60)).await;
+    assert_eq!((grant.granted, grant.cap), (10, 10));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_moment_that_is_none_in_utc_is_refused(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let far = "9999-12-31T23:59:59-01:00";
+    let body = json!({ "budget": "daily", "scope": scope(), "cap": 5, "reason": "a test", "expires_at": far });
+    assert_eq!(ask(&state, "POST", CAPS, body).await.0, 400);
+    for path in ["/admin/v1/budgets/alerts", "/admin/v1/audit"] {
+        assert_eq!(ask(&state, "GET", &format!("{path}?from={far}"), Value::Null).await.0, 400, "{path}");
+    }
+}

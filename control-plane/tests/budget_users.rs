@@ -164,7 +164,7 @@ async fn consumed(pool: &PgPool, subject: &str, path: &str, body: &str) -> Uuid 
 async fn an_override_takes_a_governor_or_exactly_what_one_approved_once(pool: PgPool) {
     let world = World::new(pool.clone()).await;
     let path = "/api/v1/budgets/agent/a-1/override";
-    let until = "2027-06-01T00:00:00Z";
+    let until = &until();
     let body = json!({ "cap_usd": 2.5, "reason": "an emergency", "expires_at": until }).to_string();
     let governor = user_token("pp", "grace", &["admin"], json!({ "governor_agent_id": "g-1" }));
     let admin = user_token("pp", "ada", &["admin"], json!({}));
@@ -214,7 +214,7 @@ async fn an_override_takes_a_governor_or_exactly_what_one_approved_once(pool: Pg
 async fn what_an_override_asks_for_is_checked(pool: PgPool) {
     let world = World::new(pool).await;
     let governor = user_token("pp", "grace", &["admin"], json!({ "governor_agent_id": "g-1" }));
-    let until = "2027-06-01T00:00:00Z";
+    let until = &until();
     for body in [
         json!({ "reason": "r", "expires_at": until }),
         json!({ "cap_usd": 1, "cap_micros": 1, "reason": "r", "expires_at": until }),
@@ -235,4 +235,10 @@ async fn what_an_override_asks_for_is_checked(pool: PgPool) {
     assert_eq!((platform.status.as_u16(), &platform.json()["scope"], &platform.json()["cap"]), (201, &json!("platform"), &json!(1)));
     let long = format!("/api/v1/budgets/agent/{}/override", "a".repeat(257));
     assert_eq!(post(&world, &long, &governor, None, &body).await.status, StatusCode::BAD_REQUEST);
+}
+
+/// In half a year, in whole seconds.
+fn until() -> String {
+    let end = time::OffsetDateTime::now_utc() + time::Duration::days(180);
+    end.replace_nanosecond(0).unwrap().format(&time::format_description::well_known::Rfc3339).unwrap()
 }

@@ -155,6 +155,28 @@ async fn a_silent_holder_is_charged_in_full_and_the_rest_can_be_granted(pool: Pg
     assert_eq!(other.report(other.want("daily", &scope, 0, 60, 60)).await.granted, 60);
 }
 
+/// Postgres knows who is closed, and Valkey what they had: it is charged when somebody else needs it, and then the cap is spent.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_a_closed_holder_had_in_valkey_is_charged_when_it_is_needed(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let (mut dead, mut other, scope) = (Holder::new(&state).await, Holder::new(&state).await, scope());
+    dead.report(dead.want("hourly", &scope, 0, 40, 40)).await;
+    let open = AccountReport { held: 5, ..dead.want("hourly", &scope, 10, 40, 40) };
+    dead.report(open).await;
+    assert_eq!(other.report(other.want("hourly", &scope, 0, 60, 60)).await.granted, 60);
+    let waiting = other.report(other.want("hourly", &scope, 60, 61, 61)).await;
+    assert_eq!((waiting.granted, waiting.settled), (60, 70), "the rest may still be given back");
+    sqlx::query("UPDATE holders SET closed_at = now() WHERE holder = $1").bind(Uuid::from_bytes(dead.id)).execute(&pool).await.unwrap();
+    for settled in [70, 100] {
+        let waiting = other.report(other.want("hourly", &scope, 60, 61, 61)).await;
+        assert_eq!((waiting.granted, waiting.settled), (60, settled));
+    }
+    let key =
+        AccountKey { budget: "hourly".into(), scope: scope.clone(), window_start: other.want("hourly", &scope, 0, 0, 0).window_start };
+    let kept = valkey::read(&mut state.valkey.clone(), &key).await.unwrap().unwrap();
+    assert_eq!((kept.committed.get(), kept.settled.get(), kept.held.get(), kept.forfeited.get()), (100, 100, 0, 30));
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn nothing_is_granted_outside_known_windows_and_odd_names_stop_nobody(pool: PgPool) {
     let state = state(&pool, 100).await;

@@ -197,7 +197,7 @@ async fn call_postgres(pool: &PgPool, holder: HolderId, number: u8, postings: &[
     let mut transaction = pool.begin().await.unwrap();
     let enforced = Enforced { activation: 0, revocation: 0 };
     let admission = admit(&mut transaction, holder, "envoy-1", number.into(), enforced).await?;
-    let applied = store::apply(&mut transaction, holder, postings, admission.freshness).await.unwrap();
+    let applied = store::apply(&mut transaction, holder, postings, admission.freshness, u64::MAX).await.unwrap();
     transaction.commit().await.unwrap();
     Ok(applied.grants)
 }

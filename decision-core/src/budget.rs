@@ -461,9 +461,12 @@ impl Thresholds {
         }
     }
 
-    /// The level that `settled` of `cap` has reached. A cap of nothing is always reached.
+    /// The level that `settled` of `cap` has reached. Who has spent nothing has reached none.
     #[must_use]
     pub fn level(&self, settled: Units, cap: Units) -> Option<AlertLevel> {
+        if settled == Units::ZERO {
+            return None;
+        }
         let reached = |level: &AlertLevel| i128::from(settled.get()) * 100 >= i128::from(cap.get()) * i128::from(self.percent(*level));
         AlertLevel::ALL.into_iter().rev().find(reached)
     }

@@ -2,7 +2,7 @@
 
 use super::store::{self, Cursor, Filter, StoredRecord};
 use crate::app::AppState;
-use crate::extract::QueryOf;
+use crate::extract::{QueryOf, utc};
 use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
@@ -84,7 +84,7 @@ impl RecordQuery {
 }
 
 fn moment(text: &str) -> Result<OffsetDateTime, ApiError> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_invalid| ApiError::invalid("a time is not in RFC 3339"))
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_invalid| ApiError::invalid("a time is not in RFC 3339")).and_then(utc)
 }
 
 /// A page of the log.

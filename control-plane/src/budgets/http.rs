@@ -7,7 +7,7 @@ use super::caps::request::leased_budget;
 use super::ledger::Lease;
 use super::{AccountKey, store, valkey};
 use crate::app::AppState;
-use crate::extract::QueryOf;
+use crate::extract::{QueryOf, utc};
 use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
@@ -155,6 +155,7 @@ async fn alerts(State(state): State<AppState>, QueryOf(query): QueryOf<AlertQuer
     let AlertQuery { budget, scope, level, from, to, cursor, limit } = query;
     refuse_nul([budget.as_deref(), scope.as_deref()])?;
     let limit = PAGE.of(limit)?;
+    let (from, to) = (from.map(utc).transpose()?, to.map(utc).transpose()?);
     let filter = AlertFilter { budget, scope, level: level.as_deref().map(parse_level).transpose()?, from, to, before: cursor };
     let mut alerts = reading::alerts(&state.database, &filter, limit.rows_and_one()).await?;
     let more = limit.cut(&mut alerts);

@@ -23,13 +23,28 @@ pub struct Applied {
     pub risen: Vec<Risen>,
 }
 
-/// Books the reports of a call.
+/// Why the reports of a call are not booked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A cap has changed since the postings were made.
+    #[error("a cap has changed meanwhile")]
+    Outdated,
+    /// Postgres failed.
+    #[error("database failure")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Books the reports of a call, whose postings were made by the caps up to the change `caps`.
+///
+/// INVARIANT (a lowered cap stops grants): whoever changes a cap holds the locks of its accounts until the commit. So a newer
+/// change that concerns them is seen here, after they were locked, and nothing is granted by an older one.
 pub async fn apply(
     connection: &mut PgConnection,
     holder: HolderId,
     postings: &[Posting],
     freshness: Freshness,
-) -> Result<Applied, sqlx::Error> {
+    caps: u64,
+) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     // Accounts for which this holder itself is short: it is not asked to give them back.
     let mut short: Vec<&AccountKey> = Vec::new();
@@ -38,6 +53,9 @@ pub async fn apply(
             lock_or_open(connection, postings).await?;
         }
         let rows = read(connection, holder, postings, freshness).await?;
+        if freshness == Freshness::New && rows.values().any(|row| u64::try_from(row.caps).is_ok_and(|newest| newest > caps)) {
+            return Err(ApplyError::Outdated);
+        }
         let mut changes = Changes::default();
         for (ordinal, posting) in (1_i64..).zip(postings) {
             let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
@@ -144,6 +162,7 @@ struct Row {
     used: Option<i64>,
     held: Option<i64>,
     overrun: Option<i64>,
+    caps: i64,
 }
 
 impl Row {
@@ -173,7 +192,8 @@ macro_rules! read_accounts {
     ($lock:literal) => {
         concat!(
             "SELECT ordinal, a.account_id, a.committed, a.settled, a.held AS account_held, a.forfeited, \
-                 a.overrun AS account_overrun, a.over_grant, a.level, l.generation, l.granted, l.used, l.held, l.overrun \
+                 a.overrun AS account_overrun, a.over_grant, a.level, l.generation, l.granted, l.used, l.held, l.overrun, \
+                 (SELECT number FROM budget_caps_counter) AS caps \
              FROM UNNEST($2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ordinal) \
              JOIN budget_accounts AS a ON a.budget = wanted.budget AND a.scope = wanted.scope \
                  AND a.window_start = to_timestamp(wanted.starts) \

@@ -3,7 +3,7 @@
 //! An account is one hash, so that every script call names one key and works in a cluster. Its fields: the numbers of
 //! [`Account`], `recalled` (ms), `l:<holder>` = `generation/granted/used/held/overrun`, `c:<holder>` = the last call.
 //! Whatever fails here, the accounts are absent from the answer and the filter applies the budgets' failure mode. A
-//! closed holder's leases stay committed, and so are charged in full, until the window's hash expires.
+//! closed holder's leases are charged in full (`scripts/forfeit.lua`) when somebody else needs what lies in them.
 
 use super::alerts::Risen;
 use super::ledger::{Account, Lease, Report, Room};
@@ -15,6 +15,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, Script};
 use std::sync::LazyLock;
 use std::time::Duration;
+use uuid::Uuid;
 use wire::sync::AccountRecall;
 
 /// A counter that may be lost is not worth a longer wait of the requests behind it.
@@ -27,6 +28,8 @@ const RETENTION_MS: i64 = 3_600_000;
 const RECALL_MS: i64 = 5_000;
 
 static ACCOUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/account.lua")));
+
+static FORFEIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/forfeit.lua")));
 
 /// Why the volatile part of a call was not carried out, or not known to be.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +51,13 @@ pub struct Applied {
     pub recalls: Vec<AccountRecall>,
     /// Accounts at a level; it may have been told already.
     pub risen: Vec<Risen>,
+    /// Accounts of which this holder got less than it needs, and who else has leases on them.
+    pub short: Vec<(AccountKey, Vec<HolderId>)>,
 }
 
-/// The script's answer: settled and overrun, whether the holder should give back, grants, holders that should give back.
-type Answer = (i64, i64, Vec<i64>, Vec<String>);
+/// The script's answer: settled and overrun, whether the holder should give back, grants, holders that should give back,
+/// and, if the caller got less than it needs, everybody else who has a lease.
+type Answer = (i64, i64, Vec<i64>, Vec<String>, Vec<String>);
 
 /// Books the reports of a call, and fetches what the holder is asked to give back.
 ///
@@ -79,9 +85,9 @@ async fn apply_unbounded(
 ) -> Result<Applied, RedisError> {
     let asked = recalls_of(connection, holder, now).await?;
     let answers = run_scripts(connection, holder, call, postings, now).await?;
-    let mut applied = Applied { grants: Vec::new(), recalls: asked, risen: Vec::new() };
+    let mut applied = Applied { grants: Vec::new(), recalls: asked, ..Applied::default() };
     let mut notices = redis::pipe();
-    for (posting, (spent, recalled, grants, others)) in postings.iter().zip(answers) {
+    for (posting, (spent, recalled, grants, others, holding)) in postings.iter().zip(answers) {
         let placed = posting.reports.iter().zip(grants);
         applied
             .grants
@@ -93,12 +99,31 @@ async fn apply_unbounded(
         if recalled == 1 {
             applied.recalls.push(recall);
         }
+        let holding: Vec<HolderId> = holding.iter().filter_map(|holder| Uuid::try_parse(holder).ok().map(HolderId)).collect();
+        if !holding.is_empty() {
+            applied.short.push((posting.key.clone(), holding));
+        }
         others.iter().for_each(|other| notify(&mut notices, other, &posting.key, now));
     }
     if !notices.is_empty() {
         notices.query_async::<()>(connection).await?;
     }
     Ok(applied)
+}
+
+/// Charges the leases of closed holders on an account in full. Answers what was charged so.
+///
+/// # Errors
+/// The store did not answer, or not in time.
+pub async fn forfeit(connection: &mut impl ConnectionLike, key: &AccountKey, holders: &[HolderId]) -> Result<u64, VolatileError> {
+    let mut script = FORFEIT.key(hash_key(key));
+    for holder in holders {
+        script.arg(holder.0.simple().to_string());
+    }
+    tokio::time::timeout(TIMEOUT, script.invoke_async(connection))
+        .await
+        .map_err(|_elapsed| VolatileError::TimedOut)?
+        .map_err(VolatileError::Valkey)
 }
 
 async fn run_scripts(

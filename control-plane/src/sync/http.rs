@@ -53,6 +53,7 @@ impl From<SyncError> for ApiError {
     fn from(error: SyncError) -> Self {
         match error {
             SyncError::Invalid(detail) => Self::InvalidReport { detail },
+            SyncError::CapsChanged => Self::Unavailable { what: "caps that stay for a moment" },
             SyncError::NotAdmitted(AdmitError::StaleCall) => Self::StaleCall,
             SyncError::NotAdmitted(AdmitError::Closed { last_sequence }) => Self::HolderClosed { last_sequence },
             SyncError::NotAdmitted(AdmitError::Foreign) => Self::ForeignHolder,

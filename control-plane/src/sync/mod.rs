@@ -9,9 +9,10 @@ pub mod store;
 use crate::app::AppState;
 use crate::budgets::alerts::{self, Telling};
 use crate::budgets::ledger::InvalidReport;
-use crate::budgets::{Granting, Plan, Reports, Rules, valkey};
+use crate::budgets::{AccountKey, Granting, Plan, Reports, Rules, valkey};
 use crate::caller::Envoy;
-use crate::holders::{AdmitError, Enforced, HolderId};
+use crate::holders::{self, AdmitError, Enforced, HolderId};
+use crate::metrics::BudgetName;
 use crate::{approvals, audit, keys};
 use decision_core::causes::chain;
 use store::{Committed, Job};
@@ -27,6 +28,9 @@ pub enum SyncError {
     /// The holder may not make this call.
     #[error("the call was not admitted")]
     NotAdmitted(#[source] AdmitError),
+    /// Caps change faster than the call can be carried out.
+    #[error("caps are being changed")]
+    CapsChanged,
     /// Postgres failed.
     #[error("database failure")]
     Database(#[from] sqlx::Error),
@@ -109,6 +113,29 @@ fn count(state: &AppState, stored: &audit::store::Stored) {
     state.metrics.audit_records_quarantined.inc_by(stored.quarantined);
 }
 
+/// Where a holder is short of a budget in Valkey, what closed ones had of it is charged: they are known in Postgres alone. The next
+/// call sees it.
+async fn forfeit_closed(state: &AppState, short: &[(AccountKey, Vec<HolderId>)]) {
+    for (key, holding) in short {
+        let forfeited = async {
+            let closed = holders::closed_among(&state.database, holding).await.map_err(|error| chain(&error))?;
+            if closed.is_empty() {
+                Ok(0)
+            } else {
+                valkey::forfeit(&mut state.valkey.clone(), key, &closed).await.map_err(|error| chain(&error))
+            }
+        };
+        match forfeited.await {
+            Ok(0) => {}
+            Ok(units) => {
+                let label = BudgetName { budget: key.budget.clone() };
+                state.metrics.units_forfeited.get_or_create(&label).inc_by(units);
+            }
+            Err(error) => tracing::warn!(budget = key.budget, error, "leases of closed holders are not charged yet"),
+        }
+    }
+}
+
 /// Adds what Valkey keeps to what is committed. The accounts of a store that does not answer stay absent.
 async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> SyncAnswer {
     let Committed { plan: Plan { volatile, nowhere, .. }, durable, now, approvals, stored: _, told: _ } = committed;
@@ -120,6 +147,7 @@ async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> Sync
             placed.extend(applied.grants);
             recalls.extend(applied.recalls);
             alerts::record_volatile(state, applied.risen).await;
+            forfeit_closed(state, &applied.short).await;
         }
         Err(error) => tracing::warn!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
     }

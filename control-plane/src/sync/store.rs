@@ -5,7 +5,8 @@ use crate::admin_events::{self, Actor, AdminEvent};
 use crate::approvals::{self, Terms};
 use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
 use crate::budgets::alerts::{self, Telling, Told};
-use crate::budgets::store::Applied;
+use crate::budgets::caps;
+use crate::budgets::store::{Applied, ApplyError};
 use crate::budgets::{Plan, Reports, Rules, store as accounts};
 use crate::holders::{Enforced, HolderId, admit};
 use crate::policies::shadow::store as shadow;
@@ -69,6 +70,7 @@ pub async fn commit(database: &PgPool, job: &Job<'_>) -> Result<Committed, SyncE
     loop {
         match attempt_commit(database, job, insertion).await {
             Err(SyncError::Database(error)) if attempt < ATTEMPTS_MAX && is_lost_race(&error) => {}
+            Err(SyncError::CapsChanged) if attempt < ATTEMPTS_MAX => caps::follow::refresh(database, job.rules.caps).await?,
             // A record that the table refuses must not stop the call for ever: find it, and put it aside.
             Err(SyncError::Database(error)) if insertion == Insertion::Bulk && job.batch.is_some() && is_refusal(&error) => {
                 insertion = Insertion::OneByOne;
@@ -88,8 +90,17 @@ fn is_lost_race(error: &sqlx::Error) -> bool {
 async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) -> Result<Committed, SyncError> {
     let mut transaction = database.begin().await?;
     let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced).await?;
+    // Before the plan, which may know a newer one already.
+    let known = job.rules.caps.number();
     let plan = Plan::new(job.rules, job.reports, admission.now, admission.holders);
-    let durable = accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness).await?;
+    let durable = match accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness, known).await {
+        Err(ApplyError::Outdated) => {
+            transaction.rollback().await?;
+            return Err(SyncError::CapsChanged);
+        }
+        Err(ApplyError::Database(error)) => return Err(error.into()),
+        Ok(applied) => applied,
+    };
     let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
     approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
     if let Some(report) = job.shadow {

@@ -153,7 +153,7 @@ proptest! {
     #[test]
     fn a_level_is_reached_at_its_percentage_and_not_before(settled in 0..1_i64 << 52, cap in 0..1_i64 << 52, more in 0..1_i64 << 40) {
         let level = |settled| Thresholds::DEFAULT.level(Units::new(settled), Units::new(cap));
-        let reached = |percent: i128| i128::from(settled) * 100 >= i128::from(cap) * percent;
+        let reached = |percent: i128| settled > 0 && i128::from(settled) * 100 >= i128::from(cap) * percent;
         let want = [(100, AlertLevel::Critical), (95, AlertLevel::High), (80, AlertLevel::Warning)].into_iter().find(|(percent, _)| reached(*percent));
         prop_assert_eq!(level(settled), want.map(|(_, level)| level));
         prop_assert!(level(settled + more) >= level(settled));

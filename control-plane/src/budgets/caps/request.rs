@@ -3,6 +3,7 @@
 use super::Kind;
 use super::store::Wanted;
 use crate::budgets::ledger::CAP_MAX;
+use crate::extract::utc;
 use crate::problem::ApiError;
 use crate::revocations::request::distance;
 use decision_core::budget::{Budget, Counted, OVERRIDE_PREFIX, SCOPE_BYTES_MAX, Units};
@@ -96,5 +97,5 @@ fn check_scope(budget: &Budget, scope: &str) -> Result<(), ApiError> {
 }
 
 fn whole_seconds(end: OffsetDateTime) -> Result<OffsetDateTime, ApiError> {
-    end.replace_nanosecond(0).map_err(|error| ApiError::internal("expires_at", error))
+    utc(end)?.replace_nanosecond(0).map_err(|error| ApiError::internal("expires_at", error))
 }

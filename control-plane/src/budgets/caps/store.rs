@@ -150,7 +150,10 @@ async fn advance(connection: &mut PgConnection, number: i64) -> Result<(), sqlx:
 }
 
 async fn require_room(connection: &mut PgConnection) -> Result<(), ApiError> {
-    let (open,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_caps WHERE ended_at IS NULL").fetch_one(connection).await?;
+    let (open,): (i64,) =
+        sqlx::query_as("SELECT count(*) FROM budget_caps WHERE ended_at IS NULL AND (expires_at IS NULL OR expires_at > now())")
+            .fetch_one(connection)
+            .await?;
     if open < OPEN_MAX {
         return Ok(());
     }

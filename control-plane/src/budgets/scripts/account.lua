@@ -2,7 +2,7 @@
 -- KEYS[1]  the account, a hash; see valkey.rs for its fields
 -- ARGV     holder, call, room (0 unknown, 1 ended, 2 open), cap, holders seen, now in ms, expiry in ms, then per
 --          report: generation, used, held, overrun, target, minimum, charge, close (0 or 1)
--- Answer   {settled and overrun, recalled (0 or 1), {grant per report}, {holders to recall}}
+-- Answer   {settled and overrun, recalled (0 or 1), {grant per report}, {holders to recall}, {holders with leases, if this one is short}}
 -- All amounts are below 2^53, so that Lua's doubles are exact.
 local key, holder = KEYS[1], ARGV[1]
 local call, room, cap = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -100,7 +100,7 @@ local function book(report)
   return granted, recall
 end
 
-local grants, recall = {}, false
+local grants, recall, short = {}, false, false
 for at = 8, #ARGV, REPORT do
   local number = {}
   for offset = 0, REPORT - 1 do number[offset + 1] = tonumber(ARGV[at + offset]) end
@@ -110,6 +110,7 @@ for at = 8, #ARGV, REPORT do
     local granted, needed = book(report)
     grants[#grants + 1] = granted
     recall = recall or needed
+    short = short or (room == 2 and not report.close and report.minimum > granted)
   else
     -- Repeated or late: the state as it is.
     grants[#grants + 1] = lease and lease.generation == report.generation and lease.granted or 0
@@ -117,16 +118,19 @@ for at = 8, #ARGV, REPORT do
 end
 
 -- An account that is not known is not made either.
-if room == 0 and not row[1] then return { 0, 0, grants, {} } end
+if room == 0 and not row[1] then return { 0, 0, grants, {}, {} } end
 
-local others = {}
+local others, holding = {}, {}
 if call > last_call then
-  if recall then
-    recalled = now
+  if recall then recalled = now end
+  if short then
     local fields = redis.call('HGETALL', key)
     for at = 1, #fields, 2 do
       local other = string.match(fields[at], '^l:(.+)$')
-      if other and other ~= holder and unused(read_lease(fields[at + 1])) > 0 then others[#others + 1] = other end
+      if other and other ~= holder then
+        holding[#holding + 1] = other
+        if recall and unused(read_lease(fields[at + 1])) > 0 then others[#others + 1] = other end
+      end
     end
   end
   redis.call('HSET', key, 'committed', text(account.committed), 'settled', text(account.settled), 'held',
@@ -142,4 +146,4 @@ if call > last_call then
 end
 local mine = 0
 if not recall and lease and unused(lease) > 0 and now - recalled < RECALL_MS then mine = 1 end
-return { account.settled + account.overrun, mine, grants, others }
+return { account.settled + account.overrun, mine, grants, others, holding }
