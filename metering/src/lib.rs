@@ -19,6 +19,7 @@ mod events;
 mod meter;
 mod object;
 mod price;
+mod references;
 mod request;
 mod scan;
 mod usage;

@@ -63,14 +63,14 @@ impl<'t> Visitor<'t> for Members<'_, 't> {
 }
 
 /// The name of a member, among those that are wanted.
-enum Named {
+pub(crate) enum Named {
     Wanted(usize, &'static str),
     Miscased(&'static str),
     Other,
 }
 
 /// Reads a name without keeping it: only escapes make the parser copy.
-struct Name<'n>(&'n [&'static str]);
+pub(crate) struct Name<'n>(pub(crate) &'n [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
     type Value = Named;

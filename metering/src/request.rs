@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::api::Api;
 use crate::object::{Unclear, boolean, integer, members, string};
+use crate::references::reference;
 
 /// The longest name of a model, in bytes.
 pub const MODEL_BYTES_MAX: usize = 128;
@@ -69,6 +70,9 @@ pub enum Unreadable {
     /// Not of the type that the API has there.
     #[error("member `{0}` is of the wrong type")]
     TypeInvalid(&'static str),
+    /// Deeper than any request: what it refers to is not looked for.
+    #[error("the body is nested too deeply")]
+    NestedTooDeeply,
     /// The answer to a background request comes without a usage, and later.
     #[error("background requests cannot be priced")]
     Background,
@@ -110,7 +114,11 @@ pub fn read(api: Api, body: &[u8]) -> Result<Asked, Unreadable> {
         streams,
         usage_asked: bounds.usage_asked,
         input_tokens_max: u64::try_from(body.len()).unwrap_or(u64::MAX).saturating_add(added),
-        unbounded: bounds.unbounded.or(dear_tier(tier)).or(foreign_tools(tools)?),
+        unbounded: bounds
+            .unbounded
+            .or(dear_tier(tier))
+            .or(foreign_tools(tools)?)
+            .or(reference(body).map_err(|_| Unreadable::NestedTooDeeply)?),
     })
 }
 

@@ -40,6 +40,18 @@ fn what_is_asked_is_read() {
         (CHAT, r#"{"model":"m","max_tokens":null}"#, m()),
         (CHAT, r#"{"model":"m","max_tokens":0}"#, m()),
         (CHAT, r#"{"model":"m","max_tokens":0,"max_completion_tokens":9}"#, limit(9)),
+        (CHAT, r#"{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"https://a/b.png"}}]}]}"#, beyond("url")),
+        (CHAT, r#"{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AA"}}]}]}"#, m()),
+        (CHAT, r#"{"model":"m","messages":[{"content":[{"type":"file","file":{"f\u0069le_id":"f-1"}}]}]}"#, beyond("file_id")),
+        (CHAT, r#"{"model":"m","metadata":{"url":"https://a","source":"web","type":"x"}}"#, m()),
+        (Api::Responses, r#"{"model":"m","input":[{"type":"item_reference","id":"rs_1"}]}"#, beyond("item_reference")),
+        (Api::Responses, r#"{"model":"m","input":[{"content":[{"type":"input_image","image_url":"https://a"}]}]}"#, beyond("image_url")),
+        (
+            Api::Messages,
+            r#"{"model":"m","messages":[{"content":[{"type":"document","source":{"type":"url","url":"https://a"}}]}]}"#,
+            beyond("url"),
+        ),
+        (Api::Messages, r#"{"model":"m","messages":[{"content":[{"type":"image","source":{"type":"base64","data":"AA"}}]}]}"#, m()),
         (CHAT, r#"{"model":"m","max_tokens":18446744073709551615}"#, limit(u64::MAX)),
         (CHAT, r#"{"model":"m","max_output_tokens":"any"}"#, m()),
         (CHAT, r#"{"model":"m","n":3}"#, choices(3)),
@@ -150,9 +162,10 @@ fn the_bound_of_output_is_that_of_all_choices() {
 }
 
 #[test]
-fn a_body_may_be_nested_and_wide_as_it_likes() {
-    let deep = format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
-    assert!(read(CHAT, deep.as_bytes()).is_ok());
+fn a_body_may_be_as_wide_as_it_likes_and_nested_as_deep_as_requests_are() {
+    let nested = |depth| format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    assert!(read(CHAT, nested(100).as_bytes()).is_ok());
+    assert_eq!(read(CHAT, nested(200_000).as_bytes()), Err(NestedTooDeeply));
     let wide = format!(r#"{{"model":"m","tools":[{}{{}}]}}"#, "{},".repeat(200_000));
     assert!(read(CHAT, wide.as_bytes()).is_ok());
 }
