@@ -165,7 +165,7 @@ fn the_bound_of_output_is_that_of_all_choices() {
 fn a_body_may_be_as_wide_as_it_likes_and_nested_as_deep_as_requests_are() {
     let nested = |depth| format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     assert!(read(CHAT, nested(100).as_bytes()).is_ok());
-    assert_eq!(read(CHAT, nested(200_000).as_bytes()), Err(NestedTooDeeply));
+    assert_eq!(read(CHAT, nested(200_000).as_bytes()), Err(Unreadable::NestedTooDeeply));
     let wide = format!(r#"{{"model":"m","tools":[{}{{}}]}}"#, "{},".repeat(200_000));
     assert!(read(CHAT, wide.as_bytes()).is_ok());
 }
