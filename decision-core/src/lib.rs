@@ -26,6 +26,7 @@ pub mod path;
 pub mod permission;
 pub mod policy;
 pub mod principal;
+mod thresholds;
 pub mod time;
 
 pub use decide::{Observer, decide, decide_observed};

@@ -166,6 +166,7 @@ mod stream {
     use super::Exchange;
     use crate::host::Envoy;
     use crate::pipeline::{self, Step};
+    use crate::response;
     use crate::settings::Settings;
     use crate::vm::{Vm, Waiting};
     use proxy_wasm::traits::{Context, HttpContext};
@@ -216,17 +217,17 @@ mod stream {
         }
 
         fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-            pipeline::respond(&mut self.exchange.borrow_mut(), &self.vm.borrow(), &Envoy, end_of_stream);
+            response::headers(&mut self.exchange.borrow_mut(), &self.vm.borrow(), &Envoy, end_of_stream);
             Action::Continue
         }
 
         fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-            pipeline::response_body(&mut self.exchange.borrow_mut(), &Envoy, size, end_of_stream);
+            response::body(&mut self.exchange.borrow_mut(), &Envoy, size, end_of_stream);
             Action::Continue
         }
 
         fn on_http_response_trailers(&mut self, _: usize) -> Action {
-            pipeline::response_trailers(&mut self.exchange.borrow_mut(), &Envoy);
+            response::trailers(&mut self.exchange.borrow_mut(), &Envoy);
             Action::Continue
         }
 

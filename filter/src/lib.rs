@@ -30,6 +30,7 @@ mod pipeline;
 mod problem;
 mod records;
 mod request_body;
+mod response;
 mod revocation_feed;
 mod revoked;
 mod root;

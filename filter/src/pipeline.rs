@@ -16,7 +16,6 @@ use crate::ownership;
 use crate::request_body::{self, Body};
 use crate::rules as custom_rules;
 use crate::shadow::{self, Judged};
-use crate::standing;
 use crate::undos::Queued;
 use crate::vm::{Active, Vm, WAITING_MAX};
 use decision_core::budget::{BudgetId, Unit, Units, Window};
@@ -501,47 +500,6 @@ fn approval_answered(
     }
     vm.leases.release(held);
     Step::Answered
-}
-
-/// The response's headers are here.
-pub(crate) fn respond(exchange: &mut Exchange, vm: &Vm, host: &impl Host, end_of_stream: bool) {
-    let Exchange { state, trace, .. } = &mut *exchange;
-    match state {
-        State::Forwarded { held, watch, .. } => {
-            let now = host.now();
-            trace.responded_at = Some(now);
-            trace.status = host.response_status();
-            let active = trace.active.as_ref();
-            let route = active.zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
-            watch.headers(host, route, end_of_stream);
-            if let Some(active) = active {
-                standing::annotate_response(host, &active.policy, vm.leases.standings(held), now);
-            }
-            enact::annotate_response(exchange, host);
-        }
-        State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
-            // Envoy answers in our place: a time-out, or too large a body.
-            trace.status = host.response_status();
-            enact::annotate_response(exchange, host);
-        }
-        State::New | State::Replied | State::Finished => {}
-    }
-}
-
-/// A piece of the response's body goes by.
-pub(crate) fn response_body(exchange: &mut Exchange, host: &impl Host, size: usize, end_of_stream: bool) {
-    if let State::Forwarded { watch, .. } = &mut exchange.state {
-        watch.body(host, size, end_of_stream);
-    }
-}
-
-/// The response's trailers go by.
-pub(crate) fn response_trailers(exchange: &mut Exchange, host: &impl Host) {
-    let Exchange { state, trace, .. } = exchange;
-    if let State::Forwarded { watch, .. } = state {
-        let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
-        watch.trailers(host, route);
-    }
 }
 
 /// Gives back what a held request holds.

@@ -5,6 +5,7 @@ use super::tokens;
 use crate::contact::About;
 use crate::exchange::Exchange;
 use crate::pipeline::{self, Step, Wake};
+use crate::response;
 use crate::root::{CallResult, dispatch, tick, wake_all};
 use crate::settings::Settings;
 use crate::vm::{Vm, Waiting};
@@ -260,7 +261,7 @@ impl Gate {
         let mut headers = owned(&[(":status", status.to_string().as_bytes())]);
         headers.extend(more.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
         self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().response = headers;
-        pipeline::respond(&mut stream.exchange.borrow_mut(), &self.vm.borrow(), &self.host, false);
+        response::headers(&mut stream.exchange.borrow_mut(), &self.vm.borrow(), &self.host, false);
         self.host.selected.set(ROOT);
     }
 
@@ -268,7 +269,7 @@ impl Gate {
     pub(crate) fn response_body(&self, stream: &Stream, piece: &[u8], end_of_stream: bool) {
         self.host.selected.set(stream.context);
         self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().response_body = piece.into();
-        pipeline::response_body(&mut stream.exchange.borrow_mut(), &self.host, piece.len(), end_of_stream);
+        response::body(&mut stream.exchange.borrow_mut(), &self.host, piece.len(), end_of_stream);
         self.host.selected.set(ROOT);
     }
 
@@ -277,7 +278,7 @@ impl Gate {
         self.host.selected.set(stream.context);
         let headers = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
         self.host.streams.borrow_mut().get_mut(&stream.context).unwrap().trailers = headers;
-        pipeline::response_trailers(&mut stream.exchange.borrow_mut(), &self.host);
+        response::trailers(&mut stream.exchange.borrow_mut(), &self.host);
         self.host.selected.set(ROOT);
     }
 
