@@ -40,7 +40,7 @@ pub(crate) fn headers_of_refusal(exchange: &Exchange, refusal: &Refusal) -> Head
 
 fn headers(policy: &CompiledPolicy, standings: impl Iterator<Item = (BudgetId, Standing)> + Clone, now: Timestamp) -> Headers {
     let mut headers = Headers::new();
-    let known = standings.filter_map(|(budget, standing)| Some((policy.budget(budget)?, standing)));
+    let known = named(policy, standings);
     let settings = policy.settings();
     tell_money(settings.utilization, known.clone(), &mut headers);
     if settings.rate_limits != RateLimitHeaders::Off {
@@ -49,29 +49,39 @@ fn headers(policy: &CompiledPolicy, standings: impl Iterator<Item = (BudgetId, S
     headers
 }
 
-fn tell_money<'p>(when: Utilization, known: impl Iterator<Item = (&'p Budget, Standing)> + Clone, headers: &mut Headers) {
+fn named(
+    policy: &CompiledPolicy,
+    standings: impl Iterator<Item = (BudgetId, Standing)> + Clone,
+) -> impl Iterator<Item = (&Budget, Standing)> + Clone {
+    standings.filter_map(|(budget, standing)| Some((policy.budget(budget)?, standing)))
+}
+
+/// The level of the fullest money budget.
+fn money_level<'p>(known: impl Iterator<Item = (&'p Budget, Standing)>) -> Option<AlertLevel> {
     let money = known.filter(|(budget, _)| budget.unit == Unit::MicroUsd);
-    let level = money.clone().filter_map(|(budget, standing)| level(budget, &standing)).max();
-    if level.is_none() && (when == Utilization::FromThreshold || money.clone().next().is_none()) {
+    money.filter_map(|(budget, standing)| budget.thresholds?.level(standing.settled, standing.cap)).max()
+}
+
+/// The first money budget of this kind.
+fn money_of<'p>(mut known: impl Iterator<Item = (&'p Budget, Standing)>, whose: Whose) -> Option<Standing> {
+    known.find(|(budget, _)| budget.unit == Unit::MicroUsd && budget.whose() == whose).map(|(_, standing)| standing)
+}
+
+fn tell_money<'p>(when: Utilization, known: impl Iterator<Item = (&'p Budget, Standing)> + Clone, headers: &mut Headers) {
+    let level = money_level(known.clone());
+    let untold = || when == Utilization::FromThreshold || !known.clone().any(|(budget, _)| budget.unit == Unit::MicroUsd);
+    if level.is_none() && untold() {
         return;
     }
     headers.push(("x-budget-alert-level", level.map_or(NORMAL, AlertLevel::name).into()));
     for (name, whose) in [("x-agent-utilization", Whose::Agent), ("x-platform-utilization", Whose::Platform)] {
-        let found = money.clone().find(|(budget, _)| budget.whose() == whose);
-        headers.extend(found.map(|(_, standing)| (name, percent(&standing))));
+        headers.extend(money_of(known.clone(), whose).map(|standing| (name, percent(&standing))));
     }
 }
 
 /// The level of the fullest money budget, by name.
 pub(crate) fn alert_level(policy: &CompiledPolicy, standings: &[(BudgetId, Standing)]) -> &'static str {
-    let known = standings.iter().filter_map(|(budget, standing)| Some((policy.budget(*budget)?, standing)));
-    let levels = known.filter(|(budget, _)| budget.unit == Unit::MicroUsd).filter_map(|(budget, standing)| level(budget, standing));
-    levels.max().map_or(NORMAL, AlertLevel::name)
-}
-
-/// The level of an account.
-fn level(budget: &Budget, standing: &Standing) -> Option<AlertLevel> {
-    budget.thresholds?.level(standing.settled, standing.cap)
+    money_level(named(policy, standings.iter().copied())).map_or(NORMAL, AlertLevel::name)
 }
 
 /// Hundredths of a percent, rounded down.
@@ -140,13 +150,12 @@ pub(crate) struct MoneyBudget {
 
 /// The first money budget of this kind among those that the request would be charged to.
 pub(crate) fn money_budget(policy: &CompiledPolicy, standings: &[(BudgetId, Standing)], whose: Whose) -> Option<MoneyBudget> {
-    let known = standings.iter().filter_map(|(budget, standing)| Some((policy.budget(*budget)?, standing)));
-    let (_, standing) = known.into_iter().find(|(budget, _)| budget.unit == Unit::MicroUsd && budget.whose() == whose)?;
+    let standing = money_of(named(policy, standings.iter().copied()), whose)?;
     Some(MoneyBudget {
         limit_usd: usd(standing.cap),
         spent_usd: usd(standing.settled),
         remaining_usd: usd(standing.cap.minus(standing.settled)),
-        utilization_percent: to_f64(i64::try_from(per_myriad(standing)).unwrap_or(i64::MAX)) / 100.0,
+        utilization_percent: to_f64(i64::try_from(per_myriad(&standing)).unwrap_or(i64::MAX)) / 100.0,
     })
 }
 

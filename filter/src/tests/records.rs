@@ -1,6 +1,7 @@
 //! The queue of records: bounded, in sequence, given up only when stored.
 
 use super::gate::{Gate, Request, records};
+use super::host::Call;
 use super::tokens;
 use crate::counters::name;
 use crate::records::RecordQueue;
@@ -8,6 +9,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 use wire::audit::{AuditRecord, Decision, Stage};
 use wire::policy::Gateway;
+use wire::sync::RecordBatch;
 
 fn record(reason: &str) -> AuditRecord<'_> {
     AuditRecord {
@@ -113,16 +115,20 @@ fn a_new_holder_numbers_what_waits_from_one() {
     assert_eq!(queue.next_batch().unwrap().first_sequence, 2);
 }
 
+/// The next sync call, whenever it comes, with its records.
+fn sent(gate: &Gate) -> (Call, Option<RecordBatch>) {
+    loop {
+        if let Some((call, request)) = gate.sync_call() {
+            return (call, request.records);
+        }
+    }
+}
+
 #[test]
 fn what_a_closed_holder_has_stored_is_not_sent_by_the_new_one() {
     let mut gate = Gate::new("PLANT");
     let refused = gate.send(&Request::new("GET", "/none"));
     gate.finish(&refused);
-    let sent = |gate: &Gate| loop {
-        if let Some((call, request)) = gate.sync_call() {
-            return (call, request.records);
-        }
-    };
     let (call, first) = sent(&gate);
     assert_eq!(first.as_ref().map(|batch| (batch.first_sequence, batch.count)), Some((1, 1)));
     // It was stored, the answer was lost, and the holder was closed.
@@ -142,11 +148,6 @@ fn records_are_sent_again_until_they_are_stored_and_only_then_forgotten() {
     let mut gate = Gate::new("PLANT");
     let refused = gate.send(&Request::new("GET", "/none"));
     gate.finish(&refused);
-    let sent = |gate: &Gate| loop {
-        if let Some((call, request)) = gate.sync_call() {
-            return (call, request.records);
-        }
-    };
     let (call, first) = sent(&gate);
     gate.answer(&call, &[(":status", b"503")], vec![]);
     let (call, second) = sent(&gate);
