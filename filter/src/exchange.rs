@@ -164,9 +164,10 @@ pub(crate) use stream::Stream;
 #[cfg(target_arch = "wasm32")]
 mod stream {
     use super::Exchange;
-    use crate::host::Envoy;
+    use crate::host::{Envoy, Host};
     use crate::pipeline::{self, Step};
     use crate::response;
+    use crate::root;
     use crate::settings::Settings;
     use crate::vm::{Vm, Waiting};
     use proxy_wasm::traits::{Context, HttpContext};
@@ -191,7 +192,8 @@ mod stream {
                 Step::Forward => Action::Continue,
                 Step::Answered | Step::NeedsBody => Action::Pause,
                 Step::Held => {
-                    self.vm.borrow_mut().waiting.push(Waiting { context: self.context, exchange: Rc::clone(&self.exchange) });
+                    let held = Waiting { context: self.context, exchange: Rc::clone(&self.exchange) };
+                    root::hold(&mut self.vm.borrow_mut(), &Envoy, held, Envoy.now());
                     Action::Pause
                 }
             }

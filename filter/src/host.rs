@@ -1,6 +1,7 @@
 //! Every call to the host, in one place. Bytes in, bytes out: the rest of the crate compiles and is tested natively.
 
 use decision_core::time::Timestamp;
+use std::time::Duration;
 
 /// Why a host call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +60,8 @@ pub(crate) trait Host {
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError>;
     fn resume_request(&self) -> Result<(), HostError>;
     fn select(&self, context: u32) -> Result<(), HostError>;
+    /// The selected root ticks so often from now on.
+    fn set_tick_period(&self, period: Duration) -> Result<(), HostError>;
 
     fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError>;
     fn http_call(&self, call: &HttpCall<'_>) -> Result<u32, HostError>;
@@ -79,7 +82,7 @@ pub(crate) struct HttpCall<'c> {
     pub(crate) cluster: &'c str,
     pub(crate) headers: &'c [(&'c str, &'c [u8])],
     pub(crate) body: Option<&'c [u8]>,
-    pub(crate) timeout: std::time::Duration,
+    pub(crate) timeout: Duration,
 }
 
 #[cfg(target_arch = "wasm32")]
@@ -91,6 +94,7 @@ mod envoy {
     use decision_core::time::Timestamp;
     use proxy_wasm::hostcalls as abi;
     use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
+    use std::time::Duration;
 
     /// The real host.
     #[derive(Clone, Copy, Debug)]
@@ -245,6 +249,10 @@ mod envoy {
 
         fn select(&self, context: u32) -> Result<(), HostError> {
             abi::set_effective_context(context).map_err(refused)
+        }
+
+        fn set_tick_period(&self, period: Duration) -> Result<(), HostError> {
+            abi::set_tick_period(period).map_err(refused)
         }
 
         fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError> {

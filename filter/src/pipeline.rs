@@ -441,7 +441,6 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             let step = reserve(exchange, vm, host, permit, now, WhenShort::Wait);
             if let State::AwaitingLease { until: renewed, .. } = &mut exchange.state {
                 *renewed = until;
-                vm.sync.pause(now);
             }
             step
         }

@@ -12,6 +12,10 @@ use crate::vm::{Vm, Waiting};
 use decision_core::time::Timestamp;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Between a request that is held and the call for it, which all share that come meanwhile. Envoy's timers know no less.
+const TICK_SOON: Duration = Duration::from_millis(1);
 
 /// What came back from a call-out.
 #[derive(Clone, Copy, Debug)]
@@ -28,17 +32,17 @@ impl CallResult {
 }
 
 /// Whose answer it is, and what it means for requests that wait.
-pub(crate) fn dispatch(vm: &mut Vm, host: &impl Host, settings: Option<&Settings>, token: u32, result: CallResult, now: Timestamp) -> Wake {
+pub(crate) fn dispatch(vm: &mut Vm, host: &impl Host, settings: &Settings, token: u32, result: CallResult, now: Timestamp) -> Wake {
     if vm.sync.owns(token) {
         sync::answered(vm, host, result, now);
-        return Wake::Answer;
+        Wake::Answer
+    } else if vm.feed.owns(token) {
+        wake_after(bundle_feed::answered(vm, host, result, now))
+    } else if vm.revocation_feed.owns(token) {
+        wake_after(revocation_feed::answered(vm, host, settings, result, now))
+    } else {
+        Wake::Tick
     }
-    let change = match settings {
-        _ if vm.feed.owns(token) => bundle_feed::answered(vm, host, result, now),
-        Some(settings) if vm.revocation_feed.owns(token) => revocation_feed::answered(vm, host, settings, result, now),
-        Some(_) | None => Change::None,
-    };
-    wake_after(change)
 }
 
 /// Everything that is looked after: contact, bundle, revocations, the sync call.
@@ -69,8 +73,9 @@ pub(crate) fn configure(vm: &mut Vm, host: &impl Host, configuration: &[u8]) -> 
     Ok(settings)
 }
 
-/// Looks at every held request again. Selects each stream, and the root again in the end.
-pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: Wake, now: Timestamp) {
+/// Looks at every held request again. Selects each stream, and the root again in the end. If some of them have to wait on for
+/// a call, it follows at once.
+pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, (root, settings): (u32, &Settings), why: Wake, now: Timestamp) {
     vm.borrow_mut().end_parked(now);
     let waiting = std::mem::take(&mut vm.borrow_mut().waiting);
     if waiting.is_empty() {
@@ -93,6 +98,22 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, root: u32, why: W
     }
     // The root's own calls follow.
     host.select(root).unwrap_or(());
+    let mut vm = vm.borrow_mut();
+    if sync::is_pressing(&vm, now) {
+        sync::tick(&mut vm, host, settings, now);
+    }
+}
+
+/// A request is held whose stream is selected. If a call would help it, the root that calls out ticks at once instead of in its
+/// turn. The stream cannot call itself: the answer would be lost with it, and others wait for the same.
+pub(crate) fn hold(vm: &mut Vm, host: &impl Host, held: Waiting, now: Timestamp) {
+    let stream = held.context;
+    vm.waiting.push(held);
+    let Some(owner) = vm.owner.filter(|_| !vm.ticks_soon && sync::is_pressing(vm, now)) else { return };
+    if host.select(owner).is_ok() {
+        vm.ticks_soon = host.set_tick_period(TICK_SOON).is_ok();
+        host.select(stream).unwrap_or(());
+    }
 }
 
 fn wake_one(vm: &Rc<RefCell<Vm>>, host: &impl Host, held: Waiting, why: Wake, now: Timestamp) {
@@ -146,10 +167,11 @@ mod context {
             Self { id, settings: None, vm: this_vm(), period: TICK }
         }
 
-        /// Ticks more often while there is something to load.
-        fn hurry(&mut self) {
-            let period = if self.vm.borrow().loading.is_some() { TICK_LOADING } else { TICK };
-            if period != self.period {
+        /// Ticks more often while there is something to load, and in its turn again after a tick that was brought forward.
+        fn keep_time(&mut self) {
+            let mut vm = self.vm.borrow_mut();
+            let period = if vm.loading.is_some() { TICK_LOADING } else { TICK };
+            if std::mem::take(&mut vm.ticks_soon) || period != self.period {
                 self.period = period;
                 self.set_tick_period(period);
             }
@@ -168,12 +190,12 @@ mod context {
 
     impl Context for Root {
         fn on_http_call_response(&mut self, token: u32, header_count: usize, body_size: usize, _: usize) {
+            // Whoever called out has settings.
+            let Some(settings) = self.settings.as_deref() else { return };
             let now = Envoy.now();
             let result = CallResult { header_count, body_size };
-            let mut vm = self.vm.borrow_mut();
-            let why = dispatch(&mut vm, &Envoy, self.settings.as_deref(), token, result, now);
-            drop(vm);
-            wake_all(&self.vm, &Envoy, self.id, why, now);
+            let why = dispatch(&mut self.vm.borrow_mut(), &Envoy, settings, token, result, now);
+            wake_all(&self.vm, &Envoy, (self.id, settings), why, now);
         }
 
         fn on_done(&mut self) -> bool {
@@ -183,7 +205,7 @@ mod context {
                 if let Some(settings) = self.settings.as_ref()
                     && !vm.records.is_empty()
                 {
-                    sync::call(&mut vm, &Envoy, settings, Envoy.now());
+                    sync::last_words(&mut vm, &Envoy, settings, Envoy.now());
                 }
                 vm.disown();
             }
@@ -219,8 +241,8 @@ mod context {
             let Some(settings) = self.settings.clone() else { return };
             let now = Envoy.now();
             let why = tick(&mut self.vm.borrow_mut(), &Envoy, &settings, now);
-            self.hurry();
-            wake_all(&self.vm, &Envoy, self.id, why, now);
+            wake_all(&self.vm, &Envoy, (self.id, &settings), why, now);
+            self.keep_time();
         }
 
         fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {

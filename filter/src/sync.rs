@@ -20,8 +20,6 @@ const REGULAR_JITTER_MS: u64 = 200;
 const BACKOFF_MAX_MS: u64 = 2_000;
 /// An idle holder calls so often, or it would be closed as silent, and a gap recorded that is none.
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// Between two calls for the same request.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Accounts in one call; the rest follow at once.
 const ACCOUNTS_PER_CALL: usize = 5_000;
 
@@ -68,12 +66,9 @@ impl SyncState {
 
     /// No answer to a call that was made will come.
     pub(crate) fn abandon(&mut self) {
-        self.hurried |= self.in_flight.take().is_some();
-    }
-
-    /// What was answered did not help a request that waits: others have to give back first. No call for a moment.
-    pub(crate) fn pause(&mut self, now: Timestamp) {
-        self.retry_at = self.retry_at.max(now.plus(PAUSE));
+        if self.in_flight.take().is_some() {
+            (self.hurried, self.due) = (true, Timestamp::EPOCH);
+        }
     }
 
     /// Whether the call is this one's.
@@ -82,30 +77,54 @@ impl SyncState {
     }
 }
 
-/// Makes a call if one is due. One is in flight at a time.
+/// Whether a request waits for a call that could be made now.
+pub(crate) fn is_pressing(vm: &Vm, now: Timestamp) -> bool {
+    !vm.waiting.is_empty() && may_call(vm, now) && is_urgent(vm, now)
+}
+
+/// One call is in flight at a time, and failures are followed by a pause.
+fn may_call(vm: &Vm, now: Timestamp) -> bool {
+    vm.holder.is_some() && vm.sync.in_flight.is_none() && now >= vm.sync.retry_at
+}
+
+fn is_urgent(vm: &Vm, now: Timestamp) -> bool {
+    vm.sync.hurried || vm.leases.is_urgent(now) || vm.records.is_urgent()
+}
+
+/// Makes a call if one is due.
 pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
-    if vm.holder.is_none() || vm.sync.in_flight.is_some() || now < vm.sync.retry_at {
+    if !may_call(vm, now) {
         return;
     }
-    let urgent = vm.sync.hurried || vm.leases.is_urgent() || vm.records.is_urgent();
     // Whoever has activated or revoked something wants to see that all workers enforce it.
     let told = vm.sync.call == 0 || vm.sync.told == Some(Enforced::by(vm));
     let waits = !told || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
     let regular = now >= vm.sync.due && (vm.leases.holds_leases() || waits);
     let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
-    if urgent || regular || heartbeat {
+    if is_urgent(vm, now) || regular || heartbeat {
         call(vm, host, settings, now);
     }
 }
 
-/// Makes the call, whatever is due: the last words of a machine that ends.
-pub(crate) fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+/// The call of a machine that ends: it tells everything, whatever is due.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn last_words(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    vm.sync.due = now;
+    call(vm, host, settings, now);
+}
+
+fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     let Some(holder) = vm.holder else { return };
     vm.sync.hurried = false;
     vm.sync.call += 1;
-    vm.sync.due = now.plus(Duration::from_millis(REGULAR_MS + vm.ids.jitter(REGULAR_JITTER_MS)));
     let mut accounts = Vec::new();
-    vm.leases.reports(now, ACCOUNTS_PER_CALL, |report| accounts.push(account_report(&report)));
+    let tell = |report: Report<'_>| accounts.push(account_report(&report));
+    if now >= vm.sync.due {
+        vm.sync.due = now.plus(Duration::from_millis(REGULAR_MS + vm.ids.jitter(REGULAR_JITTER_MS)));
+        vm.leases.reports(now, ACCOUNTS_PER_CALL, tell);
+    } else {
+        vm.leases.urgent_reports(now, ACCOUNTS_PER_CALL, tell);
+    }
     let enforced = Enforced::by(vm);
     vm.sync.telling = enforced;
     let request = SyncRequest {
@@ -249,7 +268,8 @@ fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
 fn failed(vm: &mut Vm, host: &impl Host, now: Timestamp) {
     vm.counters.add(host, name::SYNC_FAILURES, 1);
     vm.sync.failures = vm.sync.failures.saturating_add(1);
-    // Who waits is asked for again after the back-off, not at the next regular call.
+    // What was told may not have arrived, and somebody may wait for it: the next call tells everything.
+    vm.sync.due = now;
     vm.sync.hurried |= !vm.waiting.is_empty();
     let backoff = (50_u64 << vm.sync.failures.min(6)).min(BACKOFF_MAX_MS);
     vm.sync.retry_at = now.plus(Duration::from_millis(backoff / 2 + vm.ids.jitter(backoff / 2)));

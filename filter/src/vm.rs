@@ -74,6 +74,8 @@ pub(crate) enum Origin {
 pub(crate) struct Vm {
     /// The root context that ticks and calls out.
     pub(crate) owner: Option<u32>,
+    /// The owner's next tick was brought forward.
+    pub(crate) ticks_soon: bool,
     pub(crate) active: Option<Rc<Active>>,
     pub(crate) loading: Option<Loading>,
     pub(crate) retired: Retired,
@@ -135,6 +137,7 @@ impl Vm {
     pub(crate) fn new() -> Self {
         Self {
             owner: None,
+            ticks_soon: false,
             active: None,
             loading: None,
             retired: Retired::default(),
@@ -216,6 +219,7 @@ impl Vm {
     /// makes its own.
     pub(crate) fn disown(&mut self) {
         self.owner = None;
+        self.ticks_soon = false;
         self.feed.abandon();
         self.revocation_feed.abandon();
         self.sync.abandon();

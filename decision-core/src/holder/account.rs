@@ -12,6 +12,8 @@ const AHEAD: i64 = 30;
 const AHEAD_CHARGES: i64 = 16;
 /// A lease that was not used for so long is given back.
 const IDLE: Duration = Duration::from_secs(10);
+/// An account whose answer did not help those who wait is asked for again after so long: others have to give back first.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// So long before a window ends the lease of the next one is asked for …
 const NEXT: Duration = Duration::from_secs(2);
 /// … or up to so much earlier, each account at its own moment, so that not all of them ask at once.
@@ -111,6 +113,14 @@ pub(super) struct Account {
     pub(super) next: Next,
     low: Units,
     renewal_asked: bool,
+    /// The minimum of the last report.
+    asked: Units,
+    /// Whoever waits may ask from then on.
+    ask_again: Timestamp,
+    /// When it is to be reported, if that is before its turn.
+    due: Option<Timestamp>,
+    /// The call in which it was reported last.
+    pub(super) round: u32,
     last_used: Timestamp,
     pace: Pace,
 }
@@ -206,6 +216,10 @@ impl Account {
             next: Next::NotYet,
             low: Units::ZERO,
             renewal_asked: false,
+            asked: Units::ZERO,
+            ask_again: Timestamp::EPOCH,
+            due: None,
+            round: 0,
             last_used: Timestamp::EPOCH,
             pace: Pace::default(),
         }
@@ -269,6 +283,25 @@ impl Account {
         }
     }
 
+    /// When a request that takes its place now may ask.
+    pub(super) fn may_ask(&self, now: Timestamp) -> Timestamp {
+        self.ask_again.max(now)
+    }
+
+    /// It is to be reported at this moment. False when it is at an earlier one anyway.
+    pub(super) fn line_up(&mut self, when: Timestamp) -> bool {
+        let sooner = self.due.is_none_or(|due| when < due);
+        if sooner {
+            self.due = Some(when);
+        }
+        sooner
+    }
+
+    /// Whether this moment is the one at which it is to be reported.
+    pub(super) fn is_due(&self, when: Timestamp) -> bool {
+        self.due == Some(when)
+    }
+
     /// Whether the control plane has said anything of it.
     pub(super) const fn is_told(&self) -> bool {
         self.told.is_some()
@@ -284,7 +317,9 @@ impl Account {
         runs_low
     }
 
-    pub(super) fn report<'h>(&'h mut self, budget: &'h str, now: Timestamp) -> Option<Report<'h>> {
+    pub(super) fn report<'h>(&'h mut self, budget: &'h str, now: Timestamp, round: u32) -> Option<Report<'h>> {
+        self.due = self.due.filter(|due| *due > now);
+        self.round = round;
         self.pace.measure(self.lease.taken(), now);
         let target = self.target(now);
         let lowered = target < self.lease.limit();
@@ -301,6 +336,10 @@ impl Account {
         self.reported = self.charged();
         self.unanswered = true;
         self.recalled = false;
+        self.asked = self.lease.taken().plus(self.waiting);
+        if self.waiting > Units::ZERO {
+            self.ask_again = now.plus(ASK_AGAIN);
+        }
         Some(Report {
             budget,
             scope: &self.scope,
@@ -310,7 +349,7 @@ impl Account {
             held: sane(self.lease.held()),
             overrun: sane(self.lease.overrun()),
             target: sane(if self.closing { self.lease.taken() } else { target }),
-            minimum: sane(self.lease.taken().plus(self.waiting)),
+            minimum: sane(self.asked),
             charge: sane(self.charge.get()),
             close: self.closing,
         })
@@ -341,6 +380,9 @@ impl Account {
         self.low = Units::new((self.ahead().get() / 2).min(self.lease.room().get() / 2));
         self.renewal_asked = false;
         self.unanswered = false;
+        if grant.granted >= self.asked {
+            self.ask_again = Timestamp::EPOCH;
+        }
     }
 }
 

@@ -15,8 +15,10 @@ use crate::policy::{CHARGES_MAX, CompiledPolicy};
 use crate::principal::Principal;
 use crate::time::Timestamp;
 use account::{Account, Next, Spent};
+use core::cmp::Reverse;
 use core::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
+use std::collections::BinaryHeap;
 
 /// Most accounts that a holder keeps. Beyond it, requests of new accounts are answered by the failure mode.
 pub const ACCOUNTS_MAX: usize = 100_000;
@@ -36,9 +38,14 @@ pub struct LeaseHolder {
     hasher: DefaultHashBuilder,
     generation: u64,
     scope: String,
-    urgent: bool,
-    /// Where the next reports begin: what did not fit into the last call comes first.
-    next_report: usize,
+    /// Accounts to report before the next regular call, by the moment. An entry whose account has another moment by now is void.
+    urgent: BinaryHeap<Reverse<(Timestamp, u64, AccountRef)>>,
+    /// How many ever took a place there: at the same moment, who was first is first.
+    lined_up: u64,
+    /// Counts the calls: nothing is told twice in one.
+    round: u32,
+    /// Where the next reports begin, if not all fitted into the last call.
+    unfinished: Option<usize>,
 }
 
 /// Whether an account has room for a charge.
@@ -51,7 +58,7 @@ enum Room {
 }
 
 /// One account of this holder, for as long as its lease lasts. Not reused for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountRef {
     slot: u32,
     generation: u64,
@@ -190,7 +197,7 @@ impl LeaseHolder {
             likely.for_each(|(_, place)| *place = None);
         }
         if short {
-            return Err(Shortfall::Short(self.begin_wait(places)));
+            return Err(Shortfall::Short(self.begin_wait(places, now)));
         }
         Ok(self.hold(charges, places, now, failed_open))
     }
@@ -257,20 +264,31 @@ impl LeaseHolder {
             if let Ok(reservation) = account.lease.reserve(amount) {
                 let runs_low = account.reserved(amount, now);
                 *held = Some((found, charge.budget, reservation));
-                self.urgent |= runs_low;
+                if runs_low {
+                    self.ask(found, now);
+                }
             }
         }
         reservations
     }
 
-    fn begin_wait(&mut self, places: [Option<(AccountRef, Units)>; CHARGES_MAX]) -> Box<Wait> {
+    fn begin_wait(&mut self, places: [Option<(AccountRef, Units)>; CHARGES_MAX], now: Timestamp) -> Box<Wait> {
         for (found, amount) in places.iter().flatten() {
             if let Some(account) = self.account(*found) {
                 account.queue(*amount);
+                let when = account.may_ask(now);
+                self.ask(*found, when);
             }
         }
-        self.urgent = true;
         Box::new(Wait { places })
+    }
+
+    /// The account is reported at this moment, if it is not at an earlier one.
+    fn ask(&mut self, found: AccountRef, when: Timestamp) {
+        if self.account(found).is_some_and(|account| account.line_up(when)) {
+            self.lined_up += 1;
+            self.urgent.push(Reverse((when, self.lined_up, found)));
+        }
     }
 
     /// Leaves the queue: to try again, or because the request is gone.
@@ -340,8 +358,8 @@ impl LeaseHolder {
 
     /// Whether a call should be made now rather than at the next regular one.
     #[must_use]
-    pub const fn is_urgent(&self) -> bool {
-        self.urgent
+    pub fn is_urgent(&self, now: Timestamp) -> bool {
+        self.unfinished.is_some() || self.urgent.peek().is_some_and(|Reverse((when, ..))| *when <= now)
     }
 
     /// Whether there is any account, so that a regular call is due every second.
@@ -350,27 +368,64 @@ impl LeaseHolder {
         !self.index.is_empty()
     }
 
-    /// What to report and ask now. Lower targets are kept to from here on, whether or not the call arrives.
+    /// What to report and ask now, of all accounts. Lower targets are kept to from here on, whether or not the call arrives.
     pub fn reports(&mut self, now: Timestamp, most: usize, mut report: impl FnMut(Report<'_>)) {
-        self.urgent = false;
+        // However many are urgent, the others get their turn.
+        let others = most / 4;
+        let left = self.report_urgent(now, most - others, &mut report);
         self.open_next(now);
-        let begin = if self.next_report < self.accounts.len() { self.next_report } else { 0 };
-        let (earlier, later) = self.accounts.split_at_mut(begin);
+        self.report_all(now, left + others, &mut report);
+    }
+
+    /// What to report and ask before the next regular call: the accounts for which somebody waits, which run low, or which others
+    /// want. Costs no look at the others.
+    pub fn urgent_reports(&mut self, now: Timestamp, most: usize, mut report: impl FnMut(Report<'_>)) {
+        if self.unfinished.is_some() {
+            return self.reports(now, most, report);
+        }
+        self.report_urgent(now, most, &mut report);
+    }
+
+    /// Begins a call. Answers how many more reports it may have.
+    fn report_urgent(&mut self, now: Timestamp, most: usize, report: &mut impl FnMut(Report<'_>)) -> usize {
+        self.round = self.round.wrapping_add(1);
         let mut left = most;
-        for (place, account) in (begin..).zip(later).chain((0..).zip(earlier)) {
-            let Some(account) = account else { continue };
-            // Not asked for its report, which would lower its lease and be lost.
-            if left == 0 {
-                (self.next_report, self.urgent) = (place, true);
-                return;
+        while left > 0
+            && let Some(Reverse((when, _, found))) = self.urgent.peek().copied()
+            && when <= now
+        {
+            self.urgent.pop();
+            let accounts = &mut self.accounts;
+            let Some(account) = usize::try_from(found.slot).ok().and_then(|slot| accounts.get_mut(slot)?.as_mut()) else { continue };
+            if account.generation != found.generation || !account.is_due(when) {
+                continue;
             }
             let name = self.names.get(usize::from(account.name)).map_or("", |name| name);
-            if let Some(made) = account.report(name, now) {
+            if let Some(made) = account.report(name, now, self.round) {
                 left -= 1;
                 report(made);
             }
         }
-        self.next_report = 0;
+        left
+    }
+
+    fn report_all(&mut self, now: Timestamp, most: usize, report: &mut impl FnMut(Report<'_>)) {
+        let begin = self.unfinished.take().filter(|begin| *begin < self.accounts.len()).unwrap_or(0);
+        let (earlier, later) = self.accounts.split_at_mut(begin);
+        let mut left = most;
+        for (place, account) in (begin..).zip(later).chain((0..).zip(earlier)) {
+            let Some(account) = account.as_mut().filter(|account| account.round != self.round) else { continue };
+            // Not asked for its report, which would lower its lease and be lost.
+            if left == 0 {
+                self.unfinished = Some(place);
+                return;
+            }
+            let name = self.names.get(usize::from(account.name)).map_or("", |name| name);
+            if let Some(made) = account.report(name, now, self.round) {
+                left -= 1;
+                report(made);
+            }
+        }
     }
 
     /// Opens the accounts of the next window whose present one is in use and ends soon: nobody has to wait at the roll-over.
@@ -410,9 +465,11 @@ impl LeaseHolder {
 
     /// Others wait for this account: its lease is lowered to what is taken, and that is reported at once.
     pub fn recall(&mut self, budget: &str, scope: &str, window_start: Timestamp) {
-        if let Some(account) = self.lookup(budget, scope, window_start).and_then(|slot| self.slot_mut(slot)) {
+        let Some(slot) = self.lookup(budget, scope, window_start) else { return };
+        if let Some(account) = self.slot_mut(slot) {
             account.recalled = true;
-            self.urgent = true;
+            let found = AccountRef { slot, generation: account.generation };
+            self.ask(found, Timestamp::EPOCH);
         }
     }
 
@@ -421,7 +478,8 @@ impl LeaseHolder {
         self.accounts.clear();
         self.vacant.clear();
         self.index.clear();
-        self.urgent = false;
+        self.urgent.clear();
+        self.unfinished = None;
     }
 
     /// The accounts that were charged, for the record: which, its budget's name, its scope, how much.

@@ -20,7 +20,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..3_usize, any_index.clone()).prop_map(|(member, open)| Step::Release { member, open }),
         1 => (0..3_usize, any_index.clone()).prop_map(|(member, waiting)| Step::Leave { member, waiting }),
         1 => (0..3_usize, any_index.clone()).prop_map(|(member, waiting)| Step::GiveUp { member, waiting }),
-        10 => (0..3_usize, prop_oneof![1..3_usize, Just(usize::MAX)]).prop_map(|(member, most)| Step::Send { member, most }),
+        10 => (0..3_usize, prop_oneof![1..3_usize, Just(usize::MAX)], any::<bool>())
+            .prop_map(|(member, most, urgent)| Step::Send { member, most, urgent }),
         10 => (any_index.clone(), prop::bool::weighted(0.2)).prop_map(|(message, keep)| Step::Deliver { message, keep }),
         10 => any_index.clone().prop_map(|answer| Step::Answer { answer }),
         1 => any_index.clone().prop_map(|message| Step::LoseMessage { message }),

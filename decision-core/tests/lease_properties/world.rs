@@ -21,7 +21,7 @@ pub(crate) enum Step {
     Release { member: usize, open: usize },
     Leave { member: usize, waiting: usize },
     GiveUp { member: usize, waiting: usize },
-    Send { member: usize, most: usize },
+    Send { member: usize, most: usize, urgent: bool },
     Deliver { message: usize, keep: bool },
     Answer { answer: usize },
     LoseMessage { message: usize },
@@ -220,7 +220,7 @@ impl World {
                     self.request(member % members, user, kind, WhenShort::FailureMode);
                 }
             }
-            Step::Send { member, most } => self.send(member % members, most),
+            Step::Send { member, most, urgent } => self.send(member % members, most, urgent),
             Step::Deliver { message, keep } if !self.messages.is_empty() => self.deliver(message % self.messages.len(), keep),
             Step::Answer { answer } if !self.answers.is_empty() => self.take_answer(answer % self.answers.len()),
             Step::LoseMessage { message } if !self.messages.is_empty() => drop(self.messages.remove(message % self.messages.len())),
@@ -267,14 +267,19 @@ impl World {
     }
 
     /// One call is in flight at a time.
-    pub(crate) fn send(&mut self, at: usize, most: usize) {
+    pub(crate) fn send(&mut self, at: usize, most: usize, urgent: bool) {
         let now = self.time();
         let member = &mut self.members[at];
         if member.in_flight.is_some() {
             return;
         }
         let mut reports = Vec::new();
-        member.leases.reports(now, most, |report| reports.push(owned(&report)));
+        let tell = |report: Report<'_>| reports.push(owned(&report));
+        if urgent {
+            member.leases.urgent_reports(now, most, tell);
+        } else {
+            member.leases.reports(now, most, tell);
+        }
         member.call += 1;
         member.in_flight = Some(member.call);
         let (holder, call) = (member.id, member.call);
@@ -349,7 +354,7 @@ impl World {
     /// A call, its delivery and its answer, without faults.
     pub(crate) fn round(&mut self, at: usize) {
         self.members[at].in_flight = None;
-        self.send(at, usize::MAX);
+        self.send(at, usize::MAX, false);
         self.deliver(self.messages.len() - 1, false);
         if !self.answers.is_empty() {
             self.take_answer(self.answers.len() - 1);

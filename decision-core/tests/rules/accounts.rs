@@ -32,6 +32,23 @@ struct Told {
     close: bool,
 }
 
+impl Told {
+    fn of(report: &Report<'_>) -> Self {
+        Self {
+            budget: report.budget.into(),
+            scope: report.scope.into(),
+            window_start: report.window_start,
+            generation: report.generation,
+            used: report.used.get(),
+            held: report.held.get(),
+            overrun: report.overrun.get(),
+            target: report.target.get(),
+            minimum: report.minimum.get(),
+            close: report.close,
+        }
+    }
+}
+
 impl Desk {
     fn new() -> Self {
         let policy = compile(&source()).unwrap();
@@ -63,20 +80,13 @@ impl Desk {
 
     fn reports(&mut self, now: Timestamp) -> Vec<Told> {
         let mut told = Vec::new();
-        self.holder.reports(now, usize::MAX, |report: Report<'_>| {
-            told.push(Told {
-                budget: report.budget.into(),
-                scope: report.scope.into(),
-                window_start: report.window_start,
-                generation: report.generation,
-                used: report.used.get(),
-                held: report.held.get(),
-                overrun: report.overrun.get(),
-                target: report.target.get(),
-                minimum: report.minimum.get(),
-                close: report.close,
-            });
-        });
+        self.holder.reports(now, usize::MAX, |report| told.push(Told::of(&report)));
+        told
+    }
+
+    fn urgent_reports(&mut self, now: Timestamp) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.holder.urgent_reports(now, usize::MAX, |report| told.push(Told::of(&report)));
         told
     }
 
@@ -235,9 +245,9 @@ fn a_recalled_lease_gives_up_what_it_does_not_use_at_once() {
     let held = desk.reserve(&[("platform-monthly", 2)], NOW, WhenShort::Wait).unwrap();
     desk.reports(NOW);
     desk.grant(&told, 10, 100, 0);
-    assert!(!desk.holder.is_urgent());
+    assert!(!desk.holder.is_urgent(NOW));
     desk.holder.recall(&told.budget, &told.scope, told.window_start);
-    assert!(desk.holder.is_urgent());
+    assert!(desk.holder.is_urgent(NOW));
     assert_eq!(desk.reports(NOW)[0].target, 2);
     assert!(matches!(desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::FailureMode), Err(Shortfall::Unavailable(_))));
     desk.holder.release(held);
@@ -251,7 +261,7 @@ fn a_lease_that_runs_low_is_renewed_before_it_is_empty_and_asked_for_once() {
     for taken in 1..=20 {
         let held = desk.reserve(&[("platform-monthly", 1)], NOW, WhenShort::Wait).unwrap();
         desk.holder.settle(held, |_, reserved| reserved);
-        if desk.holder.is_urgent() {
+        if desk.holder.is_urgent(NOW) {
             urgent_at.push(taken);
             desk.reports(NOW);
         }
@@ -274,12 +284,58 @@ fn what_does_not_fit_into_one_call_goes_into_the_next() {
         let mut told = Vec::new();
         desk.holder.reports(NOW, 4, |report| told.push(report.scope.to_string()));
         assert_eq!(told.len(), 4, "{round}");
-        assert!(desk.holder.is_urgent(), "more is to be told");
+        assert!(desk.holder.is_urgent(NOW), "more is to be told");
         seen.extend(told);
         if round == 2 {
             assert_eq!(seen.len(), 10);
         }
     }
+}
+
+/// With a hundred thousand accounts a look at each is work of milliseconds, and reports that nobody waits for are load.
+#[test]
+fn a_call_before_its_turn_tells_only_of_accounts_that_somebody_waits_for() {
+    let mut desk = Desk::new();
+    desk.warm("agent-daily", 50);
+    let held = desk.reserve(&[("agent-daily", 1)], NOW, WhenShort::Wait).unwrap();
+    let wait = desk.wait(&[("rate-minute", 1)]);
+    assert!(desk.holder.is_urgent(NOW));
+    let told = desk.urgent_reports(NOW);
+    assert_eq!(told.iter().map(|told| (&*told.budget, told.minimum)).collect::<Vec<_>>(), [("rate-minute", 1)]);
+    assert!(!desk.holder.is_urgent(NOW));
+    let told = desk.reports(NOW);
+    assert!(told.iter().any(|told| told.budget == "agent-daily" && told.held == 1), "its turn comes: {told:?}");
+    desk.holder.end_wait(wait);
+    desk.holder.release(held);
+}
+
+#[test]
+fn who_was_not_helped_asks_again_a_little_later_and_others_at_once() {
+    let mut desk = Desk::new();
+    let millis = |millis| NOW.plus(core::time::Duration::from_millis(millis));
+    let first = desk.wait(&[("rate-minute", 1)]);
+    let told = desk.urgent_reports(NOW).remove(0);
+    // Comes while the call is on its way, and is not in it.
+    let second = desk.wait(&[("rate-minute", 1)]);
+    assert!(!desk.holder.is_urgent(millis(99)) && desk.holder.is_urgent(millis(100)), "no answer yet");
+    desk.grant(&told, 1, 1_000, 0);
+    desk.holder.end_wait(first);
+    let held = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::Wait).unwrap();
+    desk.holder.end_wait(second);
+    let second = desk.wait(&[("rate-minute", 1)]);
+    assert!(desk.holder.is_urgent(NOW), "the answer helped all that it knew of");
+    let told = desk.urgent_reports(NOW).remove(0);
+    assert_eq!((told.held, told.minimum), (1, 2));
+    desk.grant(&told, 1, 1_000, 0);
+    desk.holder.end_wait(second);
+    let second = desk.wait(&[("rate-minute", 1)]);
+    assert!(!desk.holder.is_urgent(millis(99)), "others have to give back first");
+    let other = desk.wait(&[("agent-daily", 1)]);
+    assert_eq!(desk.urgent_reports(NOW).iter().map(|told| &*told.budget).collect::<Vec<_>>(), ["agent-daily"]);
+    assert!(!desk.holder.is_urgent(millis(99)) && desk.holder.is_urgent(millis(100)));
+    assert_eq!(desk.urgent_reports(millis(100))[0].budget, "rate-minute");
+    [second, other].into_iter().for_each(|wait| desk.holder.end_wait(wait));
+    desk.holder.release(held);
 }
 
 #[test]

@@ -19,7 +19,8 @@ use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
 const ACCOUNTS: usize = 10;
 const HOLDERS: usize = 8;
 const USERS: usize = 1_000;
-const ROUNDS: usize = 20;
+/// To the gateway, at once.
+const CONNECTIONS: usize = 8;
 const COMMITS: usize = 2_000;
 const PATH: &str = "/api/v1/agents";
 
@@ -33,6 +34,9 @@ struct Arguments {
     /// How long calls and transactions are counted, each.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// How long requests of users are sent whose accounts each worker has used. Rates have windows of a minute.
+    #[arg(long, default_value_t = 90)]
+    warm_seconds: u64,
     /// How many users send a request each before memory is looked at; each has two accounts of money and rates of its own.
     #[arg(long, default_value_t = 34_000)]
     users: usize,
@@ -92,7 +96,16 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
     println!("sync calls of {ACCOUNTS} accounts: {calls:.0}/s; bare transactions on as many rows: {bare:.0}/s; ratio {:.2}", calls / bare);
     let mut commits = commits(&state.database_url).await?;
     let tokens: Vec<String> = (0..USERS).map(|number| token(state, "waiter", number)).collect::<Result<_, _>>()?;
+    let mut opening = opening_calls(state).await?;
+    println!(
+        "a call that opens two accounts in Postgres and two in Valkey: median {:.2} ms, p99 {:.2} ms",
+        quantile(&mut opening, 50),
+        quantile(&mut opening, 99)
+    );
+    let before = call_seconds(state).await?;
     let mut waits = waits(state, &tokens).await?;
+    let after = call_seconds(state).await?;
+    println!("sync calls meanwhile: mean {:.2} ms inside the control plane", (after.0 - before.0) / (after.1 - before.1).max(1.0) * 1e3);
     println!(
         "a commit of one row: median {:.2} ms, p99 {:.2} ms; a wait for first leases: median {:.2} ms, p99 {:.2} ms",
         quantile(&mut commits, 50),
@@ -100,8 +113,8 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
         quantile(&mut waits, 50),
         quantile(&mut waits, 99),
     );
-    let (held, sent) = warm(state, &tokens).await?;
-    println!("once every worker has used {USERS} users' accounts: {held} of {sent} requests waited");
+    let (held, sent) = warm(state, &tokens, Duration::from_secs(arguments.warm_seconds)).await?;
+    println!("once each worker has used the accounts of {USERS} users: {held} of {sent} requests waited, over a full minute and its end");
     let before = memory(state);
     for number in 0..arguments.users {
         let ask = Ask::get(PATH).bearer(&token(state, "many", number)?);
@@ -149,6 +162,59 @@ async fn sync_calls(state: &State, time: Duration) -> Result<f64, BenchError> {
         calls += ended??;
     }
     Ok(f64::from(calls) / begun.elapsed().as_secs_f64())
+}
+
+/// Milliseconds of calls by one holder, each for the first leases of one user.
+async fn opening_calls(state: &State) -> Result<Vec<f64>, BenchError> {
+    let mut client = Client::new(&state.data_plane);
+    let mut took = Vec::new();
+    let now = seconds();
+    for call in 1..=1_000_u64 {
+        let account = |budget: &str, scope: String, window: i64, charge: i64| AccountReport {
+            budget: budget.into(),
+            scope,
+            window_start: now - now % window,
+            generation: call,
+            used: 0,
+            held: 0,
+            overrun: 0,
+            target: charge * 17,
+            minimum: charge,
+            charge,
+            close: false,
+        };
+        let accounts = vec![
+            account("agent-daily", format!("agent:subject=2:cp,6:opener{call}"), 86_400, 1_000),
+            account("trial-tasks-daily", format!("customer:subject=2:cp,6:opener{call}"), 86_400, 1),
+            account("rate-paid-hour", format!("customer:subject=2:cp,6:opener{call}"), 3_600, 1),
+            account("rate-paid-minute", format!("customer:subject=2:cp,6:opener{call}"), 60, 1),
+        ];
+        let request = SyncRequest {
+            holder: [255; 16],
+            call,
+            activation: 0,
+            revocation: 0,
+            unknown_keys: Vec::new(),
+            accounts,
+            approvals: Vec::new(),
+            undos: Vec::new(),
+            records: None,
+            shadow: None,
+        };
+        let ask = Ask::post("/data-plane/v1/sync")
+            .bearer(&state.data_plane_token)
+            .header("content-type", MEDIA_TYPE_SYNC)
+            .body(frame::encode(&request)?);
+        let answer = client.send(&ask).await?;
+        expect(answer.status, 200, "a sync call")?;
+        took.push(answer.took.as_secs_f64() * 1e3);
+    }
+    Ok(took)
+}
+
+fn seconds() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(now).unwrap_or(0)
 }
 
 async fn call_for(url: String, token: String, number: usize, until: Instant) -> Result<u32, BenchError> {
@@ -265,28 +331,53 @@ async fn waits(state: &State, tokens: &[String]) -> Result<Vec<f64>, BenchError>
     Ok(first.into_iter().map(|took| (took - usual).max(0.0)).collect())
 }
 
-/// How many requests waited, of how many, once each worker has served each user.
-async fn warm(state: &State, tokens: &[String]) -> Result<(u64, u64), BenchError> {
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..8 {
-        clients.push(Client::new(gateway(state)?));
-    }
-    let mut before = 0;
-    let mut sent = 0;
-    for round in 0..=ROUNDS {
-        if round == 1 {
-            before = held(state).await?;
+/// How many requests waited, of how many, once each worker has used each account. Every connection belongs to one worker and goes
+/// through all users, so that no account is idle for long.
+async fn warm(state: &State, tokens: &[String], time: Duration) -> Result<(u64, u64), BenchError> {
+    let round = |until: Option<Instant>| async move {
+        let mut clients = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            let mut tokens = tokens.to_vec();
+            tokens.rotate_left(number * USERS / CONNECTIONS);
+            clients.spawn(go_through(Client::new(gateway(state)?), tokens, until));
         }
-        for token in tokens {
-            // Every connection belongs to one worker; both get every user.
-            for client in clients.iter_mut().take(if round == 0 { 8 } else { 2 }) {
-                expect(client.send(&Ask::get(PATH).bearer(token)).await?.status, 200, "a request")?;
-                sent += u64::from(round > 0);
+        let mut sent = 0;
+        while let Some(ended) = clients.join_next().await {
+            sent += ended??;
+        }
+        Ok::<u64, BenchError>(sent)
+    };
+    round(None).await?;
+    let before = held(state).await?;
+    let sent = round(Some(Instant::now() + time)).await?;
+    Ok((held(state).await? - before, sent))
+}
+
+/// A request of each user, again and again until then; once without.
+async fn go_through(mut client: Client, tokens: Vec<String>, until: Option<Instant>) -> Result<u64, BenchError> {
+    let mut sent = 0;
+    loop {
+        for token in &tokens {
+            expect(client.send(&Ask::get(PATH).bearer(token)).await?.status, 200, "a request")?;
+            sent += 1;
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(sent);
             }
         }
-        clients.rotate_left(2);
+        if until.is_none() {
+            return Ok(sent);
+        }
     }
-    Ok((held(state).await? - before, sent))
+}
+
+/// The seconds that the control plane has spent in sync calls, and their number.
+async fn call_seconds(state: &State) -> Result<(f64, f64), BenchError> {
+    let text = Client::new(&state.admin).send(&Ask::get("/metrics")).await?.text();
+    let number = |suffix: &str| {
+        let line = text.lines().find(|line| line.starts_with("gateway_control_plane_sync_seconds_") && line.contains(suffix))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    number("_sum").zip(number("_count")).ok_or(BenchError::Lacks("metric of sync calls"))
 }
 
 async fn held(state: &State) -> Result<u64, BenchError> {

@@ -6,7 +6,7 @@ use crate::contact::About;
 use crate::exchange::Exchange;
 use crate::pipeline::{self, Step, Wake};
 use crate::response;
-use crate::root::{CallResult, dispatch, tick, wake_all};
+use crate::root::{CallResult, dispatch, hold, tick, wake_all};
 use crate::settings::Settings;
 use crate::vm::{Vm, Waiting};
 use authn::Mark;
@@ -147,7 +147,7 @@ impl Gate {
 
     /// Something became known: whoever waits for it is judged.
     pub(crate) fn learn(&self) {
-        wake_all(&self.vm, &self.host, ROOT, Wake::Learned, self.host.now.get());
+        wake_all(&self.vm, &self.host, (ROOT, &self.settings), Wake::Learned, self.host.now.get());
     }
 
     /// Answers the call for revocations that waits.
@@ -193,7 +193,8 @@ impl Gate {
     fn follow(&mut self, stream: Stream) -> Stream {
         if stream.step == Step::Held {
             let exchange = Rc::clone(&stream.exchange);
-            self.vm.borrow_mut().waiting.push(Waiting { context: stream.context, exchange });
+            let held = Waiting { context: stream.context, exchange };
+            hold(&mut self.vm.borrow_mut(), &self.host, held, self.host.now.get());
         }
         self.host.selected.set(ROOT);
         stream
@@ -300,7 +301,7 @@ impl Gate {
     pub(crate) fn tick(&self) {
         let now = self.host.now.get();
         let why = tick(&mut self.vm.borrow_mut(), &self.host, &self.settings, now);
-        wake_all(&self.vm, &self.host, ROOT, why, now);
+        wake_all(&self.vm, &self.host, (ROOT, &self.settings), why, now);
     }
 
     /// Ticks for so long.
@@ -334,8 +335,8 @@ impl Gate {
         let now = self.host.now.get();
         let result = CallResult { header_count: headers.len(), body_size: body.len() };
         self.host.answer.replace(Answer { headers: owned(headers), body });
-        let why = dispatch(&mut self.vm.borrow_mut(), &self.host, Some(&self.settings), call.token, result, now);
-        wake_all(&self.vm, &self.host, ROOT, why, now);
+        let why = dispatch(&mut self.vm.borrow_mut(), &self.host, &self.settings, call.token, result, now);
+        wake_all(&self.vm, &self.host, (ROOT, &self.settings), why, now);
     }
 
     pub(crate) fn answer_sync(&self, call: &Call, answer: &SyncAnswer) {

@@ -1,7 +1,7 @@
 //! Requests that wait: for a policy, for a lease. What a client that leaves held is given back.
 
-use super::gate::{Gate, Request, document, image, version};
-use super::host::SharedData;
+use super::gate::{Gate, Request, document, grant_all, image, version};
+use super::host::{ROOT, SharedData};
 use super::tokens;
 use crate::exchange::State;
 use crate::pipeline::Step;
@@ -72,6 +72,31 @@ fn a_request_without_a_lease_waits_for_one_call_and_goes_on() {
     assert!(gate.forwarded(&stream).is_some());
     assert_eq!(gate.begin(&read()).step, Step::Forward);
     gate.complete(&stream);
+}
+
+/// The root's turn comes every 20 ms; a call takes one or two.
+#[test]
+fn a_request_that_is_held_brings_the_call_forward_once() {
+    let mut gate = Gate::new("PLANT");
+    gate.vm.borrow_mut().owner = Some(ROOT);
+    let stream = gate.begin(&read());
+    assert_eq!((stream.step, gate.host.tick_period.take()), (Step::Held, Some(Duration::from_millis(1))));
+    let second = gate.begin(&read());
+    assert_eq!((second.step, gate.host.tick_period.take()), (Step::Held, None), "the tick is coming");
+    gate.vm.borrow_mut().ticks_soon = false;
+    let (call, request) = gate.sync_call().unwrap();
+    assert_eq!(request.accounts.len(), 4);
+    let third =
+        gate.begin(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::token(json!({"sub": "user-7", "customer_id": "customer-7"}))));
+    assert_eq!((third.step, gate.host.tick_period.take()), (Step::Held, None), "one call at a time");
+    gate.answer_sync(&call, &grant_all(&request));
+    assert!(gate.forwarded(&stream).is_some() && gate.forwarded(&second).is_some() && gate.forwarded(&third).is_none());
+    // No tick in between.
+    let call = gate.take_call("/data-plane/v1/sync").unwrap();
+    let request: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    assert_eq!(request.call, 2);
+    gate.answer_sync(&call, &grant_all(&request));
+    assert!(gate.forwarded(&third).is_some());
 }
 
 #[test]

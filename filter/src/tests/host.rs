@@ -97,6 +97,8 @@ pub(crate) struct FakeHost {
     pub(crate) metrics: RefCell<BTreeMap<String, i64>>,
     /// How `verify_signature` answers; absent, as in an Envoy without it.
     pub(crate) verifies: Cell<Option<Verify>>,
+    /// How often the root ticks, if that was set.
+    pub(crate) tick_period: Cell<Option<Duration>>,
     metric_names: RefCell<Vec<String>>,
     next_token: Cell<u32>,
 }
@@ -136,6 +138,7 @@ impl FakeHost {
             shared,
             metrics: RefCell::default(),
             verifies: Cell::new(None),
+            tick_period: Cell::new(None),
             metric_names: RefCell::default(),
             next_token: Cell::new(1),
         }
@@ -272,6 +275,13 @@ impl Host for FakeHost {
             return Err(HostError::Refused);
         }
         self.selected.set(context);
+        Ok(())
+    }
+
+    fn set_tick_period(&self, period: Duration) -> Result<(), HostError> {
+        self.note("set_tick_period");
+        assert_eq!(self.selected.get(), ROOT, "the root ticks");
+        self.tick_period.set(Some(period));
         Ok(())
     }
 
