@@ -41,8 +41,9 @@ pub mod ports {
     pub const EDGE: u16 = 21_600;
     pub const PROPAGATION: u16 = 21_400;
     pub const APPROVALS: u16 = 21_800;
-    pub const METERING: u16 = 23_400;
-    pub const BUDGET_API: u16 = 23_200;
+    pub const METERING: u16 = 18_400;
+    pub const BUDGET_API: u16 = 18_600;
+    pub const THRESHOLDS: u16 = 18_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

@@ -202,6 +202,35 @@ async fn a_compressed_answer_and_a_stream_without_usage_are_charged_at_the_bound
     assert!(!seen.text().contains("accept-encoding"), "{}", seen.text());
 }
 
+/// Nothing of it reaches the backend, and nothing is charged.
+#[tokio::test]
+async fn what_cannot_be_bounded_or_priced_is_refused() {
+    let stack = STACK.get().unwrap();
+    let mut caller = Caller::new(stack.state(), "refused");
+    let large = format!("{{\"model\":\"m\",\"max_tokens\":1,\"x\":\"{}\"}}", "y".repeat(800_000));
+    for (id, body, status, reason) in [
+        ("refused-limit", r#"{"model":"m","messages":[]}"#, 400, "output_unlimited"),
+        ("refused-huge", r#"{"model":"m","max_tokens":1000000000000000}"#, 400, "output_unlimited"),
+        ("refused-key", r#"{"model":"m","max_tokens":1,"max_t\u006fkens":9}"#, 400, "metered_body"),
+        ("refused-text", "no JSON", 400, "metered_body"),
+        ("refused-search", r#"{"model":"m","max_tokens":1,"web_search_options":{}}"#, 400, "cost_unbounded"),
+        (
+            "refused-reference",
+            r#"{"model":"m","max_tokens":1,"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]}]}"#,
+            400,
+            "cost_unbounded",
+        ),
+        ("refused-large", &large, 413, "metered_body_too_large"),
+    ] {
+        let ask = Ask::post("/v1/chat/completions").bearer(&caller.token).header("x-correlation-id", id);
+        let answer = caller.send(&ask.header("content-type", "application/json").body(body.to_owned())).await;
+        assert_eq!((answer.status, answer.json()["check"].as_str()), (status, Some("budget")), "{id}: {}", answer.text());
+        assert!(answer.header("x-echo-listener").is_none(), "{id}");
+        let record = caller.record(id).await;
+        assert_eq!((&record["reason"], &record["charges"]), (&json!(reason), &json!([])), "{id}: {record}");
+    }
+}
+
 #[tokio::test]
 async fn the_backend_reports_a_cost_in_a_header_or_a_trailer() {
     let stack = STACK.get().unwrap();
