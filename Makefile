@@ -66,6 +66,7 @@ bench: build ## CPU per request beside Envoy's own filters, and of single decisi
 		cargo run --quiet --release --target wasm32-wasip1 --package metering --example speed && \
 		cargo run --quiet --release --target wasm32-wasip1 --package rules --example memo
 	cargo run --quiet --package e2e --bin budget-bench
+	cargo run --quiet --package e2e --bin stream-bench
 
 CYCLES ?= 100
 

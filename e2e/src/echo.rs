@@ -1,7 +1,8 @@
 //! A backend that tells what it got. It answers any request with a JSON picture of it, shaped by `x-echo-*` request headers,
 //! and counts the requests that reached it. It must not hide anything: what is not printable is shown lossily, never dropped.
 //!
-//! * `x-echo-status`, `x-echo-body-base64`, `x-echo-set-NAME`: how the answer looks; `x-echo-header-bytes`: with a header so long
+//! * `x-echo-status`, `x-echo-body-base64`, `x-echo-set-NAME`: how the answer looks; `x-echo-body-times: COUNT`: that body so many times;
+//!   `x-echo-header-bytes`: with a header so long
 //! * `x-echo-delay-ms`: how long it takes; `x-echo-hang-up`: the connection is closed instead
 //! * `x-echo-only-first: ID`: the last two hold for the first request with this id alone, and a repeat is answered at once;
 //!   `x-echo-try` of the answer is the number of requests with it so far
@@ -45,6 +46,7 @@ pub const DELAY_MS_MAX: u64 = 60_000;
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The longest response header that may be asked for.
+const BODY_TIMES_MAX: usize = 1_000;
 const HEADER_BYTES_MAX: usize = 200_000;
 
 /// How many ids of first tries are remembered.
@@ -485,6 +487,13 @@ fn parse_shape(headers: &HeaderMap) -> Result<Shape, InvalidShape> {
     let body = match single(headers, "x-echo-body-base64")? {
         None => None,
         Some(value) => Some(STANDARD.decode(value.as_bytes()).map_err(|_| invalid("x-echo-body-base64", "standard base64 with padding"))?),
+    };
+    let body = match (body, single(headers, "x-echo-body-times")?) {
+        (Some(body), Some(value)) => {
+            let times = text(value).and_then(|text| text.parse().ok()).filter(|times| (1..=BODY_TIMES_MAX).contains(times));
+            Some(body.repeat(times.ok_or_else(|| invalid("x-echo-body-times", "a number from 1 to 1000"))?))
+        }
+        (body, _) => body,
     };
     let ending = parse_ending(headers)?;
     let mut set = headers
