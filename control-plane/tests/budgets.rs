@@ -10,7 +10,7 @@ use axum::http::{Request, header};
 use control_plane::app::admin_app;
 use control_plane::budgets::alerts::Telling;
 use control_plane::budgets::caps::Caps;
-use control_plane::budgets::ledger::{self, Account, Lease, Report, Room};
+use control_plane::budgets::ledger::{self, Account, Lease, Recall, Report, Room};
 use control_plane::budgets::{AccountKey, Posting, store, valkey};
 use control_plane::holders::{HolderId, close_one_silent};
 use control_plane::sync::SyncError;
@@ -279,7 +279,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(one, 1..30)
 }
 
-/// The script and the function agree on every grant and every number, for any sequence of new, repeated and older calls.
+/// The script and the function agree on every grant, every number and whom they ask to give back, for any sequence of new, repeated and older calls.
 #[test]
 fn the_script_is_the_ledger() {
     let redis_url = std::env::var("REDIS_URL").expect("REDIS_URL is not set: run the tests with `make test`");
@@ -292,7 +292,7 @@ fn the_script_is_the_ledger() {
         let mut connection = connection.clone();
         let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()].map(HolderId);
         let key = AccountKey { budget: "b".into(), scope: scope(), window_start: start };
-        let (mut account, mut leases, mut calls, mut exists) = (Account::default(), [None; 3], [0_u64; 3], false);
+        let (mut account, mut leases, mut calls, mut exists, mut recalled) = (Account::default(), [None; 3], [0_u64; 3], false, false);
         for Move { holder, step, room, report } in moves {
             let room = match room {
                 0 => Room::Unknown,
@@ -305,6 +305,7 @@ fn the_script_is_the_ledger() {
             if step > 0 {
                 let booked = ledger::book(account, leases[holder], &report, room);
                 (account, leases[holder], want) = (booked.account, booked.lease, booked.granted);
+                recalled |= booked.recall == Recall::Needed;
                 // The script remembers calls only of accounts that exist, and makes none that is unknown.
                 exists |= room != Room::Unknown;
                 if exists {
@@ -322,8 +323,11 @@ fn the_script_is_the_ledger() {
                 overriding: None,
             };
             let call = i64::try_from(call).unwrap();
-            let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, &[posting], Timestamp::from_seconds(start)));
-            prop_assert_eq!(answer.unwrap().grants[0].1.granted, want.get());
+            let now = Timestamp::from_seconds(start);
+            let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, std::slice::from_ref(&posting), now)).unwrap();
+            prop_assert_eq!(answer.grants[0].1.granted, want.get());
+            // No time passes, so that a recall lasts.
+            prop_assert_eq!(answer.recalls.len() == 1, recalled && posting.has_to_spare(leases[holder].as_ref()));
             let kept = runtime.block_on(valkey::read(&mut connection, &key)).unwrap().unwrap_or_default();
             prop_assert_eq!(kept, account);
         }

@@ -46,8 +46,8 @@ pub async fn apply(
     caps: u64,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
-    // Accounts for which this holder itself is short: it is not asked to give them back.
-    let mut short: Vec<&AccountKey> = Vec::new();
+    // Accounts of which this holder has only what its requests wait for: it is not asked to give that back.
+    let mut kept: Vec<&AccountKey> = Vec::new();
     if !postings.is_empty() {
         if freshness == Freshness::New {
             lock_or_open(connection, postings).await?;
@@ -58,15 +58,15 @@ pub async fn apply(
         }
         let mut changes = Changes::default();
         for (ordinal, posting) in (1_i64..).zip(postings) {
-            let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
-            if recall == Recall::Needed {
-                short.push(&posting.key);
+            let lease = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
+            if !posting.has_to_spare(lease.as_ref()) {
+                kept.push(&posting.key);
             }
         }
         changes.write(connection, holder).await?;
     }
     applied.recalls = recalls(connection, holder).await?;
-    applied.recalls.retain(|recall| !short.iter().any(|key| is_for(recall, key)));
+    applied.recalls.retain(|recall| !kept.iter().any(|key| is_for(recall, key)));
     Ok(applied)
 }
 
@@ -74,12 +74,19 @@ fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
     recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
 }
 
-fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, applied: &mut Applied) -> Recall {
+/// Answers the lease as it is then.
+fn book_posting(
+    posting: &Posting,
+    row: Option<&Row>,
+    freshness: Freshness,
+    changes: &mut Changes,
+    applied: &mut Applied,
+) -> Option<Lease> {
     let Some(row) = row else {
         // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
         let answers = posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO)));
         applied.grants.extend(answers);
-        return Recall::NotNeeded;
+        return None;
     };
     let (before, lease_before) = (row.account(), row.lease());
     let (mut account, mut lease, mut recall) = (before, lease_before, Recall::NotNeeded);
@@ -110,7 +117,7 @@ fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, chan
     if lease != lease_before {
         changes.lease(row.account_id, lease);
     }
-    recall
+    lease
 }
 
 /// The level that the account has reached, if nobody was told of it. A repeated call does not hold the lock.
