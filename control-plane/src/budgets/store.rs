@@ -75,13 +75,7 @@ fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
 }
 
 /// Answers the lease as it is then.
-fn book_posting(
-    posting: &Posting,
-    row: Option<&Row>,
-    freshness: Freshness,
-    changes: &mut Changes,
-    applied: &mut Applied,
-) -> Option<Lease> {
+fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, applied: &mut Applied) -> Option<Lease> {
     let Some(row) = row else {
         // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
         let answers = posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO)));
@@ -308,7 +302,8 @@ impl Changes {
 const WRITE: &str = "WITH accounts AS ( \
          UPDATE budget_accounts AS a SET committed = n.committed, settled = n.settled, held = n.held, forfeited = n.forfeited, \
              overrun = n.overrun, over_grant = n.over_grant, level = greatest(a.level, n.level), \
-             recalled_at = CASE WHEN n.recalled THEN clock_timestamp() ELSE a.recalled_at END \
+             recalled_at = CASE WHEN n.recalled AND coalesce(a.recalled_at < clock_timestamp() - interval '1 second', true) \
+                 THEN clock_timestamp() ELSE a.recalled_at END \
          FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bool[], $17::smallint[]) \
              AS n (account_id, committed, settled, held, forfeited, overrun, over_grant, recalled, level) \
          WHERE a.account_id = n.account_id), \
@@ -432,16 +427,21 @@ pub async fn recall(connection: &mut PgConnection, budget: &str, scope: &str) ->
 
 /// Notes on locked accounts what is told of them.
 pub async fn raise_levels(connection: &mut PgConnection, risen: &[Risen]) -> Result<(), sqlx::Error> {
-    for one in risen {
-        sqlx::query("UPDATE budget_accounts SET level = $4 WHERE budget = $1 AND scope = $2 AND window_start = to_timestamp($3::bigint)")
-            .bind(&one.key.budget)
-            .bind(&one.key.scope)
-            .bind(one.key.window_start)
-            .bind(rank(Some(one.level)))
-            .execute(&mut *connection)
-            .await?;
+    if risen.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    sqlx::query(
+        "UPDATE budget_accounts AS a SET level = n.level FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::smallint[]) \
+             AS n (budget, scope, starts, level) \
+         WHERE a.budget = n.budget AND a.scope = n.scope AND a.window_start = to_timestamp(n.starts)",
+    )
+    .bind(risen.iter().map(|one| one.key.budget.as_str()).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| one.key.scope.as_str()).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| one.key.window_start).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| rank(Some(one.level))).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(|_done| ())
 }
 
 /// An account of a current window, for people.
