@@ -335,3 +335,46 @@ fn the_script_is_the_ledger() {
     });
     outcome.unwrap();
 }
+
+/// Closing a holder locks accounts in the order of their keys, whether the policy knows their budgets or not. A call that locked
+/// those of gone budgets last would meet it in a circle.
+#[sqlx::test(migrations = "../migrations")]
+async fn accounts_of_budgets_that_are_gone_are_locked_in_their_place(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let (mut holder, scope) = (Holder::new(&state).await, scope());
+    holder.report(holder.want("daily", &scope, 0, 5, 5)).await;
+    sqlx::query(
+        "WITH gone AS (INSERT INTO budget_accounts (budget, scope, window_start, window_end, committed) \
+             SELECT 'before', scope, window_start, window_end, 9 FROM budget_accounts RETURNING account_id) \
+         INSERT INTO budget_leases SELECT $1, account_id, 1, 9, 0, 0, 0 FROM gone",
+    )
+    .bind(Uuid::from_bytes(holder.id))
+    .execute(&pool)
+    .await
+    .unwrap();
+    let mut closing = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM budget_accounts WHERE budget = 'before' FOR UPDATE").execute(&mut *closing).await.unwrap();
+    let gone = AccountReport { budget: "before".into(), ..holder.want("daily", &scope, 2, 2, 2) };
+    let never = AccountReport { budget: "a-budget-that-never-was".into(), ..gone.clone() };
+    let report = holder.request(vec![holder.want("daily", &scope, 3, 6, 6), gone, never]);
+    let call = tokio::spawn(async move { holder.send(&report).await });
+    loop {
+        let (waiting,): (i64,) =
+            sqlx::query_as("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+        if waiting > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let later = sqlx::query("SELECT FROM budget_accounts WHERE budget = 'daily' FOR UPDATE NOWAIT").execute(&mut *closing).await;
+    assert!(later.is_ok(), "the call holds the lock of a later account while it waits for an earlier one: {later:?}");
+    closing.commit().await.unwrap();
+    let answer = call.await.unwrap().unwrap();
+    let told: Vec<_> = answer.accounts.iter().map(|grant| (grant.granted, grant.settled, grant.known)).collect();
+    assert_eq!(told, [(6, 3, true), (2, 2, false), (0, 0, false)]);
+    let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await.unwrap();
+    assert_eq!(accounts, 2, "what never was is not made");
+}

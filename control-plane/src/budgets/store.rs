@@ -123,24 +123,24 @@ fn risen(posting: &Posting, row: &Row, account: Account, freshness: Freshness) -
     }
 }
 
-/// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks).
+/// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks). Accounts of
+/// budgets or windows that the policy does not know have no end here: they are locked in their place, and none is made.
 async fn lock_or_open(connection: &mut PgConnection, postings: &[Posting]) -> Result<(), sqlx::Error> {
-    let known: Vec<(&AccountKey, i64)> = postings
-        .iter()
-        .filter(|posting| posting.room != Room::Unknown)
-        .filter_map(|posting| Some((&posting.key, posting.window_end?)))
-        .collect();
+    let end = |posting: &Posting| posting.window_end.filter(|_| posting.room != Room::Unknown);
     sqlx::query(
         "INSERT INTO budget_accounts (budget, scope, window_start, window_end) \
-         SELECT budget, scope, to_timestamp(starts), to_timestamp(ends) \
-         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ends, ordinal) \
-         ORDER BY ordinal \
+         SELECT budget, scope, window_start, window_end FROM ( \
+             SELECT budget, scope, to_timestamp(starts) AS window_start, ordinal, coalesce(to_timestamp(ends), \
+                 (SELECT known.window_end FROM budget_accounts AS known WHERE known.budget = wanted.budget \
+                      AND known.scope = wanted.scope AND known.window_start = to_timestamp(starts))) AS window_end \
+             FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ends, ordinal) \
+         ) AS there WHERE window_end IS NOT NULL ORDER BY ordinal \
          ON CONFLICT (budget, scope, window_start) DO UPDATE SET budget = EXCLUDED.budget WHERE false",
     )
-    .bind(known.iter().map(|(key, _)| key.budget.as_str()).collect::<Vec<_>>())
-    .bind(known.iter().map(|(key, _)| key.scope.as_str()).collect::<Vec<_>>())
-    .bind(known.iter().map(|(key, _)| key.window_start).collect::<Vec<_>>())
-    .bind(known.iter().map(|(_, end)| *end).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.budget.as_str()).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.scope.as_str()).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.window_start).collect::<Vec<_>>())
+    .bind(postings.iter().map(end).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(|_done| ())
@@ -211,7 +211,7 @@ async fn read(
     postings: &[Posting],
     freshness: Freshness,
 ) -> Result<BTreeMap<i64, Row>, sqlx::Error> {
-    // The lock matters for budgets that the policy no longer knows; the others are locked already.
+    // All are locked already, but for one of an unknown budget that another replica has made since.
     let statement = match freshness {
         Freshness::New => read_accounts!("FOR UPDATE OF a"),
         Freshness::Repeated => read_accounts!(""),
