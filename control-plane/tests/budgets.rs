@@ -1,6 +1,6 @@
 //! Leases on real Postgres and Valkey: the invariants of the ledger under real transactions.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
@@ -31,7 +31,8 @@ fn scope() -> String {
 }
 
 async fn account(pool: &PgPool, scope: &str) -> (i64, i64, i64) {
-    let listed = store::list(pool, Some("daily"), Some(scope), 1).await.unwrap();
+    let which = store::Which { budget: Some("daily"), scope: Some(scope), after: None };
+    let listed = store::list(pool, which, 1).await.unwrap();
     listed.first().map_or((0, 0, 0), |account| (account.committed, account.settled, account.forfeited))
 }
 
@@ -251,6 +252,58 @@ async fn budgets_are_listed_with_what_is_spent_leased_and_left(pool: PgPool) {
     assert_eq!(listed(&holder, "budget=daily").await.1["accounts"].as_array().unwrap().len(), 1);
     assert_eq!(listed(&holder, "budget=gone").await.1["accounts"].as_array().unwrap().len(), 0);
     assert_eq!(listed(&holder, "buget=daily").await.0, 400, "an unknown parameter is no silent wildcard");
+}
+
+/// Follows a list to its end, and lets `meanwhile` happen after every page. Answers its accounts, and how many pages there were.
+async fn walked(holder: &Holder, query: &str, mut meanwhile: impl AsyncFnMut(usize)) -> (Vec<(String, String, bool)>, usize) {
+    let (mut all, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let (status, list) = listed(holder, &format!("{query}{cursor}")).await;
+        assert_eq!((status, &list["unavailable"]), (200, &serde_json::json!([])));
+        let text = |account: &serde_json::Value, name: &str| account[name].as_str().unwrap().to_owned();
+        let accounts = list["accounts"].as_array().unwrap();
+        all.extend(accounts.iter().map(|account| (text(account, "budget"), text(account, "scope"), account["durable"] == true)));
+        pages += 1;
+        let Some(next) = list["next_cursor"].as_str() else { return (all, pages) };
+        cursor = format!("&cursor={next}");
+        meanwhile(pages).await;
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn accounts_are_listed_in_pages_that_new_accounts_do_not_move(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    for scope in ["agent=b", "agent=d", "agent=f", "agent=h", "agent=j"] {
+        holder.report(holder.want("daily", scope, 1, 1, 1)).await;
+    }
+    holder.report(holder.want("platform-rate", "platform", 1, 1, 1)).await;
+    let mut other = holder.clone();
+    let (all, pages) = walked(&holder, "limit=2", async |page| {
+        // One before and one behind where the page ended.
+        if page == 1 {
+            for scope in ["agent=a", "agent=e"] {
+                other.report(other.want("daily", scope, 1, 1, 1)).await;
+            }
+        }
+    })
+    .await;
+    let daily = ["b", "d", "e", "f", "h", "j"].map(|agent| ("daily".to_owned(), format!("agent={agent}"), true));
+    let want: Vec<_> = daily.into_iter().chain([("platform-rate".to_owned(), "platform".to_owned(), false)]).collect();
+    assert_eq!((all, pages), (want, 4));
+
+    let scope = scope();
+    for budget in ["daily", "hourly", "watched"] {
+        other.report(other.want(budget, &scope, 1, 1, 1)).await;
+    }
+    for (limit, pages) in [(1, 3), (2, 2), (3, 1), (4, 1)] {
+        let (all, walked) = walked(&holder, &format!("scope={scope}&limit={limit}"), async |_| {}).await;
+        assert_eq!(all.iter().map(|(budget, ..)| &**budget).collect::<Vec<_>>(), ["daily", "hourly", "watched"], "{limit}");
+        assert_eq!(walked, pages, "{limit}: the last page is known to be the last");
+    }
+    for wrong in ["cursor=7", "cursor=", "limit=0", "limit=1001"] {
+        assert_eq!(listed(&holder, wrong).await.0, 400, "{wrong}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod alerts;
 pub mod caps;
+pub mod cursor;
 pub mod http;
 pub mod ledger;
 pub mod original;

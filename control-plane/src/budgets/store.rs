@@ -471,18 +471,33 @@ pub struct Listed {
     pub level: i16,
 }
 
-/// The accounts of current windows, by budget and scope.
-pub async fn list(database: &sqlx::PgPool, budget: Option<&str>, scope: Option<&str>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
+/// Which accounts to list; all that is absent matches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Which<'a> {
+    /// Of this budget.
+    pub budget: Option<&'a str>,
+    /// Of this scope.
+    pub scope: Option<&'a str>,
+    /// With keys behind this one.
+    pub after: Option<&'a AccountKey>,
+}
+
+/// The accounts of current windows, in the order of their keys.
+pub async fn list(database: &sqlx::PgPool, which: Which<'_>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
     sqlx::query_as(
         "SELECT budget, scope, extract(epoch FROM window_start)::bigint AS window_start, \
              extract(epoch FROM window_end)::bigint AS window_end, committed, settled, held, forfeited, overrun, over_grant, level \
          FROM budget_accounts \
          WHERE window_start <= now() AND window_end > now() AND ($1::text IS NULL OR budget = $1) AND ($2::text IS NULL OR scope = $2) \
+             AND ($4::text IS NULL OR (budget, scope, window_start) > ($4, $5, to_timestamp($6::bigint))) \
          ORDER BY budget, scope, window_start LIMIT $3",
     )
-    .bind(budget)
-    .bind(scope)
+    .bind(which.budget)
+    .bind(which.scope)
     .bind(limit)
+    .bind(which.after.map(|key| key.budget.as_str()))
+    .bind(which.after.map(|key| key.scope.as_str()))
+    .bind(which.after.map(|key| key.window_start))
     .fetch_all(database)
     .await
 }
