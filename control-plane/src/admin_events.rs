@@ -54,6 +54,28 @@ pub struct AdminEvent<'a> {
     pub detail: Value,
 }
 
+/// Records changes of one kind and reason by one actor, each as (target, detail), in the transaction that makes them.
+pub async fn record_all(
+    connection: &mut PgConnection,
+    actor: Actor<'_>,
+    (action, reason): (&str, &str),
+    changes: &[(String, Value)],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO admin_events (actor_issuer, actor_subject, action, target, reason, detail) \
+         SELECT $1, $2, $3, target, $4, detail FROM UNNEST($5::text[], $6::jsonb[]) AS n (target, detail)",
+    )
+    .bind(actor.issuer)
+    .bind(actor.subject)
+    .bind(action)
+    .bind(reason)
+    .bind(changes.iter().map(|(target, _)| target.as_str()).collect::<Vec<_>>())
+    .bind(changes.iter().map(|(_, detail)| detail).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(|_done| ())
+}
+
 /// Records a change, in the transaction that makes it.
 pub async fn record(connection: &mut PgConnection, actor: Actor<'_>, event: AdminEvent<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(

@@ -45,11 +45,16 @@ impl Limit {
         self.rows().saturating_add(1)
     }
 
+    /// Whether there are more than belong to the page.
+    #[must_use]
+    pub fn is_exceeded_by<T>(self, entries: &[T]) -> bool {
+        entries.len() > usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
     /// Leaves what belongs to the page, and says whether more follows.
     pub fn cut<T>(self, entries: &mut Vec<T>) -> bool {
-        let most = usize::try_from(self.0).unwrap_or(usize::MAX);
-        let more = entries.len() > most;
-        entries.truncate(most);
+        let more = self.is_exceeded_by(entries);
+        entries.truncate(usize::try_from(self.0).unwrap_or(usize::MAX));
         more
     }
 }

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use plane::{Holder, state, token};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -358,5 +359,73 @@ async fn a_moment_that_is_none_in_utc_is_refused(pool: PgPool) {
     assert_eq!(ask(&state, "POST", CAPS, body).await.0, 400);
     for path in ["/admin/v1/budgets/alerts", "/admin/v1/audit"] {
         assert_eq!(ask(&state, "GET", &format!("{path}?from={far}"), Value::Null).await.0, 400, "{path}");
+    }
+}
+
+/// Whom a sync call asks to give back, without a word about the account.
+async fn asked_back(holder: &mut Holder) -> Vec<String> {
+    let idle = holder.request(vec![]);
+    holder.send(&idle).await.unwrap().recalls.into_iter().map(|recall| recall.scope).collect()
+}
+
+/// Nobody waits for units, and nobody sets a cap: the account is found beyond its cap by whoever reports it next.
+async fn beyond_the_cap_everybody_gives_back(budget: &str, scope: &str, rich: &mut Holder, other: &mut Holder) {
+    assert_eq!(asked_back(rich).await, [""; 0], "{budget}");
+    let report = rich.request(vec![AccountReport { held: 5, ..rich.want(budget, scope, 60, 120, 65) }]);
+    let answer = rich.send(&report).await.unwrap();
+    let told = answer.accounts.first().map(|grant| (grant.granted, grant.cap));
+    assert_eq!(told, Some((120, 100)), "{budget}: the filter lowers its limit first");
+    assert_eq!(answer.recalls.iter().map(|recall| &*recall.scope).collect::<Vec<_>>(), [scope], "{budget}: whoever reports it");
+    assert_eq!(asked_back(other).await, [scope], "{budget}: and who does not");
+    let kept = rich.report(AccountReport { held: 5, ..rich.want(budget, scope, 60, 65, 65) }).await;
+    assert_eq!(kept.granted, 65, "{budget}: nothing that is used or held");
+    assert_eq!(other.report(other.want(budget, scope, 30, 30, 30)).await.granted, 30, "{budget}");
+    let last = rich.report(AccountReport { held: 5, ..rich.want(budget, scope, 60, 80, 80) }).await;
+    assert_eq!(last.granted, 70, "{budget}: what was given back can be granted, up to the cap");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_lies_beyond_a_cap_that_expired_is_recalled(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    for budget in BOTH {
+        let (scope, mut rich, mut other) = (scope(), Holder::new(&state).await, Holder::new(&state).await);
+        let body = json!({ "budget": budget, "scope": scope, "cap": 200, "reason": "a test", "expires_at": in_seconds(2) });
+        assert_eq!(ask(&state, "POST", CAPS, body).await.0, 201);
+        rich.report(rich.want(budget, &scope, 0, 120, 120)).await;
+        other.report(other.want(budget, &scope, 30, 80, 80)).await;
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        beyond_the_cap_everybody_gives_back(budget, &scope, &mut rich, &mut other).await;
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_lies_beyond_a_cap_that_a_new_revision_lowered_is_recalled(pool: PgPool) {
+    let state = state(&pool, 200).await;
+    for budget in BOTH {
+        state.active.send_replace(Arc::new(plane::policy(200)));
+        let (scope, mut rich, mut other) = (scope(), Holder::new(&state).await, Holder::new(&state).await);
+        rich.report(rich.want(budget, &scope, 0, 120, 120)).await;
+        other.report(AccountReport { used: 30, ..other.want(budget, &scope, 0, 80, 80) }).await;
+        state.active.send_replace(Arc::new(plane::policy(100)));
+        beyond_the_cap_everybody_gives_back(budget, &scope, &mut rich, &mut other).await;
+    }
+}
+
+/// It would give back what it has to wait for next.
+#[sqlx::test(migrations = "../migrations")]
+async fn who_waits_beyond_the_cap_is_not_asked_and_others_are(pool: PgPool) {
+    let state = state(&pool, 200).await;
+    for budget in BOTH {
+        state.active.send_replace(Arc::new(plane::policy(200)));
+        let (scope, mut waiting, mut other) = (scope(), Holder::new(&state).await, Holder::new(&state).await);
+        waiting.report(waiting.want(budget, &scope, 0, 80, 80)).await;
+        other.report(other.want(budget, &scope, 0, 80, 80)).await;
+        state.active.send_replace(Arc::new(plane::policy(100)));
+        let report = waiting.request(vec![AccountReport { charge: 50, ..waiting.want(budget, &scope, 40, 90, 90) }]);
+        let answer = waiting.send(&report).await.unwrap();
+        assert_eq!((answer.accounts[0].granted, answer.recalls.len()), (80, 0), "{budget}");
+        assert_eq!(asked_back(&mut other).await, [&*scope], "{budget}");
+        let report = waiting.request(vec![waiting.want(budget, &scope, 40, 80, 80)]);
+        assert_eq!(waiting.send(&report).await.unwrap().recalls, [], "{budget}: it has what it waits for, and nothing to spare");
     }
 }

@@ -1,6 +1,6 @@
 //! Leases on real Postgres and Valkey: the invariants of the ledger under real transactions.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
@@ -10,7 +10,7 @@ use axum::http::{Request, header};
 use control_plane::app::admin_app;
 use control_plane::budgets::alerts::Telling;
 use control_plane::budgets::caps::Caps;
-use control_plane::budgets::ledger::{self, Account, Lease, Report, Room};
+use control_plane::budgets::ledger::{self, Account, Lease, Recall, Report, Room};
 use control_plane::budgets::{AccountKey, Posting, store, valkey};
 use control_plane::holders::{HolderId, close_one_silent};
 use control_plane::sync::SyncError;
@@ -31,7 +31,8 @@ fn scope() -> String {
 }
 
 async fn account(pool: &PgPool, scope: &str) -> (i64, i64, i64) {
-    let listed = store::list(pool, Some("daily"), Some(scope), 1).await.unwrap();
+    let which = store::Which { budget: Some("daily"), scope: Some(scope), after: None };
+    let listed = store::list(pool, which, 1).await.unwrap();
     listed.first().map_or((0, 0, 0), |account| (account.committed, account.settled, account.forfeited))
 }
 
@@ -253,6 +254,58 @@ async fn budgets_are_listed_with_what_is_spent_leased_and_left(pool: PgPool) {
     assert_eq!(listed(&holder, "buget=daily").await.0, 400, "an unknown parameter is no silent wildcard");
 }
 
+/// Follows a list to its end, and lets `meanwhile` happen after every page. Answers its accounts, and how many pages there were.
+async fn walked(holder: &Holder, query: &str, mut meanwhile: impl AsyncFnMut(usize)) -> (Vec<(String, String, bool)>, usize) {
+    let (mut all, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let (status, list) = listed(holder, &format!("{query}{cursor}")).await;
+        assert_eq!((status, &list["unavailable"]), (200, &serde_json::json!([])));
+        let text = |account: &serde_json::Value, name: &str| account[name].as_str().unwrap().to_owned();
+        let accounts = list["accounts"].as_array().unwrap();
+        all.extend(accounts.iter().map(|account| (text(account, "budget"), text(account, "scope"), account["durable"] == true)));
+        pages += 1;
+        let Some(next) = list["next_cursor"].as_str() else { return (all, pages) };
+        cursor = format!("&cursor={next}");
+        meanwhile(pages).await;
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn accounts_are_listed_in_pages_that_new_accounts_do_not_move(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    for scope in ["agent=b", "agent=d", "agent=f", "agent=h", "agent=j"] {
+        holder.report(holder.want("daily", scope, 1, 1, 1)).await;
+    }
+    holder.report(holder.want("platform-rate", "platform", 1, 1, 1)).await;
+    let mut other = holder.clone();
+    let (all, pages) = walked(&holder, "limit=2", async |page| {
+        // One before and one behind where the page ended.
+        if page == 1 {
+            for scope in ["agent=a", "agent=e"] {
+                other.report(other.want("daily", scope, 1, 1, 1)).await;
+            }
+        }
+    })
+    .await;
+    let daily = ["b", "d", "e", "f", "h", "j"].map(|agent| ("daily".to_owned(), format!("agent={agent}"), true));
+    let want: Vec<_> = daily.into_iter().chain([("platform-rate".to_owned(), "platform".to_owned(), false)]).collect();
+    assert_eq!((all, pages), (want, 4));
+
+    let scope = scope();
+    for budget in ["daily", "hourly", "watched"] {
+        other.report(other.want(budget, &scope, 1, 1, 1)).await;
+    }
+    for (limit, pages) in [(1, 3), (2, 2), (3, 1), (4, 1)] {
+        let (all, walked) = walked(&holder, &format!("scope={scope}&limit={limit}"), async |_| {}).await;
+        assert_eq!(all.iter().map(|(budget, ..)| &**budget).collect::<Vec<_>>(), ["daily", "hourly", "watched"], "{limit}");
+        assert_eq!(walked, pages, "{limit}: the last page is known to be the last");
+    }
+    for wrong in ["cursor=7", "cursor=", "limit=0", "limit=1001"] {
+        assert_eq!(listed(&holder, wrong).await.0, 400, "{wrong}");
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Move {
     holder: usize,
@@ -279,7 +332,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(one, 1..30)
 }
 
-/// The script and the function agree on every grant and every number, for any sequence of new, repeated and older calls.
+/// The script and the function agree on every grant, every number and whom they ask to give back, for any sequence of new, repeated and older calls.
 #[test]
 fn the_script_is_the_ledger() {
     let redis_url = std::env::var("REDIS_URL").expect("REDIS_URL is not set: run the tests with `make test`");
@@ -292,7 +345,7 @@ fn the_script_is_the_ledger() {
         let mut connection = connection.clone();
         let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()].map(HolderId);
         let key = AccountKey { budget: "b".into(), scope: scope(), window_start: start };
-        let (mut account, mut leases, mut calls, mut exists) = (Account::default(), [None; 3], [0_u64; 3], false);
+        let (mut account, mut leases, mut calls, mut exists, mut recalled) = (Account::default(), [None; 3], [0_u64; 3], false, false);
         for Move { holder, step, room, report } in moves {
             let room = match room {
                 0 => Room::Unknown,
@@ -305,6 +358,7 @@ fn the_script_is_the_ledger() {
             if step > 0 {
                 let booked = ledger::book(account, leases[holder], &report, room);
                 (account, leases[holder], want) = (booked.account, booked.lease, booked.granted);
+                recalled |= booked.recall == Recall::Needed;
                 // The script remembers calls only of accounts that exist, and makes none that is unknown.
                 exists |= room != Room::Unknown;
                 if exists {
@@ -322,12 +376,58 @@ fn the_script_is_the_ledger() {
                 overriding: None,
             };
             let call = i64::try_from(call).unwrap();
-            let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, &[posting], Timestamp::from_seconds(start)));
-            prop_assert_eq!(answer.unwrap().grants[0].1.granted, want.get());
+            let now = Timestamp::from_seconds(start);
+            let answer = runtime.block_on(valkey::apply(&mut connection, ids[holder], call, std::slice::from_ref(&posting), now)).unwrap();
+            prop_assert_eq!(answer.grants[0].1.granted, want.get());
+            // No time passes, so that a recall lasts.
+            prop_assert_eq!(answer.recalls.len() == 1, recalled && posting.has_to_spare(leases[holder].as_ref()));
             let kept = runtime.block_on(valkey::read(&mut connection, &key)).unwrap().unwrap_or_default();
             prop_assert_eq!(kept, account);
         }
         Ok(())
     });
     outcome.unwrap();
+}
+
+/// Closing a holder locks accounts in the order of their keys, whether the policy knows their budgets or not. A call that locked
+/// those of gone budgets last would meet it in a circle.
+#[sqlx::test(migrations = "../migrations")]
+async fn accounts_of_budgets_that_are_gone_are_locked_in_their_place(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let (mut holder, scope) = (Holder::new(&state).await, scope());
+    holder.report(holder.want("daily", &scope, 0, 5, 5)).await;
+    sqlx::query(
+        "WITH gone AS (INSERT INTO budget_accounts (budget, scope, window_start, window_end, committed) \
+             SELECT 'before', scope, window_start, window_end, 9 FROM budget_accounts RETURNING account_id) \
+         INSERT INTO budget_leases SELECT $1, account_id, 1, 9, 0, 0, 0 FROM gone",
+    )
+    .bind(Uuid::from_bytes(holder.id))
+    .execute(&pool)
+    .await
+    .unwrap();
+    let mut closing = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM budget_accounts WHERE budget = 'before' FOR UPDATE").execute(&mut *closing).await.unwrap();
+    let gone = AccountReport { budget: "before".into(), ..holder.want("daily", &scope, 2, 2, 2) };
+    let never = AccountReport { budget: "a-budget-that-never-was".into(), ..gone.clone() };
+    let report = holder.request(vec![holder.want("daily", &scope, 3, 6, 6), gone, never]);
+    let call = tokio::spawn(async move { holder.send(&report).await });
+    loop {
+        let (waiting,): (i64,) =
+            sqlx::query_as("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+        if waiting > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let later = sqlx::query("SELECT FROM budget_accounts WHERE budget = 'daily' FOR UPDATE NOWAIT").execute(&mut *closing).await;
+    assert!(later.is_ok(), "the call holds the lock of a later account while it waits for an earlier one: {later:?}");
+    closing.commit().await.unwrap();
+    let answer = call.await.unwrap().unwrap();
+    let told: Vec<_> = answer.accounts.iter().map(|grant| (grant.granted, grant.settled, grant.known)).collect();
+    assert_eq!(told, [(6, 3, true), (2, 2, false), (0, 0, false)]);
+    let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await.unwrap();
+    assert_eq!(accounts, 2, "what never was is not made");
 }

@@ -53,12 +53,12 @@ pub enum Raise {
     By(Units),
 }
 
-/// Whether others should give back.
+/// Whether holders should give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recall {
     /// They need not.
     NotNeeded,
-    /// A request waits for units that lie unused in other leases.
+    /// A request waits for units that lie unused in other leases; or units beyond the cap lie unused in any.
     Needed,
 }
 
@@ -165,9 +165,15 @@ impl Rule for Bounds {
         account.committed += raised;
         let granted = floor + raised;
         let lease = Lease { generation: before.generation, granted, used, held: report.held, overrun };
-        let elsewhere = account.committed.saturating_sub(account.settled + account.held + (granted - needed));
-        let short = room != Room::Ended && report.minimum > granted && elsewhere > 0;
-        let recall = if short { Recall::Needed } else { Recall::NotNeeded };
+        let unused = account.committed.saturating_sub(account.settled + account.held);
+        let recalls = match room {
+            Room::Open { cap, .. } => {
+                let waits = report.minimum > granted && unused > granted - needed;
+                waits || (account.committed.saturating_add(account.overrun) > cap && unused > 0)
+            }
+            Room::Ended => false,
+        };
+        let recall = if recalls { Recall::Needed } else { Recall::NotNeeded };
         Booked { account, lease: (granted + used + overrun > 0).then_some(lease), granted, recall }
     }
 

@@ -35,7 +35,7 @@ enum Action {
         #[command(flatten)]
         set: Set,
         /// End the one with this id instead.
-        #[arg(long, value_name = "ID", conflicts_with_all = ["budget", "cap", "expires"], requires = "reason")]
+        #[arg(long, value_name = "ID", conflicts_with_all = ["budget", "cap", "expires", "limit", "cursor"], requires = "reason")]
         end: Option<i64>,
     },
     /// Show thresholds that were reached, latest first.
@@ -62,6 +62,9 @@ struct Which {
     /// At most so many.
     #[arg(long, default_value_t = 100)]
     limit: u32,
+    /// Where the last page ended.
+    #[arg(long)]
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +86,12 @@ struct Set {
     /// Show also those that are over.
     #[arg(long, conflicts_with = "cap")]
     ended: bool,
+    /// Show at most so many.
+    #[arg(long, conflicts_with = "cap")]
+    limit: Option<u32>,
+    /// Show those after the last page, which ended there.
+    #[arg(long, conflicts_with = "cap")]
+    cursor: Option<i64>,
 }
 
 #[derive(Debug, Args)]
@@ -107,9 +116,6 @@ struct Alerts {
     /// Noticed before, in RFC 3339.
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Where the last page ended.
-    #[arg(long)]
-    cursor: Option<i64>,
 }
 
 /// Does it.
@@ -160,8 +166,7 @@ fn call(action: &Action) -> Call {
         Action::Override { set, end: None } => set_or_list("overrides", set),
         Action::Alerts(alerts) => {
             let mut wanted = parameters(&alerts.which);
-            let cursor = alerts.cursor.map(|cursor| cursor.to_string());
-            wanted.extend([("level", alerts.level.clone()), ("from", alerts.from.clone()), ("to", alerts.to.clone()), ("cursor", cursor)]);
+            wanted.extend([("level", alerts.level.clone()), ("from", alerts.from.clone()), ("to", alerts.to.clone())]);
             Call::get(line(&format!("{PATH}/alerts"), &wanted))
         }
     }
@@ -171,7 +176,9 @@ fn set_or_list(what: &str, set: &Set) -> Call {
     let target = format!("{PATH}/{what}");
     if set.cap.is_none() {
         let ended = set.ended.then(|| "true".to_owned());
-        return Call::get(line(&target, &[("budget", set.budget.clone()), ("scope", set.scope.clone()), ("ended", ended)]));
+        let (limit, cursor) = (set.limit.map(|limit| limit.to_string()), set.cursor.map(|cursor| cursor.to_string()));
+        let wanted = [("budget", set.budget.clone()), ("scope", set.scope.clone()), ("ended", ended), ("limit", limit), ("cursor", cursor)];
+        return Call::get(line(&target, &wanted));
     }
     let mut body = json!({"budget": set.budget, "scope": set.scope, "cap": set.cap, "reason": set.reason});
     if let (Some(members), Some(expires)) = (body.as_object_mut(), &set.expires) {
@@ -185,7 +192,8 @@ fn ended(what: &str, id: i64, reason: &str) -> Call {
 }
 
 fn parameters(which: &Which) -> Vec<(&'static str, Option<String>)> {
-    vec![("budget", which.budget.clone()), ("scope", which.scope.clone()), ("limit", Some(which.limit.to_string()))]
+    let limit = Some(which.limit.to_string());
+    vec![("budget", which.budget.clone()), ("scope", which.scope.clone()), ("limit", limit), ("cursor", which.cursor.clone())]
 }
 
 /// A path with those parameters that are there.
@@ -199,7 +207,7 @@ fn line(path: &str, parameters: &[(&str, Option<String>)]) -> String {
 fn told(action: &Action, answer: &Value) -> Vec<String> {
     match action {
         Action::List(_) => {
-            let mut lines = table(&ACCOUNT, &members(answer, "accounts"));
+            let mut lines = paged(answer, "accounts", &ACCOUNT);
             lines.extend(members(answer, "unavailable").iter().filter_map(Value::as_str).map(|name| format!("not readable now: {name}")));
             lines
         }
@@ -271,7 +279,7 @@ fn members(answer: &Value, name: &str) -> Vec<Value> {
 fn paged<const N: usize>(answer: &Value, name: &str, columns: &Columns<N>) -> Vec<String> {
     let mut lines = table(columns, &members(answer, name));
     if answer.get("next_cursor").is_some_and(|cursor| !cursor.is_null()) {
-        lines.push(format!("more: cursor {}", shown(answer, "next_cursor")));
+        lines.push(format!("more: --cursor {}", shown(answer, "next_cursor")));
     }
     lines
 }
@@ -313,6 +321,9 @@ mod tests {
     fn commands_become_requests_and_values_survive_them() {
         for (words, method, path) in [
             ("list --budget a&b", "GET", "/admin/v1/budgets?budget=a%26b&limit=100"),
+            ("list --limit 7 --cursor W10", "GET", "/admin/v1/budgets?limit=7&cursor=W10"),
+            ("cap --ended --limit 7 --cursor 3", "GET", "/admin/v1/budgets/caps?ended=true&limit=7&cursor=3"),
+            ("override --limit 7 --cursor 3", "GET", "/admin/v1/budgets/overrides?limit=7&cursor=3"),
             ("show daily agent:agent_id=1:x", "GET", "/admin/v1/budgets/account?budget=daily&scope=agent%3Aagent_id%3D1%3Ax"),
             ("cap", "GET", "/admin/v1/budgets/caps"),
             ("cap --ended", "GET", "/admin/v1/budgets/caps?ended=true"),
@@ -320,7 +331,7 @@ mod tests {
             ("uncap 7 --reason a/b", "DELETE", "/admin/v1/budgets/caps/7?reason=a%2Fb"),
             ("override daily platform --cap 5 --reason r --expires t", "POST", "/admin/v1/budgets/overrides"),
             ("override --end 7 --reason r", "DELETE", "/admin/v1/budgets/overrides/7?reason=r"),
-            ("alerts --level high --cursor 3", "GET", "/admin/v1/budgets/alerts?limit=100&level=high&cursor=3"),
+            ("alerts --level high --cursor 3", "GET", "/admin/v1/budgets/alerts?limit=100&cursor=3&level=high"),
         ] {
             let call = parsed(words).unwrap();
             assert_eq!((call.method, &*call.target), (method, path), "{words}");
@@ -337,12 +348,22 @@ mod tests {
             "cap --cap 5 --reason r",
             "cap daily platform --expires t",
             "uncap 7",
+            "cap daily platform --cap 5 --reason r --cursor 3",
+            "override --end 7 --reason r --limit 5",
             "override --end 7",
             "override daily platform --end 7 --reason r",
             "show daily",
         ] {
             assert!(parsed(words).is_err(), "{words}");
         }
+    }
+
+    #[test]
+    fn the_next_page_is_named_as_it_is_asked_for() {
+        let which = Which { budget: None, scope: None, limit: 1, cursor: None };
+        let answer = json!({"accounts": [{"budget": "daily"}], "unavailable": ["hourly"], "next_cursor": "W10"});
+        let lines = told(&Action::List(which), &answer);
+        assert_eq!(lines[2..], ["more: --cursor W10", "not readable now: hourly"]);
     }
 
     #[test]

@@ -4,11 +4,13 @@ use super::accounts::store::{self as reading, AlertFilter, AlertView, ForfeitVie
 use super::accounts::{AccountView, Numbers, Seen};
 use super::caps::copy::override_parts;
 use super::caps::request::leased_budget;
+use super::cursor::Cursor;
 use super::ledger::Lease;
+use super::store::Which;
 use super::{AccountKey, store, valkey};
 use crate::app::AppState;
 use crate::extract::{QueryOf, utc};
-use crate::paging::PageSize;
+use crate::paging::{Limit, PageSize};
 use crate::problem::{ApiError, Problem};
 use axum::Json;
 use axum::extract::State;
@@ -40,17 +42,21 @@ pub struct ListQuery {
     pub budget: Option<String>,
     /// Only of this scope, written as accounts write it.
     pub scope: Option<String>,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
     /// At most so many: 100 by default, 1000 at most.
     pub limit: Option<u32>,
 }
 
 /// The accounts of current windows.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct AccountList {
     /// In the order of budget and scope, durable ones first.
     pub accounts: Vec<AccountView>,
     /// Budgets that are not durable and whose store could not be asked.
     pub unavailable: Vec<String>,
+    /// The cursor of the next page, if there is one.
+    pub next_cursor: Option<String>,
 }
 
 /// Which account to show.
@@ -109,22 +115,30 @@ pub struct AlertList {
     pub next_cursor: Option<i64>,
 }
 
-/// List accounts of current windows. Those of budgets that are not durable are looked up one by one, so they are listed
+/// List accounts of current windows, in pages: with `next_cursor` as `cursor` the next one begins where this one ended,
+/// whatever accounts are opened meanwhile. Those of budgets that are not durable are looked up one by one, so they are listed
 /// only where `scope` is given or the budget has one scope.
 #[utoipa::path(
     get, path = "/admin/v1/budgets", operation_id = "budgets.list", params(ListQuery),
-    responses((status = 200, body = AccountList)),
+    responses((status = 200, body = AccountList), (status = 400, body = Problem)),
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<AccountList>, ApiError> {
     refuse_nul([query.budget.as_deref(), query.scope.as_deref()])?;
     let limit = PAGE.of(query.limit)?;
+    let cursor = query.cursor.as_deref().map(Cursor::parse).transpose()?;
     let policy = state.policy();
     let seen = Seen::of(&state, &policy);
-    let durable = store::list(&state.database, query.budget.as_deref(), query.scope.as_deref(), limit.rows()).await?;
-    let accounts = durable.iter().map(|listed| seen.view(&listed.into())).collect::<Result<_, _>>()?;
-    let mut list = AccountList { accounts, unavailable: Vec::new() };
-    add_volatile(&state, seen, &query, &mut list).await?;
-    limit.cut(&mut list.accounts);
+    let mut list = AccountList::default();
+    if cursor.as_ref().is_none_or(|cursor| cursor.durable) {
+        let after = cursor.as_ref().map(|cursor| &cursor.key);
+        let which = Which { budget: query.budget.as_deref(), scope: query.scope.as_deref(), after };
+        let durable = store::list(&state.database, which, limit.rows_and_one()).await?;
+        list.accounts = durable.iter().map(|listed| seen.view(&listed.into())).collect::<Result<_, _>>()?;
+    }
+    let after = cursor.filter(|cursor| !cursor.durable).map(|cursor| cursor.key);
+    add_volatile(&state, seen, (&query, after.as_ref()), limit, &mut list).await?;
+    let more = limit.cut(&mut list.accounts);
+    list.next_cursor = list.accounts.last().filter(|_| more).map(|last| last.cursor().text());
     Ok(Json(list))
 }
 
@@ -208,10 +222,23 @@ async fn volatile_detail(state: &AppState, seen: Seen<'_>, current: Numbers) -> 
     Ok(AccountDetail { account: seen.view(&current)?, leases, forfeits: Vec::new(), past: Vec::new() })
 }
 
-async fn add_volatile(state: &AppState, seen: Seen<'_>, query: &ListQuery, list: &mut AccountList) -> Result<(), ApiError> {
+/// Those behind `after`, until the page is full and it is known whether there is another.
+async fn add_volatile(
+    state: &AppState,
+    seen: Seen<'_>,
+    (query, after): (&ListQuery, Option<&AccountKey>),
+    limit: Limit,
+    list: &mut AccountList,
+) -> Result<(), ApiError> {
     let asked = |budget: &&Budget| !budget.durable && query.budget.as_deref().is_none_or(|name| *name == *budget.name);
-    for budget in seen.policy.budgets().iter().filter(asked) {
-        let Some(scope) = query.scope.clone().or_else(|| only_scope(budget)) else { continue };
+    let named = |budget| Some((budget, query.scope.clone().or_else(|| only_scope(budget))?));
+    let mut wanted: Vec<(&Budget, String)> = seen.policy.budgets().iter().filter(asked).filter_map(named).collect();
+    wanted.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    wanted.retain(|(budget, scope)| after.is_none_or(|after| (&*budget.name, scope) > (&*after.budget, &after.scope)));
+    for (budget, scope) in wanted {
+        if limit.is_exceeded_by(&list.accounts) {
+            break;
+        }
         let Some(mut numbers) = Numbers::none(seen, budget, &scope) else { continue };
         match valkey::read(&mut state.valkey.clone(), &numbers.key).await {
             Ok(Some(account)) => {

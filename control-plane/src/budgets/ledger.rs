@@ -70,6 +70,12 @@ impl Lease {
         self.granted.minus(self.needed())
     }
 
+    /// Whether a recall of the reported lease would free something that no request waits for.
+    #[must_use]
+    pub fn has_to_spare(&self, report: &Report) -> bool {
+        self.granted > self.needed().max(report.minimum)
+    }
+
     fn is_empty(&self) -> bool {
         self.granted.plus(self.used).plus(self.held).plus(self.overrun) == Units::ZERO
     }
@@ -139,12 +145,12 @@ pub enum Room {
     Unknown,
 }
 
-/// Whether other holders should give back what they do not use.
+/// Whether holders should give back what they do not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recall {
-    /// No request waits for units that lie in other leases.
+    /// They need not.
     NotNeeded,
-    /// One does.
+    /// A request waits for units that lie in other leases; or a cap that has dropped is exceeded, and some of that is unused.
     Needed,
 }
 
@@ -240,8 +246,11 @@ fn raise(account: &mut Account, lease: &mut Lease, report: &Report, room: Room) 
     let waiting = if wanted <= available { wanted } else { whole_charges(lease, available, report.charge) };
     let more = waiting.max(prefetch(lease, report, available, holders)).min(available);
     grant(account, lease, more);
-    let elsewhere = account.committed.minus(account.settled).minus(account.held).minus(lease.unused());
-    if report.minimum > lease.granted && elsewhere > Units::ZERO { Recall::Needed } else { Recall::NotNeeded }
+    let unused = account.committed.minus(account.settled).minus(account.held);
+    let waits = report.minimum > lease.granted && unused > lease.unused();
+    // Whatever made the cap drop, expiry or a new revision: nobody else says so.
+    let exceeded = account.committed.plus(account.overrun) > cap && unused > Units::ZERO;
+    if waits || exceeded { Recall::Needed } else { Recall::NotNeeded }
 }
 
 /// How far a lease is raised for requests that are yet to come: together with what lies in it unused, it is a fair
@@ -378,6 +387,17 @@ mod tests {
         let spent = book(other.account, other.lease, &report(1, 10, 0, 10, 10), open(10, 2));
         let refused = book(spent.account, None, &report(1, 0, 0, 1, 1), open(10, 2));
         assert_eq!((refused.granted, refused.recall), (Units::ZERO, Recall::NotNeeded));
+    }
+
+    #[test]
+    fn what_is_unused_is_recalled_once_the_cap_has_dropped_below_it() {
+        let first = book(Account::default(), None, &report(1, 0, 0, 50, 50), open(100, 1));
+        let recall = |used, held, cap| book(first.account, first.lease, &report(1, used, held, 50, 0), open(cap, 1)).recall;
+        assert_eq!((recall(10, 0, 50), recall(10, 0, 49)), (Recall::NotNeeded, Recall::Needed));
+        assert_eq!(recall(40, 10, 20), Recall::NotNeeded, "what is used or held is not taken");
+        let overrun = Report { overrun: Units::new(1), ..report(1, 10, 0, 50, 0) };
+        assert_eq!(book(first.account, first.lease, &overrun, open(50, 1)).recall, Recall::Needed);
+        assert_eq!(book(first.account, first.lease, &report(1, 10, 0, 50, 0), Room::Ended).recall, Recall::NotNeeded);
     }
 
     #[test]

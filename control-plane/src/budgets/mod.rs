@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod alerts;
 pub mod caps;
+pub mod cursor;
 pub mod http;
 pub mod ledger;
 pub mod original;
@@ -16,7 +17,7 @@ use caps::copy::{Override, override_parts};
 use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Thresholds, Units, Window};
 use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
-use ledger::{CAP_MAX, InvalidReport, Report, Room};
+use ledger::{CAP_MAX, InvalidReport, Lease, Report, Room};
 use std::collections::BTreeMap;
 use wire::sync::{AccountGrant, AccountReport, OverrideAccount};
 
@@ -63,6 +64,13 @@ pub struct Posting {
 }
 
 impl Posting {
+    /// Whether the lease that these reports came to has units that no request waits for.
+    #[must_use]
+    pub fn has_to_spare(&self, lease: Option<&Lease>) -> bool {
+        let last = self.reports.last().map(|(_, report)| report);
+        lease.zip(last).is_some_and(|(lease, report)| lease.has_to_spare(report))
+    }
+
     /// The answer to one of its reports.
     #[must_use]
     pub fn answer(&self, report: &Report, granted: Units, settled: Units) -> AccountGrant {

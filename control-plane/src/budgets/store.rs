@@ -46,8 +46,8 @@ pub async fn apply(
     caps: u64,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
-    // Accounts for which this holder itself is short: it is not asked to give them back.
-    let mut short: Vec<&AccountKey> = Vec::new();
+    // Accounts of which this holder has only what its requests wait for: it is not asked to give that back.
+    let mut kept: Vec<&AccountKey> = Vec::new();
     if !postings.is_empty() {
         if freshness == Freshness::New {
             lock_or_open(connection, postings).await?;
@@ -58,15 +58,15 @@ pub async fn apply(
         }
         let mut changes = Changes::default();
         for (ordinal, posting) in (1_i64..).zip(postings) {
-            let recall = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
-            if recall == Recall::Needed {
-                short.push(&posting.key);
+            let lease = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
+            if !posting.has_to_spare(lease.as_ref()) {
+                kept.push(&posting.key);
             }
         }
         changes.write(connection, holder).await?;
     }
     applied.recalls = recalls(connection, holder).await?;
-    applied.recalls.retain(|recall| !short.iter().any(|key| is_for(recall, key)));
+    applied.recalls.retain(|recall| !kept.iter().any(|key| is_for(recall, key)));
     Ok(applied)
 }
 
@@ -74,12 +74,13 @@ fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
     recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
 }
 
-fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, applied: &mut Applied) -> Recall {
+/// Answers the lease as it is then.
+fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, changes: &mut Changes, applied: &mut Applied) -> Option<Lease> {
     let Some(row) = row else {
         // Only where nothing may be opened: an unknown budget, or a repeated call of which nothing came.
         let answers = posting.reports.iter().map(|(index, report)| (*index, posting.answer(report, Units::ZERO, Units::ZERO)));
         applied.grants.extend(answers);
-        return Recall::NotNeeded;
+        return None;
     };
     let (before, lease_before) = (row.account(), row.lease());
     let (mut account, mut lease, mut recall) = (before, lease_before, Recall::NotNeeded);
@@ -110,7 +111,7 @@ fn book_posting(posting: &Posting, row: Option<&Row>, freshness: Freshness, chan
     if lease != lease_before {
         changes.lease(row.account_id, lease);
     }
-    recall
+    lease
 }
 
 /// The level that the account has reached, if nobody was told of it. A repeated call does not hold the lock.
@@ -122,24 +123,24 @@ fn risen(posting: &Posting, row: &Row, account: Account, freshness: Freshness) -
     }
 }
 
-/// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks).
+/// Creates the accounts that do not exist and locks all, in the order of their keys (`DO UPDATE … WHERE false` locks). Accounts of
+/// budgets or windows that the policy does not know have no end here: they are locked in their place, and none is made.
 async fn lock_or_open(connection: &mut PgConnection, postings: &[Posting]) -> Result<(), sqlx::Error> {
-    let known: Vec<(&AccountKey, i64)> = postings
-        .iter()
-        .filter(|posting| posting.room != Room::Unknown)
-        .filter_map(|posting| Some((&posting.key, posting.window_end?)))
-        .collect();
+    let end = |posting: &Posting| posting.window_end.filter(|_| posting.room != Room::Unknown);
     sqlx::query(
         "INSERT INTO budget_accounts (budget, scope, window_start, window_end) \
-         SELECT budget, scope, to_timestamp(starts), to_timestamp(ends) \
-         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ends, ordinal) \
-         ORDER BY ordinal \
+         SELECT budget, scope, window_start, window_end FROM ( \
+             SELECT budget, scope, to_timestamp(starts) AS window_start, ordinal, coalesce(to_timestamp(ends), \
+                 (SELECT known.window_end FROM budget_accounts AS known WHERE known.budget = wanted.budget \
+                      AND known.scope = wanted.scope AND known.window_start = to_timestamp(starts))) AS window_end \
+             FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS wanted (budget, scope, starts, ends, ordinal) \
+         ) AS there WHERE window_end IS NOT NULL ORDER BY ordinal \
          ON CONFLICT (budget, scope, window_start) DO UPDATE SET budget = EXCLUDED.budget WHERE false",
     )
-    .bind(known.iter().map(|(key, _)| key.budget.as_str()).collect::<Vec<_>>())
-    .bind(known.iter().map(|(key, _)| key.scope.as_str()).collect::<Vec<_>>())
-    .bind(known.iter().map(|(key, _)| key.window_start).collect::<Vec<_>>())
-    .bind(known.iter().map(|(_, end)| *end).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.budget.as_str()).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.scope.as_str()).collect::<Vec<_>>())
+    .bind(postings.iter().map(|posting| posting.key.window_start).collect::<Vec<_>>())
+    .bind(postings.iter().map(end).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(|_done| ())
@@ -210,7 +211,7 @@ async fn read(
     postings: &[Posting],
     freshness: Freshness,
 ) -> Result<BTreeMap<i64, Row>, sqlx::Error> {
-    // The lock matters for budgets that the policy no longer knows; the others are locked already.
+    // All are locked already, but for one of an unknown budget that another replica has made since.
     let statement = match freshness {
         Freshness::New => read_accounts!("FOR UPDATE OF a"),
         Freshness::Repeated => read_accounts!(""),
@@ -301,7 +302,8 @@ impl Changes {
 const WRITE: &str = "WITH accounts AS ( \
          UPDATE budget_accounts AS a SET committed = n.committed, settled = n.settled, held = n.held, forfeited = n.forfeited, \
              overrun = n.overrun, over_grant = n.over_grant, level = greatest(a.level, n.level), \
-             recalled_at = CASE WHEN n.recalled THEN clock_timestamp() ELSE a.recalled_at END \
+             recalled_at = CASE WHEN n.recalled AND coalesce(a.recalled_at < clock_timestamp() - interval '1 second', true) \
+                 THEN clock_timestamp() ELSE a.recalled_at END \
          FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bool[], $17::smallint[]) \
              AS n (account_id, committed, settled, held, forfeited, overrun, over_grant, recalled, level) \
          WHERE a.account_id = n.account_id), \
@@ -425,16 +427,21 @@ pub async fn recall(connection: &mut PgConnection, budget: &str, scope: &str) ->
 
 /// Notes on locked accounts what is told of them.
 pub async fn raise_levels(connection: &mut PgConnection, risen: &[Risen]) -> Result<(), sqlx::Error> {
-    for one in risen {
-        sqlx::query("UPDATE budget_accounts SET level = $4 WHERE budget = $1 AND scope = $2 AND window_start = to_timestamp($3::bigint)")
-            .bind(&one.key.budget)
-            .bind(&one.key.scope)
-            .bind(one.key.window_start)
-            .bind(rank(Some(one.level)))
-            .execute(&mut *connection)
-            .await?;
+    if risen.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    sqlx::query(
+        "UPDATE budget_accounts AS a SET level = n.level FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::smallint[]) \
+             AS n (budget, scope, starts, level) \
+         WHERE a.budget = n.budget AND a.scope = n.scope AND a.window_start = to_timestamp(n.starts)",
+    )
+    .bind(risen.iter().map(|one| one.key.budget.as_str()).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| one.key.scope.as_str()).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| one.key.window_start).collect::<Vec<_>>())
+    .bind(risen.iter().map(|one| rank(Some(one.level))).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(|_done| ())
 }
 
 /// An account of a current window, for people.
@@ -464,18 +471,33 @@ pub struct Listed {
     pub level: i16,
 }
 
-/// The accounts of current windows, by budget and scope.
-pub async fn list(database: &sqlx::PgPool, budget: Option<&str>, scope: Option<&str>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
+/// Which accounts to list; all that is absent matches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Which<'a> {
+    /// Of this budget.
+    pub budget: Option<&'a str>,
+    /// Of this scope.
+    pub scope: Option<&'a str>,
+    /// With keys behind this one.
+    pub after: Option<&'a AccountKey>,
+}
+
+/// The accounts of current windows, in the order of their keys.
+pub async fn list(database: &sqlx::PgPool, which: Which<'_>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
     sqlx::query_as(
         "SELECT budget, scope, extract(epoch FROM window_start)::bigint AS window_start, \
              extract(epoch FROM window_end)::bigint AS window_end, committed, settled, held, forfeited, overrun, over_grant, level \
          FROM budget_accounts \
          WHERE window_start <= now() AND window_end > now() AND ($1::text IS NULL OR budget = $1) AND ($2::text IS NULL OR scope = $2) \
+             AND ($4::text IS NULL OR (budget, scope, window_start) > ($4, $5, to_timestamp($6::bigint))) \
          ORDER BY budget, scope, window_start LIMIT $3",
     )
-    .bind(budget)
-    .bind(scope)
+    .bind(which.budget)
+    .bind(which.scope)
     .bind(limit)
+    .bind(which.after.map(|key| key.budget.as_str()))
+    .bind(which.after.map(|key| key.scope.as_str()))
+    .bind(which.after.map(|key| key.window_start))
     .fetch_all(database)
     .await
 }

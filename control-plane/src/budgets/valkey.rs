@@ -55,7 +55,7 @@ pub struct Applied {
     pub short: Vec<(AccountKey, Vec<HolderId>)>,
 }
 
-/// The script's answer: settled and overrun, whether the holder should give back, grants, holders that should give back,
+/// The script's answer: settled and overrun, whether the holder should give back, grants, others that should give back,
 /// and, if the caller got less than it needs, everybody else who has a lease.
 type Answer = (i64, i64, Vec<i64>, Vec<String>, Vec<String>);
 

@@ -176,6 +176,17 @@ pub async fn revoke(connection: &mut PgConnection, wanted: &[Wanted], actor: Act
     Ok(Revoking { changed: count(wanted.len()), number: after.number })
 }
 
+/// The values of one kind among the last `count` changes up to `number`: those of the transaction that holds the lock.
+pub async fn lately_revoked(connection: &mut PgConnection, kind: Kind, revoking: Revoking) -> Result<Vec<String>, sqlx::Error> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT value FROM revocations WHERE kind = $1 AND number > $2 AND number <= $3")
+        .bind(kind.name())
+        .bind(revoking.number.saturating_sub(revoking.changed))
+        .bind(revoking.number)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|(value,)| value).collect())
+}
+
 fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }

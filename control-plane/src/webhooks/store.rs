@@ -33,6 +33,28 @@ pub async fn enqueue(connection: &mut PgConnection, webhook: &Webhook, event: Ev
         .map(|_done| ())
 }
 
+/// Writes events of one kind, in this order, in the transaction that makes them true.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn enqueue_all(connection: &mut PgConnection, webhook: &Webhook, event: Event, payloads: &[Value]) -> Result<(), sqlx::Error> {
+    if payloads.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO webhook_deliveries (id, event_type, url, secret, payload) \
+         SELECT id, $1, $2, $3, payload FROM UNNEST($4::uuid[], $5::jsonb[]) AS n (id, payload)",
+    )
+    .bind(event.name())
+    .bind(&webhook.url)
+    .bind(&webhook.secret)
+    .bind(payloads.iter().map(|_payload| Uuid::now_v7()).collect::<Vec<_>>())
+    .bind(payloads)
+    .execute(connection)
+    .await
+    .map(|_done| ())
+}
+
 /// An event that this replica is to deliver now.
 #[derive(Clone, Debug, FromRow)]
 pub struct Claimed {

@@ -5,6 +5,7 @@ pub mod store;
 use super::alerts::of_rank;
 use super::caps::Caps;
 use super::caps::copy::override_parts;
+use super::cursor::Cursor;
 use super::ledger::Account;
 use super::store::Listed;
 use super::{AccountKey, cap_of, valkey};
@@ -71,6 +72,15 @@ pub struct AccountView {
     pub forecast: Option<i64>,
     /// The override account beside it, if one is in force.
     pub overriding: Option<Overriding>,
+}
+
+impl AccountView {
+    /// Where a page that ends with it ended.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let key = AccountKey { budget: self.budget.clone(), scope: self.scope.clone(), window_start: self.window_start.unix_timestamp() };
+        Cursor { durable: self.durable, key }
+    }
 }
 
 /// An override account, named.

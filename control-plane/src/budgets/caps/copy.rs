@@ -148,8 +148,7 @@ impl Caps {
             *known = Known::default();
         }
         changes.iter().for_each(|change| known.take(change));
-        let kept_from = now.as_seconds().saturating_sub(ENDED_KEPT_S);
-        known.overrides.retain(|_, one| one.account.until >= kept_from);
+        known.forget_over(now);
         drop(known);
         self.number.send_if_modified(|current| std::mem::replace(current, number) != number);
     }
@@ -160,6 +159,15 @@ impl Caps {
 }
 
 impl Known {
+    /// Drops what is over by the database's clock. Expiry is no change: the number stays, and nobody is told.
+    fn forget_over(&mut self, now: Timestamp) {
+        let kept_from = now.as_seconds().saturating_sub(ENDED_KEPT_S);
+        let Self { caps, beside, overrides } = self;
+        overrides.retain(|_, one| one.account.until >= kept_from);
+        retain(caps, |cap| cap.until.is_none_or(|until| now < until));
+        retain(beside, |number| overrides.get(number).is_some_and(|one| one.is_open(now)));
+    }
+
     fn take(&mut self, change: &Change) {
         let Change { id, kind, budget, scope, cap, from, until, ended } = change;
         let number = u64::try_from(*id).unwrap_or_default();
@@ -182,6 +190,13 @@ impl Known {
 
 fn remember<T>(known: &mut ByScope<T>, budget: &str, scope: &str, value: T) {
     known.entry(budget.to_owned()).or_default().insert(scope.to_owned(), value);
+}
+
+fn retain<T>(known: &mut ByScope<T>, is_kept: impl Fn(&T) -> bool) {
+    known.retain(|_, scopes| {
+        scopes.retain(|_, value| is_kept(value));
+        !scopes.is_empty()
+    });
 }
 
 /// What is older than the one that replaced it must not take that away.
@@ -216,6 +231,33 @@ mod tests {
         assert_eq!(cap(1_000_000), Some(20), "the end of an older one ends no newer one");
         caps.apply(4, &[change(2, Kind::Cap, 20, 1_000_020, true)], false, NOW);
         assert_eq!(cap(1_000_000), None);
+    }
+
+    #[test]
+    fn what_expired_is_dropped_at_the_next_reading_and_the_number_stays() {
+        let caps = Caps::default();
+        let changes = [
+            change(1, Kind::Cap, 10, 1_000_010, false),
+            change(2, Kind::Override, 10, 1_000_010, false),
+            Change { scope: "t".into(), until: None, ..change(3, Kind::Cap, 30, 0, false) },
+        ];
+        caps.apply(3, &changes, true, NOW);
+        let sizes = || {
+            let size = |by_scope: &dyn Fn(&Known) -> usize| caps.read(by_scope);
+            let of = |scopes: Option<usize>| scopes.unwrap_or_default();
+            [
+                size(&|known| of(known.caps.get("b").map(HashMap::len))),
+                size(&|known| of(known.beside.get("b").map(HashMap::len))),
+                size(&|known| known.overrides.len()),
+            ]
+        };
+        caps.apply(3, &[], false, Timestamp::from_seconds(1_000_009));
+        assert_eq!((sizes(), caps.number()), ([2, 1, 1], 3));
+        let told = caps.subscribe();
+        caps.apply(3, &[], false, Timestamp::from_seconds(1_000_010));
+        assert_eq!((sizes(), caps.number()), ([1, 0, 1], 3), "an override account is known for late reports");
+        assert!(!told.has_changed().unwrap(), "nobody is told");
+        assert_eq!(caps.cap("b", "t", Timestamp::from_seconds(2_000_000)).map(|cap| cap.id), Some(3));
     }
 
     #[test]

@@ -8,6 +8,8 @@ local key, holder = KEYS[1], ARGV[1]
 local call, room, cap = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local holders, now, expiry = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local RECALL_MS = 5000
+-- How soon holders of an account beyond its cap are told again: not by every call of everybody.
+local AGAIN_MS = 1000
 local REPORT = 8
 
 local function text(number) return string.format('%.0f', number) end
@@ -45,15 +47,17 @@ local function prefetch(report, available)
   return whole_charges(math.min(minus(report.target, lease.granted), minus(share, unused(lease))), report.charge)
 end
 
+-- Returns whether requests wait for units in other leases, and whether unused ones are beyond the cap.
 local function raise(report)
-  if room ~= 2 then return false end
+  if room ~= 2 then return false, false end
   local available = minus(cap, account.committed + account.overrun)
   local wanted = minus(report.minimum, lease.granted)
   local waiting = wanted
   if wanted > available then waiting = whole_charges(available, report.charge) end
   grant(math.min(math.max(waiting, prefetch(report, available)), available))
-  local elsewhere = minus(minus(minus(account.committed, account.settled), account.held), unused(lease))
-  return report.minimum > lease.granted and elsewhere > 0
+  local spare = minus(minus(account.committed, account.settled), account.held)
+  local waits = report.minimum > lease.granted and spare > unused(lease)
+  return waits, account.committed + account.overrun > cap and spare > 0
 end
 
 local function charge(report)
@@ -75,11 +79,11 @@ local function forfeit(older)
   account.held = minus(account.held, older.held)
 end
 
--- Returns the grant of the reported lease, and whether others should give back.
+-- Returns the grant of the reported lease, and what `raise` says.
 local function book(report)
-  if lease and lease.generation > report.generation then return 0, false end
+  if lease and lease.generation > report.generation then return 0, false, false end
   if not lease or lease.generation < report.generation then
-    if report.close or room == 0 then return 0, false end
+    if report.close or room == 0 then return 0, false, false end
     if lease then forfeit(lease) end
     lease = { generation = report.generation, granted = 0, used = 0, held = 0, overrun = 0 }
   end
@@ -89,27 +93,28 @@ local function book(report)
     account.held = minus(account.held, lease.held)
     account.committed = minus(account.committed, unused(lease))
     lease = nil
-    return 0, false
+    return 0, false, false
   end
   local freed = minus(lease.granted, math.max(report.target, report.minimum, lease.used + lease.held))
   account.committed = minus(account.committed, freed)
   lease.granted = lease.granted - freed
-  local recall = raise(report)
+  local waits, exceeded = raise(report)
   local granted = lease.granted
   if granted + lease.used + lease.held + lease.overrun == 0 then lease = nil end
-  return granted, recall
+  return granted, waits, exceeded
 end
 
-local grants, recall, short = {}, false, false
+local grants, recall, short, minimum = {}, false, false, 0
 for at = 8, #ARGV, REPORT do
   local number = {}
   for offset = 0, REPORT - 1 do number[offset + 1] = tonumber(ARGV[at + offset]) end
   local report = { generation = number[1], used = number[2], held = number[3], overrun = number[4], target = number[5],
     minimum = number[6], charge = number[7], close = number[8] == 1 }
+  minimum = report.minimum
   if call > last_call then
-    local granted, needed = book(report)
+    local granted, waits, exceeded = book(report)
     grants[#grants + 1] = granted
-    recall = recall or needed
+    recall = recall or waits or (exceeded and now - recalled >= AGAIN_MS)
     short = short or (room == 2 and not report.close and report.minimum > granted)
   else
     -- Repeated or late: the state as it is.
@@ -123,12 +128,12 @@ if room == 0 and not row[1] then return { 0, 0, grants, {}, {} } end
 local others, holding = {}, {}
 if call > last_call then
   if recall then recalled = now end
-  if short then
+  if recall or short then
     local fields = redis.call('HGETALL', key)
     for at = 1, #fields, 2 do
       local other = string.match(fields[at], '^l:(.+)$')
       if other and other ~= holder then
-        holding[#holding + 1] = other
+        if short then holding[#holding + 1] = other end
         if recall and unused(read_lease(fields[at + 1])) > 0 then others[#others + 1] = other end
       end
     end
@@ -145,5 +150,6 @@ if call > last_call then
   redis.call('PEXPIREAT', key, expiry)
 end
 local mine = 0
-if not recall and lease and unused(lease) > 0 and now - recalled < RECALL_MS then mine = 1 end
+-- Not what the caller's own requests wait for.
+if lease and lease.granted > math.max(minimum, lease.used + lease.held) and now - recalled < RECALL_MS then mine = 1 end
 return { account.settled + account.overrun, mine, grants, others, holding }

@@ -3,20 +3,20 @@
 //!
 //! INVARIANT (told once): `budget_alerts` has one row per account, window and level, and only who inserts it tells.
 
+mod pause;
+
 use super::{AccountKey, caps};
-use crate::admin_events::{self, Actor, AdminEvent};
 use crate::app::AppState;
 use crate::metrics::BudgetLevel;
 use crate::policies::ActivePolicy;
-use crate::problem::ApiError;
-use crate::revocations::{self, Kind, Wanted};
+use crate::revocations;
 use crate::webhooks::{self, Event};
-use decision_core::budget::{AlertLevel, AtCritical, Budget, Thresholds, Units, Variable};
+use decision_core::budget::{AlertLevel, Thresholds, Units};
 use decision_core::causes::chain;
 use decision_core::policy::CompiledPolicy;
 use serde_json::json;
 use sqlx::PgConnection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -108,63 +108,68 @@ pub struct Told {
     paused: Option<String>,
 }
 
-/// Records the levels that nobody recorded yet, tells the webhook, and pauses agents whose budget says so.
+/// A level that an account has reached.
+#[derive(Clone, Copy, Debug)]
+struct Reached<'a> {
+    account: &'a Risen,
+    level: AlertLevel,
+}
+
+/// Records the levels that nobody recorded yet, tells the webhook, and pauses agents whose budget says so: in a few statements,
+/// however many they are, since a closed holder may have leases on thousands of accounts.
 ///
 /// # Errors
 /// Postgres failed.
 pub async fn record(connection: &mut PgConnection, telling: Telling<'_>, risen: &[Risen]) -> Result<Vec<Told>, sqlx::Error> {
-    let mut told = Vec::new();
-    for account in risen {
-        for level in account.levels() {
-            if let Some(at) = insert(connection, account, level).await? {
-                told.push(tell(connection, telling, account, level, at).await?);
-            }
-        }
+    if risen.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(told)
-}
-
-async fn insert(connection: &mut PgConnection, account: &Risen, level: AlertLevel) -> Result<Option<OffsetDateTime>, sqlx::Error> {
-    let inserted: Option<(OffsetDateTime,)> = sqlx::query_as(
-        "INSERT INTO budget_alerts (budget, scope, window_start, window_end, level, percent, cap, settled) \
-         VALUES ($1, $2, to_timestamp($3::bigint), to_timestamp($4::bigint), $5, $6, $7, $8) \
-         ON CONFLICT (budget, scope, window_start, level) DO NOTHING RETURNING at",
-    )
-    .bind(&account.key.budget)
-    .bind(&account.key.scope)
-    .bind(account.key.window_start)
-    .bind(account.window_end)
-    .bind(level.name())
-    .bind(i16::from(account.thresholds.percent(level)))
-    .bind(account.cap.get())
-    .bind(account.spent.get())
-    .fetch_optional(connection)
-    .await?;
-    Ok(inserted.map(|(at,)| at))
-}
-
-async fn tell(
-    connection: &mut PgConnection,
-    telling: Telling<'_>,
-    account: &Risen,
-    level: AlertLevel,
-    at: OffsetDateTime,
-) -> Result<Told, sqlx::Error> {
-    let budget = telling.policy.budget_by_name(&account.key.budget);
-    let agent = budget.filter(|_| level == AlertLevel::Critical).and_then(|budget| to_pause(budget, &account.key.scope));
-    let paused = match agent {
-        Some(agent) => pause(connection, account, agent).await?,
-        None => None,
-    };
+    let reached = risen.iter().flat_map(|account| account.levels().map(move |level| Reached { account, level })).collect::<Vec<_>>();
+    let news = insert(connection, &reached).await?;
+    let paused = pause::pause(connection, &pause::to_pause(telling, news.iter().map(|(one, _)| *one))).await?;
+    let paused_by = |one: &Reached<'_>| paused.get(&one.account.key).filter(|_| one.level == AlertLevel::Critical).cloned();
     if let Some(webhook) = telling.webhook {
-        let unit = budget.map(|budget| budget.unit.name());
-        let event = event(account, level, at, unit, paused.as_deref());
-        webhooks::store::enqueue(connection, webhook, Event::BudgetThreshold, event).await?;
+        let events: Vec<_> = news.iter().map(|(one, at)| event(telling, *one, *at, paused_by(one).as_deref())).collect();
+        webhooks::store::enqueue_all(connection, webhook, Event::BudgetThreshold, &events).await?;
     }
-    Ok(Told { budget: account.key.budget.clone(), level, paused })
+    let told = |(one, _): &(Reached<'_>, _)| Told { budget: one.account.key.budget.clone(), level: one.level, paused: paused_by(one) };
+    Ok(news.iter().map(told).collect())
 }
 
-fn event(account: &Risen, level: AlertLevel, at: OffsetDateTime, unit: Option<&str>, paused: Option<&str>) -> serde_json::Value {
+/// Those that are recorded by this, each with its time, in the same order.
+async fn insert<'a>(connection: &mut PgConnection, reached: &[Reached<'a>]) -> Result<Vec<(Reached<'a>, OffsetDateTime)>, sqlx::Error> {
+    let number = |of: fn(&Reached<'a>) -> i64| reached.iter().map(of).collect::<Vec<_>>();
+    let inserted: Vec<(String, String, i64, String, OffsetDateTime)> = sqlx::query_as(
+        "INSERT INTO budget_alerts (budget, scope, window_start, window_end, level, percent, cap, settled) \
+         SELECT budget, scope, to_timestamp(starts), to_timestamp(ends), level, percent, cap, settled \
+         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[]) \
+             WITH ORDINALITY AS n (budget, scope, starts, ends, level, percent, cap, settled, ordinal) \
+         ORDER BY ordinal \
+         ON CONFLICT (budget, scope, window_start, level) DO NOTHING \
+         RETURNING budget, scope, extract(epoch FROM window_start)::bigint, level, at",
+    )
+    .bind(reached.iter().map(|one| one.account.key.budget.as_str()).collect::<Vec<_>>())
+    .bind(reached.iter().map(|one| one.account.key.scope.as_str()).collect::<Vec<_>>())
+    .bind(number(|one| one.account.key.window_start))
+    .bind(number(|one| one.account.window_end))
+    .bind(reached.iter().map(|one| one.level.name()).collect::<Vec<_>>())
+    .bind(reached.iter().map(|one| i16::from(one.account.thresholds.percent(one.level))).collect::<Vec<_>>())
+    .bind(number(|one| one.account.cap.get()))
+    .bind(number(|one| one.account.spent.get()))
+    .fetch_all(connection)
+    .await?;
+    let at: HashMap<_, _> =
+        inserted.iter().map(|(budget, scope, start, level, at)| ((&**budget, &**scope, *start, &**level), *at)).collect();
+    let place = |one: &Reached<'a>| {
+        let AccountKey { budget, scope, window_start } = &one.account.key;
+        at.get(&(&**budget, &**scope, *window_start, one.level.name())).copied()
+    };
+    Ok(reached.iter().filter_map(|one| Some((*one, place(one)?))).collect())
+}
+
+fn event(telling: Telling<'_>, one: Reached<'_>, at: OffsetDateTime, paused: Option<&str>) -> serde_json::Value {
+    let Reached { account, level } = one;
+    let unit = telling.policy.budget_by_name(&account.key.budget).map(|budget| budget.unit.name());
     json!({
         "budget": account.key.budget, "scope": account.key.scope, "unit": unit,
         "window_start": moment(account.key.window_start), "window_end": moment(account.window_end),
@@ -176,55 +181,6 @@ fn event(account: &Risen, level: AlertLevel, at: OffsetDateTime, unit: Option<&s
 
 fn moment(seconds: i64) -> Option<String> {
     OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
-}
-
-/// The agent that is to be paused at the critical level. A user without an agent id is charged under the subject, and is not
-/// paused: a subject's revocation would refuse its tokens on every gateway and for everything, and a spent budget refuses
-/// already. An override account pauses nobody: it is beside a spent one.
-fn to_pause<'s>(budget: &Budget, scope: &'s str) -> Option<&'s str> {
-    if budget.at_critical != AtCritical::PauseAgent || !budget.durable {
-        return None;
-    }
-    match budget.scope.read_scope(scope)?.first()? {
-        (Variable::AgentId, agent) if !agent.is_empty() => Some(*agent),
-        (Variable::AgentId | Variable::Subject | Variable::UserId | Variable::CustomerId, _) => None,
-    }
-}
-
-/// By the kill switch of agents, with the control plane as its author.
-async fn pause(connection: &mut PgConnection, account: &Risen, agent: &str) -> Result<Option<String>, sqlx::Error> {
-    let AccountKey { budget, window_start, .. } = &account.key;
-    let window = moment(*window_start).unwrap_or_default();
-    let reason = format!("the budget `{budget}` is spent in its window from {window}");
-    let wanted = [Wanted { kind: Kind::Agent, issuer: String::new(), value: agent.to_owned(), bound: 0, expires_at: None }];
-    let target = format!("agent {agent}");
-    let action = match revocations::store::revoke(connection, &wanted, Actor::CONTROL_PLANE, &reason).await {
-        Ok(revoking) if revoking.changed > 0 => "revocation.revoke",
-        // Somebody stopped it before.
-        Ok(_) => return Ok(None),
-        Err(ApiError::Database(error)) => return Err(error),
-        Err(error) => {
-            // More revocations are in force than are kept: bookings go on, and the alert says that nobody was paused.
-            tracing::error!(error = %chain(&error), agent, "an agent is not paused although its budget is spent");
-            "budget.pause_failed"
-        }
-    };
-    let detail = json!({ "kind": "agent", "value": agent, "budget": budget, "scope": account.key.scope, "window_start": window });
-    admin_events::record(connection, Actor::CONTROL_PLANE, AdminEvent { action, target: &target, reason: &reason, detail }).await?;
-    if action == "budget.pause_failed" {
-        return Ok(None);
-    }
-    sqlx::query(
-        "UPDATE budget_alerts SET paused_agent = $4 \
-         WHERE budget = $1 AND scope = $2 AND window_start = to_timestamp($3::bigint) AND level = 'critical'",
-    )
-    .bind(budget)
-    .bind(&account.key.scope)
-    .bind(window_start)
-    .bind(agent)
-    .execute(connection)
-    .await?;
-    Ok(Some(agent.to_owned()))
 }
 
 /// Counts what was committed, and puts pauses in force here.
