@@ -60,8 +60,12 @@ pub(crate) trait Host {
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError>;
     fn resume_request(&self) -> Result<(), HostError>;
     fn select(&self, context: u32) -> Result<(), HostError>;
-    /// The selected root ticks so often from now on.
-    fn set_tick_period(&self, period: Duration) -> Result<(), HostError>;
+    /// The running root is woken by what comes into the shared queue of this name.
+    fn register_queue(&self, name: &str) -> Result<u32, HostError>;
+    /// An empty message.
+    fn enqueue(&self, queue: u32) -> Result<(), HostError>;
+    /// Drops one message.
+    fn dequeue(&self, queue: u32);
 
     fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError>;
     fn http_call(&self, call: &HttpCall<'_>) -> Result<u32, HostError>;
@@ -94,7 +98,6 @@ mod envoy {
     use decision_core::time::Timestamp;
     use proxy_wasm::hostcalls as abi;
     use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
-    use std::time::Duration;
 
     /// The real host.
     #[derive(Clone, Copy, Debug)]
@@ -102,10 +105,13 @@ mod envoy {
 
     // The statuses are declared as `u32`, not as the crate's enum: a value that the enum does not list would be
     // undefined behaviour there.
-    #[expect(unsafe_code, reason = "two calls of the ABI that the SDK does not offer as they are")]
+    #[expect(unsafe_code, reason = "calls of the ABI that the SDK does not offer as they are")]
     #[link(wasm_import_module = "env")]
     unsafe extern "C" {
         fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        fn proxy_register_shared_queue(name: *const u8, name_size: usize, queue: *mut u32) -> u32;
+        fn proxy_enqueue_shared_queue(queue: u32, message: *const u8, message_size: usize) -> u32;
+        fn proxy_dequeue_shared_queue(queue: u32, data: *mut *mut u8, size: *mut usize) -> u32;
         fn proxy_send_local_response(
             status: u32,
             details: *const u8,
@@ -251,8 +257,32 @@ mod envoy {
             abi::set_effective_context(context).map_err(refused)
         }
 
-        fn set_tick_period(&self, period: Duration) -> Result<(), HostError> {
-            abi::set_tick_period(period).map_err(refused)
+        fn register_queue(&self, name: &str) -> Result<u32, HostError> {
+            let mut queue = 0;
+            // SAFETY: the name is valid for reads, and the number for writes, for the duration of the call.
+            #[expect(unsafe_code, reason = "the SDK panics where the capability is not allowed")]
+            let status = unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &raw mut queue) };
+            if status == 0 { Ok(queue) } else { Err(HostError::Refused) }
+        }
+
+        fn enqueue(&self, queue: u32) -> Result<(), HostError> {
+            let message: &[u8] = &[];
+            // SAFETY: the message is valid for reads for the duration of the call.
+            #[expect(unsafe_code, reason = "the SDK panics where the capability is not allowed")]
+            let status = unsafe { proxy_enqueue_shared_queue(queue, message.as_ptr(), message.len()) };
+            if status == 0 { Ok(()) } else { Err(HostError::Refused) }
+        }
+
+        fn dequeue(&self, queue: u32) {
+            let (mut data, mut size) = (std::ptr::null_mut(), 0);
+            // SAFETY: both pointers are valid for writes for the duration of the call.
+            #[expect(unsafe_code, reason = "the SDK panics where the capability is not allowed")]
+            let status = unsafe { proxy_dequeue_shared_queue(queue, &raw mut data, &raw mut size) };
+            if status == 0 && !data.is_null() {
+                // SAFETY: as in `request_headers`.
+                #[expect(unsafe_code, reason = "takes ownership of the host's buffer, as the SDK does")]
+                drop(unsafe { Vec::from_raw_parts(data, size, size) });
+            }
         }
 
         fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError> {

@@ -11,6 +11,7 @@
 
 mod approval;
 mod audit;
+mod bell;
 mod bundle_feed;
 mod client_limits;
 mod contact;

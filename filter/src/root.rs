@@ -12,10 +12,6 @@ use crate::vm::{Vm, Waiting};
 use decision_core::time::Timestamp;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
-
-/// Between a request that is held and the call for it, which all share that come meanwhile. Envoy's timers know no less.
-const TICK_SOON: Duration = Duration::from_millis(1);
 
 /// What came back from a call-out.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +43,8 @@ pub(crate) fn dispatch(vm: &mut Vm, host: &impl Host, settings: &Settings, token
 
 /// Everything that is looked after: contact, bundle, revocations, the sync call.
 pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) -> Wake {
+    vm.bell.answered(host);
+    vm.bell.install(host, &mut vm.ids);
     vm.contact.look(host, now);
     let change = bundle_feed::tick(vm, host, settings, now);
     revocation_feed::tick(vm, host, settings, now);
@@ -104,15 +102,20 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, (root, settings):
     }
 }
 
-/// A request is held whose stream is selected. If a call would help it, the root that calls out ticks at once instead of in its
-/// turn. The stream cannot call itself: the answer would be lost with it, and others wait for the same.
+/// A request is held. If a call would help it, the root is woken: a stream that called out itself would take the answer with it
+/// when it ends, and others wait for the same.
 pub(crate) fn hold(vm: &mut Vm, host: &impl Host, held: Waiting, now: Timestamp) {
-    let stream = held.context;
     vm.waiting.push(held);
-    let Some(owner) = vm.owner.filter(|_| !vm.ticks_soon && sync::is_pressing(vm, now)) else { return };
-    if host.select(owner).is_ok() {
-        vm.ticks_soon = host.set_tick_period(TICK_SOON).is_ok();
-        host.select(stream).unwrap_or(());
+    if sync::is_pressing(vm, now) {
+        vm.bell.ring(host);
+    }
+}
+
+/// A stream has woken the root.
+pub(crate) fn woken(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    vm.bell.answered(host);
+    if sync::is_pressing(vm, now) {
+        sync::tick(vm, host, settings, now);
     }
 }
 
@@ -135,7 +138,7 @@ pub(crate) use context::Root;
 
 #[cfg(target_arch = "wasm32")]
 mod context {
-    use super::{CallResult, configure, dispatch, tick, wake_all};
+    use super::{CallResult, configure, dispatch, tick, wake_all, woken};
     use crate::exchange::Stream;
     use crate::host::{Envoy, Host, Level};
     use crate::settings::Settings;
@@ -167,11 +170,10 @@ mod context {
             Self { id, settings: None, vm: this_vm(), period: TICK }
         }
 
-        /// Ticks more often while there is something to load, and in its turn again after a tick that was brought forward.
-        fn keep_time(&mut self) {
-            let mut vm = self.vm.borrow_mut();
-            let period = if vm.loading.is_some() { TICK_LOADING } else { TICK };
-            if std::mem::take(&mut vm.ticks_soon) || period != self.period {
+        /// Ticks more often while there is something to load.
+        fn hurry(&mut self) {
+            let period = if self.vm.borrow().loading.is_some() { TICK_LOADING } else { TICK };
+            if period != self.period {
                 self.period = period;
                 self.set_tick_period(period);
             }
@@ -242,7 +244,12 @@ mod context {
             let now = Envoy.now();
             let why = tick(&mut self.vm.borrow_mut(), &Envoy, &settings, now);
             wake_all(&self.vm, &Envoy, (self.id, &settings), why, now);
-            self.keep_time();
+            self.hurry();
+        }
+
+        fn on_queue_ready(&mut self, _: u32) {
+            let Some(settings) = self.settings.as_deref() else { return };
+            woken(&mut self.vm.borrow_mut(), &Envoy, settings, Envoy.now());
         }
 
         fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {

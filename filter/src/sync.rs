@@ -119,7 +119,8 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     vm.sync.call += 1;
     let mut accounts = Vec::new();
     let tell = |report: Report<'_>| accounts.push(account_report(&report));
-    if now >= vm.sync.due {
+    let regular = now >= vm.sync.due;
+    if regular {
         vm.sync.due = now.plus(Duration::from_millis(REGULAR_MS + vm.ids.jitter(REGULAR_JITTER_MS)));
         vm.leases.reports(now, ACCOUNTS_PER_CALL, tell);
     } else {
@@ -136,7 +137,8 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
         accounts,
         approvals: vm.asks.clone(),
         undos: vm.undos.send(),
-        records: vm.records.next_batch(),
+        // Storing them takes longer than anything else: who waits for a lease does not wait for that.
+        records: if regular || vm.records.is_urgent() { vm.records.next_batch() } else { None },
         shadow: vm.comparison.report(),
     };
     vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());

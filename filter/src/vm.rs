@@ -1,6 +1,7 @@
 //! What belongs to one virtual machine, whichever listener a request came to: the bundle in force, the leases, the
 //! verified tokens, the queue of records, the requests that wait.
 
+use crate::bell::Bell;
 use crate::bundle_feed::BundleFeed;
 use crate::client_limits::ClientLimits;
 use crate::contact::Contact;
@@ -74,8 +75,8 @@ pub(crate) enum Origin {
 pub(crate) struct Vm {
     /// The root context that ticks and calls out.
     pub(crate) owner: Option<u32>,
-    /// The owner's next tick was brought forward.
-    pub(crate) ticks_soon: bool,
+    /// Wakes the owner.
+    pub(crate) bell: Bell,
     pub(crate) active: Option<Rc<Active>>,
     pub(crate) loading: Option<Loading>,
     pub(crate) retired: Retired,
@@ -137,7 +138,7 @@ impl Vm {
     pub(crate) fn new() -> Self {
         Self {
             owner: None,
-            ticks_soon: false,
+            bell: Bell::default(),
             active: None,
             loading: None,
             retired: Retired::default(),
@@ -219,7 +220,7 @@ impl Vm {
     /// makes its own.
     pub(crate) fn disown(&mut self) {
         self.owner = None;
-        self.ticks_soon = false;
+        self.bell.uninstall();
         self.feed.abandon();
         self.revocation_feed.abandon();
         self.sync.abandon();

@@ -12,7 +12,7 @@ use crate::holders::HolderId;
 use decision_core::budget::{Budget, Units};
 use decision_core::time::Timestamp;
 use redis::aio::ConnectionLike;
-use redis::{Cmd, Pipeline, RedisError, Script};
+use redis::{Cmd, Pipeline, RedisError, Script, Value, from_redis_value};
 use std::sync::LazyLock;
 use std::time::Duration;
 use uuid::Uuid;
@@ -83,8 +83,7 @@ async fn apply_unbounded(
     postings: &[Posting],
     now: Timestamp,
 ) -> Result<Applied, RedisError> {
-    let asked = recalls_of(connection, holder, now).await?;
-    let answers = run_scripts(connection, holder, call, postings, now).await?;
+    let (asked, answers) = ask(connection, holder, call, postings, now).await?;
     let mut applied = Applied { grants: Vec::new(), recalls: asked, ..Applied::default() };
     let mut notices = redis::pipe();
     for (posting, (spent, recalled, grants, others, holding)) in postings.iter().zip(answers) {
@@ -126,28 +125,33 @@ pub async fn forfeit(connection: &mut impl ConnectionLike, key: &AccountKey, hol
         .map_err(VolatileError::Valkey)
 }
 
-async fn run_scripts(
+/// What the holder is asked to give back, and the script's answers, by one round trip.
+async fn ask(
     connection: &mut impl ConnectionLike,
     holder: HolderId,
     call: i64,
     postings: &[Posting],
     now: Timestamp,
-) -> Result<Vec<Answer>, RedisError> {
-    if postings.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<(Vec<AccountRecall>, Vec<Answer>), RedisError> {
     let mut pipeline = redis::pipe();
+    pipeline.cmd("HGETALL").arg(recall_key(&holder.0.simple().to_string()));
     for posting in postings {
         pipeline.add_command(script_call(holder, call, posting, now));
     }
-    match pipeline.query_async(connection).await {
+    let answers: Result<Vec<Value>, RedisError> = pipeline.query_async(connection).await;
+    let mut answers = match answers {
         Err(error) if error.code() == Some("NOSCRIPT") => {
             // A restarted store forgot the script. What ran already answers again without a change: the call is known.
             ACCOUNT.load_async(connection).await?;
             pipeline.query_async(connection).await
         }
         answers => answers,
-    }
+    }?
+    .into_iter();
+    let notes: Vec<(String, i64)> = answers.next().map(from_redis_value).transpose()?.unwrap_or_default();
+    let asked = notes.iter().filter(|(_, until)| *until > now.as_millis()).filter_map(|(key, _)| decoded(key)).collect();
+    let answers = answers.map(from_redis_value).collect::<Result<_, _>>()?;
+    Ok((asked, answers))
 }
 
 fn script_call(holder: HolderId, call: i64, posting: &Posting, now: Timestamp) -> Cmd {
@@ -212,11 +216,6 @@ fn notify(pipeline: &mut Pipeline, holder: &str, key: &AccountKey, now: Timestam
     let note = recall_key(holder);
     pipeline.hset(&note, encoded(key), until).ignore();
     pipeline.pexpire_at(&note, until).ignore();
-}
-
-async fn recalls_of(connection: &mut impl ConnectionLike, holder: HolderId, now: Timestamp) -> Result<Vec<AccountRecall>, RedisError> {
-    let notes: Vec<(String, i64)> = redis::cmd("HGETALL").arg(recall_key(&holder.0.simple().to_string())).query_async(connection).await?;
-    Ok(notes.iter().filter(|(_, until)| *until > now.as_millis()).filter_map(|(key, _)| decoded(key)).collect())
 }
 
 /// The numbers of one account; `None` when nothing was ever charged to it.

@@ -6,7 +6,7 @@ use crate::contact::About;
 use crate::exchange::Exchange;
 use crate::pipeline::{self, Step, Wake};
 use crate::response;
-use crate::root::{CallResult, dispatch, hold, tick, wake_all};
+use crate::root::{CallResult, dispatch, hold, tick, wake_all, woken};
 use crate::settings::Settings;
 use crate::vm::{Vm, Waiting};
 use authn::Mark;
@@ -317,10 +317,20 @@ impl Gate {
     pub(crate) fn sync_call(&self) -> Option<(Call, SyncRequest)> {
         self.host.pass(TICK);
         self.tick();
+        self.taken_call()
+    }
+
+    /// The sync call that was made.
+    pub(crate) fn taken_call(&self) -> Option<(Call, SyncRequest)> {
         self.take_call("/data-plane/v1/sync").map(|call| {
             let request = wire::frame::decode(&call.body).unwrap();
             (call, request)
         })
+    }
+
+    /// As the root does it when a stream rings.
+    pub(crate) fn woken(&self) {
+        woken(&mut self.vm.borrow_mut(), &self.host, &self.settings, self.host.now.get());
     }
 
     pub(crate) fn take_call(&self, path: &str) -> Option<Call> {

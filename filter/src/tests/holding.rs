@@ -1,7 +1,7 @@
 //! Requests that wait: for a policy, for a lease. What a client that leaves held is given back.
 
 use super::gate::{Gate, Request, document, grant_all, image, version};
-use super::host::{ROOT, SharedData};
+use super::host::SharedData;
 use super::tokens;
 use crate::exchange::State;
 use crate::pipeline::Step;
@@ -76,27 +76,55 @@ fn a_request_without_a_lease_waits_for_one_call_and_goes_on() {
 
 /// The root's turn comes every 20 ms; a call takes one or two.
 #[test]
-fn a_request_that_is_held_brings_the_call_forward_once() {
+fn a_request_that_is_held_wakes_the_root_once_and_an_answer_makes_the_next_call() {
     let mut gate = Gate::new("PLANT");
-    gate.vm.borrow_mut().owner = Some(ROOT);
+    gate.tick();
+    let rung = |gate: &Gate| gate.host.queues.borrow().as_ref().unwrap()[0].1;
     let stream = gate.begin(&read());
-    assert_eq!((stream.step, gate.host.tick_period.take()), (Step::Held, Some(Duration::from_millis(1))));
     let second = gate.begin(&read());
-    assert_eq!((second.step, gate.host.tick_period.take()), (Step::Held, None), "the tick is coming");
-    gate.vm.borrow_mut().ticks_soon = false;
-    let (call, request) = gate.sync_call().unwrap();
+    assert_eq!((stream.step, second.step, rung(&gate)), (Step::Held, Step::Held, 1));
+    gate.woken();
+    assert_eq!(rung(&gate), 0);
+    let (call, request) = gate.taken_call().unwrap();
     assert_eq!(request.accounts.len(), 4);
     let third =
         gate.begin(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::token(json!({"sub": "user-7", "customer_id": "customer-7"}))));
-    assert_eq!((third.step, gate.host.tick_period.take()), (Step::Held, None), "one call at a time");
+    assert_eq!((third.step, rung(&gate)), (Step::Held, 0), "one call at a time");
     gate.answer_sync(&call, &grant_all(&request));
     assert!(gate.forwarded(&stream).is_some() && gate.forwarded(&second).is_some() && gate.forwarded(&third).is_none());
     // No tick in between.
-    let call = gate.take_call("/data-plane/v1/sync").unwrap();
-    let request: SyncRequest = wire::frame::decode(&call.body).unwrap();
+    let (call, request) = gate.taken_call().unwrap();
     assert_eq!(request.call, 2);
     gate.answer_sync(&call, &grant_all(&request));
     assert!(gate.forwarded(&third).is_some());
+}
+
+#[test]
+fn without_queues_the_call_is_made_at_the_next_tick() {
+    let mut gate = Gate::new("PLANT");
+    gate.host.queues.replace(None);
+    gate.tick();
+    let stream = gate.begin(&read());
+    assert!(stream.step == Step::Held && gate.taken_call().is_none());
+    gate.sync(|_, _| {});
+    assert!(gate.forwarded(&stream).is_some());
+    assert_eq!(gate.host.take_calls().iter().filter(|call| *call == "register_queue").count(), 1, "asked once");
+}
+
+/// Storing records is what takes long in a call.
+#[test]
+fn who_waits_for_a_lease_does_not_wait_for_records() {
+    let mut gate = Gate::new("PLANT");
+    let stream = gate.begin(&read());
+    gate.sync(|_, _| {});
+    gate.complete(&stream);
+    gate.begin(&Request::new("GET", "/api/v1/tasks").bearer(&tokens::token(json!({"sub": "user-7", "customer_id": "customer-7"}))));
+    let (call, request) = gate.sync_call().unwrap();
+    assert!(request.records.is_none() && request.accounts.iter().all(|account| account.minimum > account.used));
+    gate.answer_sync(&call, &grant_all(&request));
+    gate.run(Duration::from_secs(1));
+    let (_, request) = gate.taken_call().unwrap();
+    assert!(request.records.is_some(), "their turn comes");
 }
 
 #[test]

@@ -97,8 +97,8 @@ pub(crate) struct FakeHost {
     pub(crate) metrics: RefCell<BTreeMap<String, i64>>,
     /// How `verify_signature` answers; absent, as in an Envoy without it.
     pub(crate) verifies: Cell<Option<Verify>>,
-    /// How often the root ticks, if that was set.
-    pub(crate) tick_period: Cell<Option<Duration>>,
+    /// Names of shared queues, and how many messages each has. Absent: they are not allowed.
+    pub(crate) queues: RefCell<Option<Vec<(String, usize)>>>,
     metric_names: RefCell<Vec<String>>,
     next_token: Cell<u32>,
 }
@@ -138,7 +138,7 @@ impl FakeHost {
             shared,
             metrics: RefCell::default(),
             verifies: Cell::new(None),
-            tick_period: Cell::new(None),
+            queues: RefCell::new(Some(Vec::new())),
             metric_names: RefCell::default(),
             next_token: Cell::new(1),
         }
@@ -278,11 +278,25 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn set_tick_period(&self, period: Duration) -> Result<(), HostError> {
-        self.note("set_tick_period");
-        assert_eq!(self.selected.get(), ROOT, "the root ticks");
-        self.tick_period.set(Some(period));
+    fn register_queue(&self, name: &str) -> Result<u32, HostError> {
+        self.note("register_queue");
+        let mut queues = self.queues.borrow_mut();
+        let queues = queues.as_mut().ok_or(HostError::Refused)?;
+        queues.push((name.into(), 0));
+        u32::try_from(queues.len() - 1).map_err(|_| HostError::Refused)
+    }
+
+    fn enqueue(&self, queue: u32) -> Result<(), HostError> {
+        self.note("enqueue");
+        let mut queues = self.queues.borrow_mut();
+        queues.as_mut().ok_or(HostError::Refused)?[usize::try_from(queue).unwrap()].1 += 1;
         Ok(())
+    }
+
+    fn dequeue(&self, queue: u32) {
+        self.note("dequeue");
+        let mut queues = self.queues.borrow_mut();
+        queues.as_mut().unwrap()[usize::try_from(queue).unwrap()].1 -= 1;
     }
 
     fn call_foreign(&self, function: &str, argument: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
