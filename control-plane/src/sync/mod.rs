@@ -1,7 +1,7 @@
 //! The sync call: reports, wants, approvals and audit records of one holder in one call.
 //!
-//! What Postgres keeps is one transaction, committed before anything is answered; what Valkey keeps follows, and may fail
-//! without harm. Nothing here decides: the rules are in `budgets::ledger`, `approvals::store` and `audit::store`.
+//! What Postgres keeps is one transaction, committed before anything is answered; what Valkey keeps is asked beside it, once the call
+//! is admitted, and may fail without harm. Nothing here decides: the rules are in `budgets::ledger`, `approvals::store` and `audit::store`.
 
 pub mod http;
 pub mod store;
@@ -9,7 +9,7 @@ pub mod store;
 use crate::app::AppState;
 use crate::budgets::alerts::{self, Telling};
 use crate::budgets::ledger::InvalidReport;
-use crate::budgets::{AccountKey, Granting, Plan, Reports, Rules, valkey};
+use crate::budgets::{AccountKey, Granting, Reports, Rules, valkey};
 use crate::caller::Envoy;
 use crate::holders::{self, AdmitError, Enforced, HolderId};
 use crate::metrics::BudgetName;
@@ -86,6 +86,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
             caps: &state.caps,
             granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
         },
+        valkey: &state.valkey,
         telling: Telling::of(&active),
         asks: &request.approvals,
         undos: &request.undos,
@@ -136,20 +137,21 @@ async fn forfeit_closed(state: &AppState, short: &[(AccountKey, Vec<HolderId>)])
     }
 }
 
-/// Adds what Valkey keeps to what is committed. The accounts of a store that does not answer stay absent.
+/// Adds what Valkey answered to what is committed. The accounts of a store that does not answer stay absent.
 async fn complete(state: &AppState, job: &Job<'_>, committed: Committed) -> SyncAnswer {
-    let Committed { plan: Plan { volatile, nowhere, .. }, durable, now, approvals, stored: _, told: _ } = committed;
+    let Committed { nowhere, durable, volatile, approvals, stored: _, told: _ } = committed;
     let mut placed = durable.grants;
     let mut recalls = durable.recalls;
     placed.extend(nowhere);
-    match valkey::apply(&mut state.valkey.clone(), job.holder, job.call, &volatile, now).await {
-        Ok(applied) => {
+    match volatile.await {
+        Ok(Ok(applied)) => {
             placed.extend(applied.grants);
             recalls.extend(applied.recalls);
             alerts::record_volatile(state, applied.risen).await;
             forfeit_closed(state, &applied.short).await;
         }
-        Err(error) => tracing::warn!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
+        Ok(Err(error)) => tracing::warn!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
+        Err(error) => tracing::error!(error = %chain(&error), "accounts of volatile budgets are left unanswered"),
     }
     placed.sort_by_key(|(index, _)| *index);
     SyncAnswer {

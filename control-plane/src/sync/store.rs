@@ -7,11 +7,14 @@ use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
 use crate::budgets::alerts::{self, Telling, Told};
 use crate::budgets::caps;
 use crate::budgets::store::{Applied, ApplyError};
-use crate::budgets::{Plan, Reports, Rules, store as accounts};
+use crate::budgets::valkey::{self, VolatileError};
+use crate::budgets::{Placed, Plan, Posting, Reports, Rules, store as accounts};
 use crate::holders::{Enforced, HolderId, admit};
 use crate::policies::shadow::store as shadow;
 use decision_core::time::Timestamp;
+use redis::aio::ConnectionManager;
 use sqlx::PgPool;
+use tokio::task::JoinHandle;
 use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch, ShadowReport};
 
 /// How often a transaction that lost a race is tried.
@@ -36,6 +39,8 @@ pub struct Job<'a> {
     pub reports: &'a Reports,
     /// By what accounts are granted.
     pub rules: Rules<'a>,
+    /// What keeps the accounts of budgets that are not durable.
+    pub valkey: &'a ConnectionManager,
     /// Under what thresholds are told, and to whom.
     pub telling: Telling<'a>,
     /// Approvals to request or consume.
@@ -53,12 +58,12 @@ pub struct Job<'a> {
 /// What is committed.
 #[derive(Debug)]
 pub struct Committed {
-    /// The call's reports by place; the durable ones are booked.
-    pub plan: Plan,
+    /// Answered without asking a store.
+    pub nowhere: Vec<Placed>,
     /// The durable part.
     pub durable: Applied,
-    /// The database's clock.
-    pub now: Timestamp,
+    /// The volatile part: it is asked at the same time, and may fail or be late without harm to the other.
+    pub volatile: JoinHandle<Result<valkey::Applied, VolatileError>>,
     /// Answers to the asks.
     pub approvals: Vec<ApprovalAnswer>,
     /// What became of the records.
@@ -97,6 +102,7 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
     // Before the plan, which may know a newer one already.
     let known = job.rules.caps.number();
     let plan = Plan::new(job.rules, job.reports, admission.now, admission.holders);
+    let volatile = ask_valkey(job, plan.volatile, admission.now);
     let durable = match accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness, known).await {
         Err(ApplyError::Outdated) => {
             transaction.rollback().await?;
@@ -121,7 +127,14 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
     let told = alerts::record(&mut transaction, job.telling, &durable.risen).await?;
     // INVARIANT (I5): nothing is answered before this.
     transaction.commit().await?;
-    Ok(Committed { plan, durable, now: admission.now, approvals, stored, told })
+    Ok(Committed { nowhere: plan.nowhere, durable, volatile, approvals, stored, told })
+}
+
+/// Asked as soon as the call is admitted, and not waited for while accounts are locked. If nothing is committed, the next call
+/// repairs what was booked: numbers are cumulative.
+fn ask_valkey(job: &Job<'_>, postings: Vec<Posting>, now: Timestamp) -> JoinHandle<Result<valkey::Applied, VolatileError>> {
+    let (mut connection, holder, call) = (job.valkey.clone(), job.holder, job.call);
+    tokio::spawn(async move { valkey::apply(&mut connection, holder, call, &postings, now).await })
 }
 
 /// Records that an Envoy spoke for a holder of another one.

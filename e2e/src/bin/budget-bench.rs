@@ -37,7 +37,7 @@ struct Arguments {
     /// How long requests of users are sent whose accounts each worker has used. Rates have windows of a minute.
     #[arg(long, default_value_t = 90)]
     warm_seconds: u64,
-    /// How many users send a request each before memory is looked at; each has two accounts of money and rates of its own.
+    /// How many users send a request each before memory is looked at; each has three accounts of its own.
     #[arg(long, default_value_t = 34_000)]
     users: usize,
 }
@@ -125,7 +125,7 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
         expect(Client::new(gateway(state)?).send(&ask).await?.status, 200, "a request")?;
     }
     let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await?;
-    println!("{accounts} durable accounts, and as many others in Valkey. Memory (Pss), before and after:");
+    println!("{accounts} durable accounts, and {} more in Valkey. Memory (Pss), before and after {} users:", 2 * arguments.users, arguments.users);
     for ((part, before), (_, after)) in before.into_iter().zip(memory(state)) {
         println!("  {part}: {:.0} MB, {:.0} MB", megabytes(before), megabytes(after));
     }
