@@ -94,8 +94,10 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, (root, settings):
             wake_one(vm, host, held, why, now);
         }
     }
-    // The root's own calls follow.
-    host.select(root).unwrap_or(());
+    // The root's own calls follow. One under another context would lose its answer: then the next tick makes it.
+    if host.select(root).is_err() {
+        return;
+    }
     let mut vm = vm.borrow_mut();
     if sync::is_pressing(&vm, now) {
         sync::tick(&mut vm, host, settings, now);
@@ -248,7 +250,7 @@ mod context {
         }
 
         fn on_queue_ready(&mut self, _: u32) {
-            let Some(settings) = self.settings.as_deref() else { return };
+            let Some(settings) = self.settings.as_deref().filter(|_| self.vm.borrow().owner == Some(self.id)) else { return };
             woken(&mut self.vm.borrow_mut(), &Envoy, settings, Envoy.now());
         }
 

@@ -238,7 +238,7 @@ impl OverrideAccount {
 }
 
 /// An account that others wait for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AccountRecall {
     /// The budget's name.
     pub budget: String,

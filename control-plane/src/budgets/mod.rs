@@ -19,7 +19,7 @@ use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use ledger::{CAP_MAX, InvalidReport, Lease, Report, Room};
 use std::collections::BTreeMap;
-use wire::sync::{AccountGrant, AccountReport, OverrideAccount};
+use wire::sync::{AccountGrant, AccountRecall, AccountReport, OverrideAccount};
 
 /// No window of today starts later: it bounds what reaches the database as a timestamp.
 const SECONDS_MAX: i64 = 1 << 37;
@@ -33,6 +33,10 @@ pub struct AccountKey {
     pub scope: String,
     /// Start of the window, seconds since the epoch.
     pub window_start: i64,
+}
+
+fn recall_of(key: &AccountKey) -> AccountRecall {
+    AccountRecall { budget: key.budget.clone(), scope: key.scope.clone(), window_start: key.window_start }
 }
 
 /// Where an account is kept.

@@ -5,11 +5,11 @@
 
 use super::alerts::{Risen, of_rank, rank};
 use super::ledger::{self, Account, Booked, Lease, Recall, Room};
-use super::{AccountKey, Placed, Posting};
+use super::{AccountKey, Placed, Posting, recall_of};
 use crate::holders::{Freshness, HolderId};
 use decision_core::budget::{Budget, Units};
 use sqlx::{FromRow, PgConnection};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use wire::sync::AccountRecall;
 
 /// What became of the durable part of a call.
@@ -47,7 +47,7 @@ pub async fn apply(
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     // Accounts of which this holder has only what its requests wait for: it is not asked to give that back.
-    let mut kept: Vec<&AccountKey> = Vec::new();
+    let mut kept: HashSet<AccountRecall> = HashSet::new();
     if !postings.is_empty() {
         if freshness == Freshness::New {
             lock_or_open(connection, postings).await?;
@@ -60,18 +60,14 @@ pub async fn apply(
         for (ordinal, posting) in (1_i64..).zip(postings) {
             let lease = book_posting(posting, rows.get(&ordinal), freshness, &mut changes, &mut applied);
             if !posting.has_to_spare(lease.as_ref()) {
-                kept.push(&posting.key);
+                kept.insert(recall_of(&posting.key));
             }
         }
         changes.write(connection, holder).await?;
     }
     applied.recalls = recalls(connection, holder).await?;
-    applied.recalls.retain(|recall| !kept.iter().any(|key| is_for(recall, key)));
+    applied.recalls.retain(|recall| !kept.contains(recall));
     Ok(applied)
-}
-
-fn is_for(recall: &AccountRecall, key: &AccountKey) -> bool {
-    recall.window_start == key.window_start && recall.scope == key.scope && recall.budget == key.budget
 }
 
 /// Answers the lease as it is then.
@@ -315,6 +311,9 @@ const WRITE: &str = "WITH accounts AS ( \
      ON CONFLICT (holder, account_id) DO UPDATE SET generation = EXCLUDED.generation, granted = EXCLUDED.granted, \
          used = EXCLUDED.used, held = EXCLUDED.held, overrun = EXCLUDED.overrun";
 
+/// In one answer; those that were asked for longest ago come first, and the next call has the rest.
+const RECALLS_MAX: i64 = 1_000;
+
 /// Accounts on which the holder has units to spare that others asked for in the last seconds.
 async fn recalls(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<AccountRecall>, sqlx::Error> {
     let rows: Vec<(String, String, i64)> = sqlx::query_as(
@@ -322,9 +321,10 @@ async fn recalls(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<
         "SELECT a.budget, a.scope, extract(epoch FROM a.window_start)::bigint \
          FROM budget_accounts AS a CROSS JOIN LATERAL ( \
              SELECT l.granted > l.used + l.held AS spare FROM budget_leases AS l WHERE l.holder = $1 AND l.account_id = a.account_id LIMIT 1) AS l \
-         WHERE a.recalled_at > now() - interval '5 seconds' AND a.window_end > now() AND l.spare",
+         WHERE a.recalled_at > now() - interval '5 seconds' AND a.window_end > now() AND l.spare ORDER BY a.recalled_at LIMIT $2",
     )
     .bind(holder.0)
+    .bind(RECALLS_MAX)
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(|(budget, scope, window_start)| AccountRecall { budget, scope, window_start }).collect())

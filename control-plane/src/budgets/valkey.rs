@@ -7,12 +7,13 @@
 
 use super::alerts::Risen;
 use super::ledger::{Account, Lease, Report, Room};
-use super::{AccountKey, Placed, Posting};
+use super::{AccountKey, Placed, Posting, recall_of};
 use crate::holders::HolderId;
 use decision_core::budget::{Budget, Units};
 use decision_core::time::Timestamp;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, Script, Value, from_redis_value};
+use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 use uuid::Uuid;
@@ -84,7 +85,10 @@ async fn apply_unbounded(
     now: Timestamp,
 ) -> Result<Applied, RedisError> {
     let (asked, answers) = ask(connection, holder, call, postings, now).await?;
-    let mut applied = Applied { grants: Vec::new(), recalls: asked, ..Applied::default() };
+    // Of what is reported now, the answers say it.
+    let reported: HashSet<AccountRecall> = postings.iter().map(|posting| recall_of(&posting.key)).collect();
+    let recalls = asked.into_iter().filter(|recall| !reported.contains(recall)).collect();
+    let mut applied = Applied { recalls, ..Applied::default() };
     let mut notices = redis::pipe();
     for (posting, (spent, recalled, grants, others, holding)) in postings.iter().zip(answers) {
         let placed = posting.reports.iter().zip(grants);
@@ -93,10 +97,8 @@ async fn apply_unbounded(
             .extend(placed.map(|((index, report), granted)| (*index, posting.answer(report, Units::new(granted), Units::new(spent)))));
         let end = posting.window_end.unwrap_or_default();
         applied.risen.extend(Risen::above(None, posting.thresholds, (posting.cap, Units::new(spent)), &posting.key, end));
-        let recall = recall_of(&posting.key);
-        applied.recalls.retain(|known| *known != recall);
         if recalled == 1 {
-            applied.recalls.push(recall);
+            applied.recalls.push(recall_of(&posting.key));
         }
         let holding: Vec<HolderId> = holding.iter().filter_map(|holder| Uuid::try_parse(holder).ok().map(HolderId)).collect();
         if !holding.is_empty() {
@@ -200,10 +202,6 @@ fn decoded(text: &str) -> Option<AccountRecall> {
 fn take_part(text: &str) -> Option<(&str, &str)> {
     let (length, rest) = text.split_once(':')?;
     rest.split_at_checked(length.parse().ok()?)
-}
-
-fn recall_of(key: &AccountKey) -> AccountRecall {
-    AccountRecall { budget: key.budget.clone(), scope: key.scope.clone(), window_start: key.window_start }
 }
 
 fn recall_key(holder: &str) -> String {

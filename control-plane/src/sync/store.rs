@@ -14,6 +14,7 @@ use crate::policies::shadow::store as shadow;
 use decision_core::time::Timestamp;
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch, ShadowReport};
 
@@ -22,7 +23,11 @@ const ATTEMPTS_MAX: u32 = 4;
 
 /// Every statement of a call looks for some rows by their keys. Tables that grow faster than their statistics make the planner read
 /// them whole; and planning anew for every call takes longer than the statements do.
-const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off";
+pub const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+     SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off";
+
+/// How long a call waits for notes alone.
+const NOTES_PATIENCE: Duration = Duration::from_millis(5);
 
 /// A checked call and what it is carried out under.
 #[derive(Debug)]
@@ -131,10 +136,17 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
 }
 
 /// Asked as soon as the call is admitted, and not waited for while accounts are locked. If nothing is committed, the next call
-/// repairs what was booked: numbers are cumulative.
+/// repairs what was booked: numbers are cumulative. An attempt after a lost race asks again, and is answered as the first was.
 fn ask_valkey(job: &Job<'_>, postings: Vec<Posting>, now: Timestamp) -> JoinHandle<Result<valkey::Applied, VolatileError>> {
     let (mut connection, holder, call) = (job.valkey.clone(), job.holder, job.call);
-    tokio::spawn(async move { valkey::apply(&mut connection, holder, call, &postings, now).await })
+    tokio::spawn(async move {
+        let asked = valkey::apply(&mut connection, holder, call, &postings, now);
+        if postings.is_empty() {
+            // Only what others want back, of which the next call hears too: nobody waits long for that.
+            return tokio::time::timeout(NOTES_PATIENCE, asked).await.unwrap_or_else(|_elapsed| Ok(valkey::Applied::default()));
+        }
+        asked.await
+    })
 }
 
 /// Records that an Envoy spoke for a holder of another one.

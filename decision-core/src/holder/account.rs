@@ -283,6 +283,19 @@ impl Account {
         }
     }
 
+    /// A request leaves the queue.
+    pub(super) fn unqueue(&mut self, amount: Units) {
+        self.waiting = self.waiting.minus(amount);
+        if self.waiting == Units::ZERO && !self.recalled && !self.renewal_asked {
+            self.due = None;
+        }
+    }
+
+    /// Whether a lower limit would free something that nobody here waits for.
+    pub(super) fn has_to_spare(&self) -> bool {
+        self.lease.limit() > self.lease.taken().plus(self.waiting)
+    }
+
     /// When a request that takes its place now may ask.
     pub(super) fn may_ask(&self, now: Timestamp) -> Timestamp {
         self.ask_again.max(now)

@@ -276,8 +276,11 @@ impl LeaseHolder {
         for (found, amount) in places.iter().flatten() {
             if let Some(account) = self.account(*found) {
                 account.queue(*amount);
-                let when = account.may_ask(now);
-                self.ask(*found, when);
+                // Where there is room it is the other accounts that are waited for.
+                if account.lease.room() < account.waiting {
+                    let when = account.may_ask(now);
+                    self.ask(*found, when);
+                }
             }
         }
         Box::new(Wait { places })
@@ -295,8 +298,18 @@ impl LeaseHolder {
     pub fn end_wait(&mut self, wait: Box<Wait>) {
         for (found, amount) in wait.places.into_iter().flatten() {
             if let Some(account) = self.account(found) {
-                account.waiting = account.waiting.minus(amount);
+                account.unqueue(amount);
             }
+        }
+        self.drop_void();
+    }
+
+    /// Entries of accounts that are gone, or are to be reported at another moment or not at all: they would read as urgent.
+    fn drop_void(&mut self) {
+        while let Some(Reverse((when, _, found))) = self.urgent.peek().copied()
+            && !self.known(found).is_some_and(|account| account.is_due(when))
+        {
+            self.urgent.pop();
         }
     }
 
@@ -378,7 +391,7 @@ impl LeaseHolder {
     }
 
     /// What to report and ask before the next regular call: the accounts for which somebody waits, which run low, or which others
-    /// want. Costs no look at the others.
+    /// want. Costs no look at the others, unless a call with all accounts was too small for them.
     pub fn urgent_reports(&mut self, now: Timestamp, most: usize, mut report: impl FnMut(Report<'_>)) {
         if self.unfinished.is_some() {
             return self.reports(now, most, report);
@@ -406,14 +419,15 @@ impl LeaseHolder {
                 report(made);
             }
         }
+        self.drop_void();
         left
     }
 
     fn report_all(&mut self, now: Timestamp, most: usize, report: &mut impl FnMut(Report<'_>)) {
-        let begin = self.unfinished.take().filter(|begin| *begin < self.accounts.len()).unwrap_or(0);
-        let (earlier, later) = self.accounts.split_at_mut(begin);
+        let begin = self.unfinished.take().unwrap_or(0);
         let mut left = most;
-        for (place, account) in (begin..).zip(later).chain((0..).zip(earlier)) {
+        // To the end and no further: what was told and not answered waits for the next regular call.
+        for (place, account) in self.accounts.iter_mut().enumerate().skip(begin) {
             let Some(account) = account.as_mut().filter(|account| account.round != self.round) else { continue };
             // Not asked for its report, which would lower its lease and be lost.
             if left == 0 {
@@ -426,6 +440,7 @@ impl LeaseHolder {
                 report(made);
             }
         }
+        self.drop_void();
     }
 
     /// Opens the accounts of the next window whose present one is in use and ends soon: nobody has to wait at the roll-over.
@@ -463,10 +478,13 @@ impl LeaseHolder {
         }
     }
 
-    /// Others wait for this account: its lease is lowered to what is taken, and that is reported at once.
+    /// Others wait for this account: its lease is lowered to what is taken, and that is reported at once. A lease without anything to
+    /// spare stays as it is: it was lowered already, or the next regular report tells that it was used.
     pub fn recall(&mut self, budget: &str, scope: &str, window_start: Timestamp) {
         let Some(slot) = self.lookup(budget, scope, window_start) else { return };
-        if let Some(account) = self.slot_mut(slot) {
+        if let Some(account) = self.slot_mut(slot)
+            && account.has_to_spare()
+        {
             account.recalled = true;
             let found = AccountRef { slot, generation: account.generation };
             self.ask(found, Timestamp::EPOCH);

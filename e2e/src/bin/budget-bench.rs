@@ -125,7 +125,11 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
         expect(Client::new(gateway(state)?).send(&ask).await?.status, 200, "a request")?;
     }
     let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await?;
-    println!("{accounts} durable accounts, and {} more in Valkey. Memory (Pss), before and after {} users:", 2 * arguments.users, arguments.users);
+    println!(
+        "{accounts} durable accounts, and {} more in Valkey. Memory (Pss), before and after {} users:",
+        2 * arguments.users,
+        arguments.users
+    );
     for ((part, before), (_, after)) in before.into_iter().zip(memory(state)) {
         println!("  {part}: {:.0} MB, {:.0} MB", megabytes(before), megabytes(after));
     }
