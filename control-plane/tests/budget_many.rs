@@ -11,7 +11,7 @@ use control_plane::budgets::store;
 use control_plane::holders::{Freshness, HolderId, close_one_silent};
 use control_plane::sync::store::BEGIN;
 use plane::Holder;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -107,6 +107,18 @@ async fn a_holder_with_many_leases_is_closed_in_a_few_statements(pool: PgPool) {
     assert!((5..=20).contains(&statements), "{statements} statements");
 }
 
+/// By this connection, since its counts were last collected.
+async fn rows_read(connection: &mut PgConnection) -> i64 {
+    let (rows,): (i64,) = sqlx::query_as(
+        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables \
+         WHERE relname IN ('budget_accounts', 'budget_leases')",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    rows
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_call_looks_at_what_is_recalled_and_not_at_all_leases(pool: PgPool) {
     let state = state(&pool).await;
@@ -124,15 +136,10 @@ async fn a_call_looks_at_what_is_recalled_and_not_at_all_leases(pool: PgPool) {
 
     let mut transaction = pool.begin_with(BEGIN).await.unwrap();
     let id = HolderId(Uuid::from_bytes(holder.id));
+    let before = rows_read(&mut transaction).await;
     let applied = store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX).await.unwrap();
     assert_eq!(applied.recalls.iter().map(|recall| &*recall.scope).collect::<Vec<_>>(), ["agent:agent_id=4:a-77"]);
-    let (rows,): (i64,) = sqlx::query_as(
-        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables \
-         WHERE relname IN ('budget_accounts', 'budget_leases')",
-    )
-    .fetch_one(&mut *transaction)
-    .await
-    .unwrap();
+    let rows = rows_read(&mut transaction).await - before;
     let started = Instant::now();
     for _ in 0..100 {
         store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX).await.unwrap();
