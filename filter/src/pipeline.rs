@@ -272,7 +272,7 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
             let until = exchange.trace.arrived.max(now).plus(WAIT);
             hold(exchange, vm, host, State::AwaitingLease { permit, wait, until })
         }
-        Err(Shortfall::Spent { budget, window, cap, settled }) => {
+        Err(Shortfall::Spent { budget, window, cap, settled } | Shortfall::Taken { budget, window, cap, settled }) => {
             exchange.state = State::Replied;
             exchange.trace.checks.add(audit::Check::Budget, audit::Outcome::Deny);
             let denial = Denial { reason: DenyReason::BudgetSpent(budget), route: Some(permit.route()) };

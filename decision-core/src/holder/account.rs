@@ -115,6 +115,8 @@ pub(super) struct Account {
     renewal_asked: bool,
     /// The minimum of the last report.
     asked: Units,
+    /// The last answer was less than that.
+    refused: bool,
     /// Whoever waits may ask from then on.
     ask_again: Timestamp,
     /// When it is to be reported, if that is before its turn.
@@ -217,6 +219,7 @@ impl Account {
             low: Units::ZERO,
             renewal_asked: false,
             asked: Units::ZERO,
+            refused: false,
             ask_again: Timestamp::EPOCH,
             due: None,
             round: 0,
@@ -247,6 +250,12 @@ impl Account {
     pub(super) fn spent(&self, charge: Units) -> Option<Spent> {
         let told = self.told.filter(|told| told.settled.plus(charge) > told.cap)?;
         Some(Spent { cap: told.cap, settled: told.settled, overriding: told.overriding })
+    }
+
+    /// When the control plane was asked for more and had none, by its last word.
+    pub(super) fn refused(&self) -> Option<(Window, Spent)> {
+        let told = self.told.filter(|_| self.refused)?;
+        Some((self.window, Spent { cap: told.cap, settled: told.settled, overriding: None }))
     }
 
     /// How full the account is; none before the first answer.
@@ -393,6 +402,7 @@ impl Account {
         self.low = Units::new((self.ahead().get() / 2).min(self.lease.room().get() / 2));
         self.renewal_asked = false;
         self.unanswered = false;
+        self.refused = grant.known && grant.granted < self.asked;
         if grant.granted >= self.asked {
             self.ask_again = Timestamp::EPOCH;
         }

@@ -119,6 +119,18 @@ pub enum Shortfall {
         /// Charged by everybody, as far as known.
         settled: Units,
     },
+    /// What is not spent is reserved by open requests or lies in leases of others, who may give it back; no time is left to wait
+    /// for that. Only of budgets that fail open: of the others it is [`Shortfall::Unavailable`].
+    Taken {
+        /// The budget.
+        budget: BudgetId,
+        /// Its window.
+        window: Window,
+        /// The cap.
+        cap: Units,
+        /// Charged by everybody, as far as known.
+        settled: Units,
+    },
     /// The control plane has to be asked.
     Short(Box<Wait>),
     /// The user has none of the values that this budget's scope names.
@@ -186,7 +198,13 @@ impl LeaseHolder {
                 }
                 Room::Unknown => match resolve(Fault::BudgetUnavailable, mode(policy, charge.budget)) {
                     Resolution::FailedClosed => return Err(Shortfall::Unavailable(charge.budget)),
-                    Resolution::FailedOpen => failed_open = true,
+                    // The control plane did answer: the rest is reserved by open requests, or leased to others who use it.
+                    Resolution::FailedOpen => match found.and_then(|found| self.known(found)).and_then(Account::refused) {
+                        Some((window, Spent { cap, settled, .. })) => {
+                            return Err(Shortfall::Taken { budget: charge.budget, window, cap, settled });
+                        }
+                        None => failed_open = true,
+                    },
                 },
             }
         }

@@ -196,7 +196,7 @@ impl World {
                 assert!(self.plane.accounts[&key].settled + charge > cap.get(), "refused although there is room");
                 true
             }
-            Err(Shortfall::Unavailable(_)) => {
+            Err(Shortfall::Unavailable(_) | Shortfall::Taken { .. }) => {
                 assert_eq!(when_short, WhenShort::FailureMode);
                 true
             }

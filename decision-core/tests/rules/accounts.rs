@@ -269,6 +269,26 @@ fn a_recall_of_what_was_given_up_already_is_no_reason_to_call() {
     desk.holder.release(held);
 }
 
+/// A budget that fails open does so when nobody can be asked, not when open requests hold all of it.
+#[test]
+fn what_others_hold_is_no_failure_that_lets_anybody_through() {
+    let mut desk = Desk::new();
+    let wait = desk.wait(&[("rate-minute", 1)]);
+    let told = desk.urgent_reports(NOW).remove(0);
+    desk.holder.end_wait(wait);
+    let unknown = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode).unwrap();
+    assert!(unknown.failed_open(), "nobody has answered");
+    desk.holder.release(unknown);
+    // All ten are reserved elsewhere, and none is settled.
+    desk.grant(&told, 0, 10, 0);
+    let refused = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode);
+    assert!(matches!(refused, Err(Shortfall::Taken { .. })), "{refused:?}");
+    desk.grant(&told, 5, 10, 0);
+    let held = desk.reserve(&[("rate-minute", 1)], NOW, WhenShort::FailureMode).unwrap();
+    assert!(!held.failed_open());
+    desk.holder.release(held);
+}
+
 #[test]
 fn who_waits_for_one_account_does_not_ask_again_for_the_others() {
     let mut desk = Desk::new();

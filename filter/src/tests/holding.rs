@@ -159,6 +159,26 @@ fn a_request_whose_lease_does_not_come_is_answered_by_the_failure_mode() {
     assert!(record["checks"].as_array().unwrap().contains(&json!({"check": "Budget", "outcome": "FailedOpen"})), "{record}");
 }
 
+/// The store is well, and open requests hold the whole rate: that lets nobody through.
+#[test]
+fn a_rate_that_others_hold_refuses_when_the_wait_is_over() {
+    let mut gate = rates_only("PLANT");
+    let stream = gate.begin(&read());
+    for _ in 0..160 {
+        if let Some((call, request)) = gate.sync_call() {
+            let mut answer = grant_all(&request);
+            for account in &mut answer.accounts {
+                (account.granted, account.cap, account.settled) = (0, 50, 0);
+            }
+            gate.answer_sync(&call, &answer);
+        }
+    }
+    let reply = gate.reply(&stream).unwrap();
+    assert_eq!((reply.status, &reply.problem()["check"]), (429, &json!("budget")), "{}", reply.problem());
+    gate.finish(&stream);
+    assert_eq!((gate.held(), gate.awaited()), (0, 0));
+}
+
 /// Let through, and counted: `decision-core` promises it, and operators alert on it.
 #[test]
 fn a_request_that_a_failure_let_through_is_recorded_and_counted_as_such() {

@@ -132,7 +132,7 @@ impl Live {
                 let name = &*POLICY.0.budget(budget).unwrap().name;
                 Reserved::Spent(Key::ALL.into_iter().find(|key| named(*key) == (name, window.start)).unwrap())
             }
-            Err(other @ (Shortfall::Unscoped(_) | Shortfall::Unavailable(_))) => panic!("{other:?}"),
+            Err(other @ (Shortfall::Unscoped(_) | Shortfall::Unavailable(_) | Shortfall::Taken { .. })) => panic!("{other:?}"),
         }
     }
 
@@ -157,7 +157,7 @@ impl Live {
             Want::Ask(charge) => match self.try_to(charge, now) {
                 Err(Shortfall::Short(wait)) => waits = Some(wait),
                 Ok(_) | Err(Shortfall::Spent { .. }) => return None,
-                Err(other @ (Shortfall::Unscoped(_) | Shortfall::Unavailable(_))) => panic!("{other:?}"),
+                Err(other @ (Shortfall::Unscoped(_) | Shortfall::Unavailable(_) | Shortfall::Taken { .. })) => panic!("{other:?}"),
             },
             Want::Lower => Key::ALL.into_iter().for_each(|key| self.holder.recall(named(key).0, "platform", named(key).1)),
             Want::Report | Want::Close => {}
