@@ -4,8 +4,10 @@
 //! that was not seen before.
 
 mod account;
+mod shortfall;
 
 pub use account::{Grant, Override, Report, Standing};
+pub use shortfall::Shortfall;
 
 use crate::budget::{BudgetId, Rhythm, Units, Window};
 use crate::decision::Charges;
@@ -103,40 +105,6 @@ impl Charged {
 #[must_use = "give it back, or the accounts ask for ever"]
 pub struct Wait {
     places: [Option<(AccountRef, Units)>; CHARGES_MAX],
-}
-
-/// Why nothing was reserved.
-#[derive(Debug)]
-pub enum Shortfall {
-    /// No window of this budget will have room for the charge.
-    Spent {
-        /// The budget.
-        budget: BudgetId,
-        /// Its window.
-        window: Window,
-        /// The cap.
-        cap: Units,
-        /// Charged by everybody, as far as known.
-        settled: Units,
-    },
-    /// What is not spent is reserved by open requests or lies in leases of others, who may give it back; no time is left to wait
-    /// for that. Only of budgets that fail open: of the others it is [`Shortfall::Unavailable`].
-    Taken {
-        /// The budget.
-        budget: BudgetId,
-        /// Its window.
-        window: Window,
-        /// The cap.
-        cap: Units,
-        /// Charged by everybody, as far as known.
-        settled: Units,
-    },
-    /// The control plane has to be asked.
-    Short(Box<Wait>),
-    /// The user has none of the values that this budget's scope names.
-    Unscoped(BudgetId),
-    /// The budget cannot be asked, and its failure mode is closed.
-    Unavailable(BudgetId),
 }
 
 /// What to do about an account without room.
