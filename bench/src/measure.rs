@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cli::stack::Stack;
+use cli::stack::{Stack, cpu_time};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -11,7 +11,7 @@ use crate::admin::{self, FilterCounters};
 use crate::error::BenchError;
 use crate::identity::{self, Jwks, USER_ID};
 use crate::load::{self, Answered, Traffic};
-use crate::machine::{Machine, cpu_time};
+use crate::machine::Machine;
 use crate::shadow::Shadow;
 use crate::sources::RULED_CUSTOMER;
 use crate::variant::{BenchPorts, Kind, Variant};
@@ -218,10 +218,15 @@ impl<'s> Bench<'s> {
         Err(BenchError::NeverWarm { seconds: WARM_UP.saturating_mul(WARM_UPS_MAX).as_secs() })
     }
 
+    /// CPU time of Envoy so far.
+    fn cpu(&self) -> Result<Duration, BenchError> {
+        cpu_time(self.envoy).map_err(|source| BenchError::File { path: format!("/proc/{}/task", self.envoy).into(), source })
+    }
+
     fn idle(&self) -> Result<f64, BenchError> {
-        let before = cpu_time(self.envoy)?;
+        let before = self.cpu()?;
         std::thread::sleep(IDLE);
-        let used = cpu_time(self.envoy)?.saturating_sub(before);
+        let used = self.cpu()?.saturating_sub(before);
         Ok(used.as_secs_f64() * 1e6 / IDLE.as_secs_f64())
     }
 
@@ -238,13 +243,13 @@ impl<'s> Bench<'s> {
     fn sample_as_is(&mut self, variant: Variant) -> Result<Sample, BenchError> {
         self.run_up(variant)?;
         let counters = self.counters()?;
-        let before = cpu_time(self.envoy)?;
+        let before = self.cpu()?;
         let answered = self.load(variant, self.plan.duration)?;
         if variant.is_ours() {
             // What is delivered later belongs to these requests too.
             self.drain()?;
         }
-        let used = cpu_time(self.envoy)?.saturating_sub(before);
+        let used = self.cpu()?.saturating_sub(before);
         if variant.is_ours() {
             let counted = self.counters()?.since(counters);
             self.measured += answered.requests;

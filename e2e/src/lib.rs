@@ -1,6 +1,7 @@
 //! What the tests against real parts stand on: the stacks that they start, clients for odd requests and for load, tokens with one
 //! thing wrong, policies of their own; and the echo backend.
 
+pub mod bench;
 pub mod browser;
 pub mod chaos;
 pub mod echo;

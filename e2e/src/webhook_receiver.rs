@@ -2,7 +2,9 @@
 //! statuses that a test wants.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::BodyExt as _;
@@ -37,6 +39,24 @@ impl Received {
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The signature that it has to have: HMAC-SHA-256 of id, time and body. By Python's standard library: another implementation than
+    /// the one that signed.
+    ///
+    /// # Errors
+    /// When there is no Python.
+    pub fn signature(&self, secret: &str) -> std::io::Result<String> {
+        let script = "import base64, hmac, sys; \
+            print(base64.b64encode(hmac.digest(sys.argv[1].encode(), sys.stdin.buffer.read(), 'sha256')).decode())";
+        let mut python = Command::new("python3").args(["-c", script, secret]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = python.stdin.take() {
+            stdin.write_all(
+                &[self.header("webhook-id").as_bytes(), b".", self.header("webhook-timestamp").as_bytes(), b".", &self.body].concat(),
+            )?;
+        }
+        let printed = python.wait_with_output()?;
+        Ok(format!("v1,{}", String::from_utf8_lossy(&printed.stdout).trim()))
     }
 }
 

@@ -98,10 +98,7 @@ pub(crate) fn wake_all(vm: &Rc<RefCell<Vm>>, host: &impl Host, (root, settings):
     if host.select(root).is_err() {
         return;
     }
-    let mut vm = vm.borrow_mut();
-    if sync::is_pressing(&vm, now) {
-        sync::tick(&mut vm, host, settings, now);
-    }
+    sync::press(&mut vm.borrow_mut(), host, settings, now);
 }
 
 /// A request is held. If a call would help it, the root is woken: a stream that called out itself would take the answer with it
@@ -116,9 +113,7 @@ pub(crate) fn hold(vm: &mut Vm, host: &impl Host, held: Waiting, now: Timestamp)
 /// A stream has woken the root.
 pub(crate) fn woken(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     vm.bell.answered(host);
-    if sync::is_pressing(vm, now) {
-        sync::tick(vm, host, settings, now);
-    }
+    sync::press(vm, host, settings, now);
 }
 
 fn wake_one(vm: &Rc<RefCell<Vm>>, host: &impl Host, held: Waiting, why: Wake, now: Timestamp) {

@@ -106,6 +106,13 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     }
 }
 
+/// Makes the call that a request waits for, out of turn.
+pub(crate) fn press(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
+    if is_pressing(vm, now) {
+        call(vm, host, settings, now);
+    }
+}
+
 /// The call of a machine that ends: it tells everything, whatever is due.
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn last_words(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {

@@ -2,6 +2,7 @@
 //! run beside each other, given different run directories and port bases. A stack ends with the process that started it.
 
 mod children;
+mod cpu;
 mod envoy;
 mod error;
 mod http;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+pub use self::cpu::cpu_time;
 pub use self::error::StackError;
 pub use self::options::{Copies, Options, PORT_BASE};
 pub use self::part::{Part, PortError, Ports};

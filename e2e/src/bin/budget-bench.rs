@@ -5,15 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::demo::http::{Ask, Client, HttpError};
-use cli::stack::{Options, Stack, StackError, State, repository};
-use cli::token::{MintError, TokenSpec, mint};
-use decision_core::causes::chain;
+use cli::demo::http::{Answer, Ask, Client};
+use cli::stack::{Options, Stack, State, repository};
+use e2e::bench::{BenchError, exit, gateway, token};
 use e2e::policies::with_budget;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::task::{JoinError, JoinSet};
-use wire::frame::{self, FrameError, MEDIA_TYPE_SYNC};
+use tokio::task::JoinSet;
+use wire::frame::{self, MEDIA_TYPE_SYNC};
 use wire::sync::{AccountReport, SyncAnswer, SyncRequest};
 
 const ACCOUNTS: usize = 10;
@@ -42,37 +41,9 @@ struct Arguments {
     users: usize,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum BenchError {
-    #[error("the stack does not start")]
-    Stack(#[from] StackError),
-    #[error("a file cannot be written")]
-    File(#[from] std::io::Error),
-    #[error("a token cannot be signed")]
-    Token(#[from] MintError),
-    #[error("no answer")]
-    Http(#[from] HttpError),
-    #[error("Postgres refuses")]
-    Database(#[from] sqlx::Error),
-    #[error("a message cannot be read or written")]
-    Frame(#[from] FrameError),
-    #[error("a task ended")]
-    Task(#[from] JoinError),
-    #[error("{what} was answered with {status}")]
-    Status { what: &'static str, status: u16 },
-    #[error("the stack has no {0}")]
-    Lacks(&'static str),
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", chain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()).await)
 }
 
 async fn run(arguments: &Arguments) -> Result<(), BenchError> {
@@ -95,7 +66,7 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
     let bare = bare_transactions(&pool, time).await?;
     println!("sync calls of {ACCOUNTS} accounts: {calls:.0}/s; bare transactions on as many rows: {bare:.0}/s; ratio {:.2}", calls / bare);
     let mut commits = commits(&state.database_url).await?;
-    let tokens: Vec<String> = (0..USERS).map(|number| token(state, "waiter", number)).collect::<Result<_, _>>()?;
+    let tokens: Vec<String> = (0..USERS).map(|number| token(state, &format!("waiter-{number}"))).collect::<Result<_, _>>()?;
     let mut opening = opening_calls(state).await?;
     println!(
         "a call that opens two accounts in Postgres and two in Valkey: median {:.2} ms, p99 {:.2} ms",
@@ -117,12 +88,12 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
     println!("once each worker has used the accounts of {USERS} users: {held} of {sent} requests waited, over a full minute and its end");
     let before = memory(state);
     for number in 0..arguments.users {
-        let ask = Ask::get(PATH).bearer(&token(state, "many", number)?);
+        let ask = Ask::get(PATH).bearer(&token(state, &format!("many-{number}"))?);
         // A connection for some, so that both workers get their share.
         if number % 500 == 0 {
             println!("{number} users …");
         }
-        expect(Client::new(gateway(state)?).send(&ask).await?.status, 200, "a request")?;
+        ok(Client::new(gateway(state)?).send(&ask).await?, "a request")?;
     }
     let (accounts,): (i64,) = sqlx::query_as("SELECT count(*) FROM budget_accounts").fetch_one(&pool).await?;
     println!(
@@ -140,18 +111,8 @@ async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError>
     Ok(())
 }
 
-fn gateway(state: &State) -> Result<&str, BenchError> {
-    state.gateways.get("CP").map(String::as_str).ok_or(BenchError::Lacks("gateway CP"))
-}
-
-fn token(state: &State, name: &str, number: usize) -> Result<String, BenchError> {
-    let issuer = state.issuers.get("cp").ok_or(BenchError::Lacks("issuer cp"))?;
-    let subject = format!("{name}-{number}");
-    Ok(mint(issuer, &TokenSpec::new(&subject, &["customer_user"]).customer(&subject))?)
-}
-
-fn expect(status: u16, want: u16, what: &'static str) -> Result<(), BenchError> {
-    if status == want { Ok(()) } else { Err(BenchError::Status { what, status }) }
+fn ok(answer: Answer, what: &'static str) -> Result<Answer, BenchError> {
+    if answer.status == 200 { Ok(answer) } else { Err(BenchError::Answer { what, status: answer.status, bytes: answer.body.len() }) }
 }
 
 /// Calls per second of some holders at once, each with so many accounts that spend with every call.
@@ -193,27 +154,28 @@ async fn opening_calls(state: &State) -> Result<Vec<f64>, BenchError> {
             account("rate-paid-hour", format!("customer:subject=2:cp,6:opener{call}"), 3_600, 1),
             account("rate-paid-minute", format!("customer:subject=2:cp,6:opener{call}"), 60, 1),
         ];
-        let request = SyncRequest {
-            holder: [255; 16],
-            call,
-            activation: 0,
-            revocation: 0,
-            unknown_keys: Vec::new(),
-            accounts,
-            approvals: Vec::new(),
-            undos: Vec::new(),
-            records: None,
-            shadow: None,
-        };
-        let ask = Ask::post("/data-plane/v1/sync")
-            .bearer(&state.data_plane_token)
-            .header("content-type", MEDIA_TYPE_SYNC)
-            .body(frame::encode(&request)?);
-        let answer = client.send(&ask).await?;
-        expect(answer.status, 200, "a sync call")?;
+        let answer = sync(&mut client, &state.data_plane_token, [255; 16], call, accounts).await?;
         took.push(answer.took.as_secs_f64() * 1e3);
     }
     Ok(took)
+}
+
+/// One call of a holder that only reports.
+async fn sync(client: &mut Client, token: &str, holder: [u8; 16], call: u64, accounts: Vec<AccountReport>) -> Result<Answer, BenchError> {
+    let request = SyncRequest {
+        holder,
+        call,
+        activation: 0,
+        revocation: 0,
+        unknown_keys: Vec::new(),
+        accounts,
+        approvals: Vec::new(),
+        undos: Vec::new(),
+        records: None,
+        shadow: None,
+    };
+    let ask = Ask::post("/data-plane/v1/sync").bearer(token).header("content-type", MEDIA_TYPE_SYNC).body(frame::encode(&request)?);
+    ok(client.send(&ask).await?, "a sync call")
 }
 
 fn seconds() -> i64 {
@@ -224,8 +186,8 @@ fn seconds() -> i64 {
 async fn call_for(url: String, token: String, number: usize, until: Instant) -> Result<u32, BenchError> {
     let mut client = Client::new(&url);
     let mut calls = 0;
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let day = i64::try_from(seconds - seconds % 86_400).unwrap_or(0);
+    let now = seconds();
+    let day = now - now % 86_400;
     while Instant::now() < until {
         calls += 1;
         let account = |index: usize| AccountReport {
@@ -242,21 +204,7 @@ async fn call_for(url: String, token: String, number: usize, until: Instant) -> 
             close: false,
         };
         let holder = [u8::try_from(number).unwrap_or(0); 16];
-        let request = SyncRequest {
-            holder,
-            call: calls.into(),
-            activation: 0,
-            revocation: 0,
-            unknown_keys: Vec::new(),
-            accounts: (0..ACCOUNTS).map(account).collect(),
-            approvals: Vec::new(),
-            undos: Vec::new(),
-            records: None,
-            shadow: None,
-        };
-        let ask = Ask::post("/data-plane/v1/sync").bearer(&token).header("content-type", MEDIA_TYPE_SYNC).body(frame::encode(&request)?);
-        let answer = client.send(&ask).await?;
-        expect(answer.status, 200, "a sync call")?;
+        let answer = sync(&mut client, &token, holder, calls.into(), (0..ACCOUNTS).map(account).collect()).await?;
         let granted: SyncAnswer = frame::decode(&answer.body)?;
         if granted.accounts.len() != ACCOUNTS || granted.accounts.iter().any(|account| account.granted < i64::from(calls) * 1_000) {
             return Err(BenchError::Lacks("grants"));
@@ -326,8 +274,7 @@ async fn waits(state: &State, tokens: &[String]) -> Result<Vec<f64>, BenchError>
     for token in tokens {
         let ask = Ask::get(PATH).bearer(token);
         for took in [&mut first, &mut second] {
-            let answer = client.send(&ask).await?;
-            expect(answer.status, 200, "a request")?;
+            let answer = ok(client.send(&ask).await?, "a request")?;
             took.push(answer.took.as_secs_f64() * 1e3);
         }
     }
@@ -362,7 +309,7 @@ async fn go_through(mut client: Client, tokens: Vec<String>, until: Option<Insta
     let mut sent = 0;
     loop {
         for token in &tokens {
-            expect(client.send(&Ask::get(PATH).bearer(token)).await?.status, 200, "a request")?;
+            ok(client.send(&Ask::get(PATH).bearer(token)).await?, "a request")?;
             sent += 1;
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(sent);

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
-use cli::demo::http::{Ask, Client, HttpError};
-use cli::stack::{Options, Stack, StackError, State, repository};
-use cli::token::{MintError, TokenSpec, mint};
-use decision_core::causes::chain;
+use cli::demo::http::{Ask, Client};
+use cli::stack::{Options, Stack, State, cpu_time, repository};
+use e2e::bench::{BenchError, exit, gateway, token};
 use e2e::policies::without_budgets;
 use serde_json::json;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 const POLICY: &str = "
 prices:
@@ -49,33 +48,9 @@ struct Arguments {
     milliseconds: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum BenchError {
-    #[error("the stack does not start")]
-    Stack(#[from] StackError),
-    #[error("a file cannot be read or written")]
-    File(#[from] std::io::Error),
-    #[error("a token cannot be signed")]
-    Token(#[from] MintError),
-    #[error("no answer")]
-    Http(#[from] HttpError),
-    #[error("a task ended")]
-    Task(#[from] JoinError),
-    #[error("an answer had status {status} and {bytes} bytes")]
-    Answer { status: u16, bytes: usize },
-    #[error("the stack has no {0}")]
-    Lacks(&'static str),
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", chain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()).await)
 }
 
 async fn run(arguments: &Arguments) -> Result<(), BenchError> {
@@ -151,18 +126,16 @@ async fn stream(state: &State, path: &'static str, time: Duration) -> Result<f64
     let envoy = state.pids.envoy.ok_or(BenchError::Lacks("Envoy of its own"))?;
     let until = Instant::now() + time;
     let mut clients = JoinSet::new();
-    let before = cpu(envoy)?;
+    let before = cpu_time(envoy)?;
     for number in 0..STREAMS {
-        let issuer = state.issuers.get("cp").ok_or(BenchError::Lacks("issuer cp"))?;
-        let gateway = state.gateways.get("CP").ok_or(BenchError::Lacks("gateway CP"))?;
-        let token = mint(issuer, &TokenSpec::new(&format!("reader-{number}"), &["customer_user"]).customer("c-1"))?;
-        clients.spawn(read(Client::new(gateway), ask(path, &token), until));
+        let token = token(state, &format!("reader-{number}"))?;
+        clients.spawn(read(Client::new(gateway(state)?), ask(path, &token), until));
     }
     let mut answers = 0;
     while let Some(ended) = clients.join_next().await {
         answers += ended??;
     }
-    let used = cpu(envoy)?.saturating_sub(before);
+    let used = cpu_time(envoy)?.saturating_sub(before);
     let events = answers * u32::try_from(EVENTS * TIMES).unwrap_or(0);
     Ok(used.as_secs_f64() * 1e6 / f64::from(events.max(1)))
 }
@@ -172,7 +145,7 @@ async fn read(mut client: Client, ask: Ask, until: Instant) -> Result<u32, Bench
     while Instant::now() < until {
         let answer = client.send(&ask).await?;
         if answer.status != 200 || answer.body.len() != EVENT_BYTES * EVENTS * TIMES {
-            return Err(BenchError::Answer { status: answer.status, bytes: answer.body.len() });
+            return Err(BenchError::Answer { what: "a stream", status: answer.status, bytes: answer.body.len() });
         }
         answers += 1;
     }
@@ -202,14 +175,4 @@ fn body() -> String {
         (1..EVENTS).map(|_| chunk(r#"{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}"#, "null")).collect();
     body += &chunk("", r#"{"prompt_tokens":12,"completion_tokens":60,"total_tokens":72}"#);
     body
-}
-
-/// Time on a CPU that a process has used, all its threads together.
-fn cpu(pid: u32) -> Result<Duration, BenchError> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split_ascii_whitespace().next().and_then(|number| number.parse::<u64>().ok()).ok_or(BenchError::Lacks("CPU time"))?;
-    }
-    Ok(Duration::from_nanos(total))
 }
