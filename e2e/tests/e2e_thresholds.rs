@@ -10,11 +10,13 @@ use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
+use e2e::load::backend_tally;
 use e2e::policies::without_budgets;
 use e2e::revisions::{activate, publish};
 use e2e::stacks::{eventually, options, ports, told};
 use e2e::webhook_receiver::{Received, WebhookReceiver};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,8 +29,10 @@ const COSTLY: &str = "/v1/costly";
 const POLICY: &str = r#"
 budgets:
   - { name: guarded, unit: micro_usd, window: month, scope: "agent:{agent_id|subject}", cap: 20000, at_critical: pause_agent, status: 402 }
+  - { name: open-rate, unit: requests, window: month, scope: "customer:{customer_id|subject}", cap: 5, durable: false, gateways: [PLANT], problem: rate-limit-exceeded, status: 429, on_unavailable: open }
 routes:
   - { name: test.costly, gateways: [CP], methods: [GET], path: /v1/costly, require: authenticated, cost_micros: 1000 }
+  - { name: test.slow, gateways: [PLANT], methods: [POST], path: /v1/slow, require: authenticated }
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +48,7 @@ async fn levels_are_told_agents_paused_and_caps_raised() {
     tell(stack.state(), home.path(), &receiver).await;
     told_once_and_paused(stack.state(), &receiver).await;
     raised_within_a_second(stack.state()).await;
+    what_open_requests_hold_lets_nobody_through(stack.state()).await;
     stack.stop();
 }
 
@@ -150,4 +155,23 @@ async fn raised_within_a_second(state: &State) {
     for answer in on_every_worker(state, &user).await {
         assert_eq!(answer, (402, "budget-exceeded".into()), "the new cap holds, too");
     }
+}
+
+/// A rate that fails open does so when its store is away. Here it is well, and slow requests hold all of it: whoever waits longer than
+/// a request may is refused, and does not reach the backend.
+async fn what_open_requests_hold_lets_nobody_through(state: &State) {
+    let user = token(state, TokenSpec::new("slow", &["customer_user"]).customer("c-slow"));
+    let ask = Ask::post("/v1/slow").bearer(&user).header("x-echo-tally", "slow");
+    let slow = ask.clone().header("x-echo-delay-ms", "7000");
+    let mut holding = JoinSet::new();
+    for _ in 0..5 {
+        let (mut client, slow) = (Client::new(&state.gateways["PLANT"]), slow.clone());
+        holding.spawn(async move { client.send(&slow).await.unwrap().status });
+    }
+    let reached = || async { backend_tally(&state.backend).await.unwrap().get("slow").copied() };
+    eventually(PATIENCE, async || (reached().await == Some(5)).then_some(())).await.unwrap();
+    let refused = Client::new(&state.gateways["PLANT"]).send(&ask).await.unwrap();
+    assert_eq!((refused.status, refused.json()["check"].as_str()), (429, Some("budget")), "{}", refused.text());
+    assert_eq!(reached().await, Some(5));
+    assert_eq!(holding.join_all().await, [200; 5]);
 }
