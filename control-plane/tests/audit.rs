@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Outcome, Stage, User};
+use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Outcome, Phase, Stage, Upgrade, User};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
@@ -25,11 +25,17 @@ const START_US: i64 = 1_790_000_000_000_000;
 
 fn record(number: i64) -> AuditRecord<'static> {
     AuditRecord {
+        phase: Phase::Outcome,
         at_us: START_US + number,
         gateway: Gateway::Plant,
         stage: Stage::Filter,
         method: Some("GET".into()),
         path: Some(format!("/api/v1/agents/{number}").into()),
+        upgrade: Upgrade::None,
+        query: Vec::new(),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        sampled_of: 1,
         route: Some("agents-read".into()),
         action: Some("agents.read".into()),
         user: Some(Mention::New(User {
@@ -38,8 +44,11 @@ fn record(number: i64) -> AuditRecord<'static> {
             user_id: format!("user-{}", number % 50).into(),
             customer_id: Some(format!("customer-{}", number % 10).into()),
             agent_id: Some(format!("agent-{}", number % 20).into()),
+            email: None,
+            governor_agent_id: None,
             roles: "admin,viewer".into(),
-            trial: number % 2 == 0,
+            tier: None,
+            trial_until_us: (number % 2 == 0).then_some(START_US),
         })),
         correlation_id: format!("not-a-uuid-{number}").into(),
         causation_id: None,
@@ -69,6 +78,7 @@ fn record(number: i64) -> AuditRecord<'static> {
         details: None,
         total_us: 1_500,
         upstream_us: Some(1_200),
+        ours_us: None,
     }
 }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use support::{ENVOY_TOKEN, World};
 use uuid::Uuid;
-use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Outcome, ShadowNote, Stage};
+use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, Decision, Mention, Outcome, Phase, ShadowNote, Stage, Upgrade};
 use wire::policy::Gateway;
 use wire::sync::{RecordBatch, SyncRequest};
 
@@ -49,11 +49,17 @@ impl Worker {
 
 fn record(route: &str, reason: &str) -> AuditRecord<'static> {
     AuditRecord {
+        phase: Phase::Outcome,
         at_us: 1_790_000_000_000_000,
         gateway: Gateway::Plant,
         stage: Stage::Filter,
         method: Some("GET".into()),
         path: Some("/api/v1/agents".into()),
+        upgrade: Upgrade::None,
+        query: Vec::new(),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        sampled_of: 1,
         route: Some(route.to_owned().into()),
         action: None,
         user: None,
@@ -78,6 +84,7 @@ fn record(route: &str, reason: &str) -> AuditRecord<'static> {
         details: None,
         total_us: 1,
         upstream_us: None,
+        ours_us: None,
     }
 }
 

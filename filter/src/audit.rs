@@ -8,13 +8,14 @@ use crate::records::RecordQueue;
 use crate::vm::Vm;
 use decision_core::decide::Observer;
 use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, RuleVerdict, Target};
+use decision_core::facts;
 use decision_core::holder::{AccountRef, Charged};
 use decision_core::lease::Settlement;
 use decision_core::principal::{Principal, Trial};
 use decision_core::time::Timestamp;
 use std::borrow::Cow;
 use std::rc::Rc;
-use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Stage, User};
+use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Phase, Stage, Upgrade, User};
 pub(crate) use wire::audit::{Check, Outcome};
 
 const CHECKS_MAX: usize = 12;
@@ -146,11 +147,21 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
     let user = trace.principal.as_ref().map(|principal| mention_user(records, principal));
     let micros = |later: Timestamp, earlier: Timestamp| u64::try_from(later.since(earlier).as_micros()).unwrap_or(u64::MAX);
     let record = AuditRecord {
+        phase: Phase::Outcome,
         at_us: arrived.as_micros(),
         gateway: exchange.settings.gateway.into(),
         stage: if seen { Stage::Filter } else { Stage::Envoy },
         method: seen.then(|| String::from_utf8_lossy(headers.method())),
         path: seen.then(|| headers.path_lossy()),
+        upgrade: match headers.upgrade() {
+            facts::Upgrade::None => Upgrade::None,
+            facts::Upgrade::Websocket => Upgrade::Websocket,
+            facts::Upgrade::Other => Upgrade::Other,
+        },
+        query: Vec::new(),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        sampled_of: 1,
         route: route.map(|route| Cow::Borrowed(&*route.name)),
         action: route.filter(|route| !route.action.is_empty()).map(|route| Cow::Borrowed(&*route.action)),
         user,
@@ -180,6 +191,7 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
         details: details(trace, status, host).map(Cow::Owned),
         total_us: micros(now, arrived),
         upstream_us: trace.forwarded_at.zip(trace.responded_at).map(|(forwarded, responded)| micros(responded, forwarded)),
+        ours_us: trace.forwarded_at.map(|forwarded| micros(forwarded, arrived)),
     };
     for skipped in trace.checks.skipped() {
         vm.counters.skipped(host, skipped);
@@ -218,8 +230,14 @@ fn mention_user<'p>(records: &mut RecordQueue, principal: &'p Rc<Principal>) -> 
         user_id: Cow::Borrowed(&identity.user_id),
         customer_id: identity.customer_id.as_deref().map(Cow::Borrowed),
         agent_id: identity.agent_id.as_deref().map(Cow::Borrowed),
+        email: None,
+        governor_agent_id: identity.governor_agent_id.as_deref().map(Cow::Borrowed),
         roles: Cow::Borrowed(&principal.roles_joined),
-        trial: identity.trial != Trial::No,
+        tier: identity.tier.as_deref().map(Cow::Borrowed),
+        trial_until_us: match identity.trial {
+            Trial::No => None,
+            Trial::Until(end) => Some(end.as_micros()),
+        },
     })
 }
 

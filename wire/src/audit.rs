@@ -10,6 +10,8 @@ pub type Text<'a> = Cow<'a, str>;
 /// One request, as it was decided and as it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord<'a> {
+    /// Whether it tells how the request ended, or only that it is about to go on.
+    pub phase: Phase,
     /// When the request arrived, microseconds since the epoch.
     pub at_us: i64,
     /// Which listener.
@@ -22,12 +24,25 @@ pub struct AuditRecord<'a> {
     /// The path without query.
     #[serde(borrow)]
     pub path: Option<Text<'a>>,
+    /// Which protocol it asked to change to.
+    pub upgrade: Upgrade,
+    /// Parameters of the query that the policy names, in the query's order, as sent.
+    #[serde(borrow)]
+    pub query: Vec<Named<'a>>,
+    /// Headers of the request that the policy names.
+    #[serde(borrow)]
+    pub request_headers: Vec<Named<'a>>,
+    /// Headers of the answer that the policy names.
+    #[serde(borrow)]
+    pub response_headers: Vec<Named<'a>>,
     /// The matched route.
     #[serde(borrow)]
     pub route: Option<Text<'a>>,
     /// The route's permission, `resource.action`.
     #[serde(borrow)]
     pub action: Option<Text<'a>>,
+    /// Of how many requests like this one has a record: 1 of 1 unless the route is sampled.
+    pub sampled_of: u32,
     /// The user.
     #[serde(borrow)]
     pub user: Option<Mention<User<'a>>>,
@@ -82,6 +97,42 @@ pub struct AuditRecord<'a> {
     pub total_us: u64,
     /// From forwarding to the first response header, microseconds; absent when not forwarded.
     pub upstream_us: Option<u64>,
+    /// From arrival until the filter let it go on or answered, microseconds, waits included; absent when it did neither.
+    pub ours_us: Option<u64>,
+}
+
+/// What a record tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// How the request ended.
+    #[default]
+    Outcome,
+    /// That it is about to be forwarded: stored before it is, where the route's level is `required`. An outcome with the same
+    /// request id follows.
+    Intent,
+}
+
+/// A header or a query parameter that the policy names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named<'a> {
+    /// Its name; of a header in lower case.
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    /// Its value, as sent.
+    #[serde(borrow)]
+    pub value: Text<'a>,
+}
+
+/// Which protocol a request asked to change to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upgrade {
+    /// None.
+    #[default]
+    None,
+    /// WebSocket.
+    Websocket,
+    /// Another one.
+    Other,
 }
 
 /// How the revision in shadow would have decided.
@@ -126,11 +177,20 @@ pub struct User<'a> {
     /// The agent.
     #[serde(borrow)]
     pub agent_id: Option<Text<'a>>,
+    /// The `email` claim, where the policy has it recorded.
+    #[serde(borrow)]
+    pub email: Option<Text<'a>>,
+    /// The `governor_agent_id` claim.
+    #[serde(borrow)]
+    pub governor_agent_id: Option<Text<'a>>,
     /// Roles, joined by commas.
     #[serde(borrow)]
     pub roles: Text<'a>,
-    /// Whether on trial.
-    pub trial: bool,
+    /// The `tier` claim.
+    #[serde(borrow)]
+    pub tier: Option<Text<'a>>,
+    /// Until when on trial, microseconds since the epoch; absent for a paying user.
+    pub trial_until_us: Option<i64>,
 }
 
 /// The overall outcome of a request.

@@ -193,7 +193,7 @@ async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[
         .bind(column(rows, |row| row.user().and_then(|user| user.customer_id.as_deref())))
         .bind(column(rows, |row| row.user().and_then(|user| user.agent_id.as_deref())))
         .bind(column(rows, |row| row.user().map(|user| user.roles.as_ref())))
-        .bind(column(rows, |row| row.user().is_some_and(|user| user.trial)))
+        .bind(column(rows, |row| row.user().is_some_and(|user| user.trial_until_us.is_some())))
         .bind(column(rows, |row| row.record.sandbox))
         .bind(column(rows, |row| decision_name(row.record.decision)))
         .bind(column(rows, |row| row.record.reason.as_ref()))

@@ -7,17 +7,23 @@ use crate::counters::name;
 use crate::records::RecordQueue;
 use std::borrow::Cow;
 use std::time::Duration;
-use wire::audit::{AuditRecord, Decision, Stage};
+use wire::audit::{AuditRecord, Decision, Phase, Stage, Upgrade};
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
 
 fn record(reason: &str) -> AuditRecord<'_> {
     AuditRecord {
+        phase: Phase::Outcome,
         at_us: 1,
         gateway: Gateway::Cp,
         stage: Stage::Filter,
         method: None,
         path: None,
+        upgrade: Upgrade::None,
+        query: Vec::new(),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        sampled_of: 1,
         route: None,
         action: None,
         user: None,
@@ -42,6 +48,7 @@ fn record(reason: &str) -> AuditRecord<'_> {
         details: None,
         total_us: 0,
         upstream_us: None,
+        ours_us: None,
     }
 }
 
