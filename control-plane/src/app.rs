@@ -1,5 +1,6 @@
 //! What handlers share, and the two routers that tests and `main` serve.
 
+use crate::audit::checkpoints::Signing;
 use crate::budgets::alerts::Remembered;
 use crate::budgets::caps::Caps;
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct AppState {
     pub webhooks: GuardedClient,
     /// Which issuers were asked for keys lately because of who called the admin API.
     pub keys_asked: Arc<keys::Asked>,
+    /// What signs where the audit log stands, if anything does.
+    pub signing: Option<Arc<Signing>>,
     /// How this process was configured.
     pub settings: Arc<Settings>,
     /// Counters of this process.

@@ -1,6 +1,7 @@
 //! Holders: the virtual machines that spend leases. Each belongs to the Envoy that first spoke for it, counts its
 //! calls, and is closed when it falls silent.
 
+use crate::audit;
 use crate::budgets;
 use crate::budgets::alerts::{self, Telling, Told};
 use crate::budgets::caps::Caps;
@@ -161,15 +162,8 @@ pub async fn close_one_silent(
     let now = Timestamp::from_micros(now_us);
     let risen: Vec<_> = touched.iter().filter_map(|account| risen(account, telling, caps, now)).collect();
     accounts::raise_levels(&mut transaction, &risen).await?;
-    sqlx::query(
-        "WITH closed AS (UPDATE holders SET closed_at = now() WHERE holder = $1 \
-             RETURNING holder, last_sequence, coalesce(last_records_at, first_seen_at) AS since) \
-         INSERT INTO audit_gaps (holder, after_sequence, from_at, to_at, reason) \
-         SELECT holder, last_sequence, since, now(), 'holder_closed' FROM closed ON CONFLICT DO NOTHING",
-    )
-    .bind(holder)
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query("UPDATE holders SET closed_at = now() WHERE holder = $1").bind(holder).execute(&mut *transaction).await?;
+    audit::store::note_closed(&mut transaction, HolderId(holder)).await?;
     let told = alerts::record(&mut transaction, telling, &risen).await?;
     transaction.commit().await?;
     Ok(Some(Closed { holder: HolderId(holder), forfeits: by_budget(&touched), told }))

@@ -3,6 +3,7 @@
 //! SKIP LOCKED, so that they do not wait for each other.
 
 use crate::app::AppState;
+use crate::audit::checkpoints::{self, Signing};
 use crate::budgets::alerts::{self, Telling};
 use crate::holders::{self, Closed};
 use crate::metrics::BudgetName;
@@ -56,13 +57,31 @@ async fn run(state: &AppState) {
     }
 }
 
-/// Forgets counts that are too old.
+/// Makes the audit log's next partitions and sums up days that are over, and forgets counts that are too old.
 async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
+    audit::partitions::create_ahead(&state.database).await?;
+    while audit::partitions::sum_up_one(&state.database).await?.is_some() {}
+    if let Some(signing) = &state.signing {
+        drop_partitions(state, signing).await;
+    }
     audit::hits::forget(&state.database).await?;
     policies::shadow::store::forget(&state.database).await?;
     while budgets::accounts::store::forget(&state.database).await? > 0 {}
     while budgets::caps::store::forget(&state.database).await? > 0 {}
     Ok(())
+}
+
+async fn drop_partitions(state: &AppState, signing: &Signing) {
+    loop {
+        match checkpoints::drop_one(&state.database, signing.database_id, &signing.key).await {
+            Ok(None) => return,
+            Ok(Some((gateway, day))) => tracing::info!(gateway, %day, "a partition of the audit log was dropped at the end of its time"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "a partition of the audit log could not be dropped; trying again in an hour");
+                return;
+            }
+        }
+    }
 }
 
 async fn round(state: &AppState) -> Result<(), sqlx::Error> {

@@ -2,6 +2,7 @@
 
 use authoring::rules::gate;
 use clap::Parser;
+use control_plane::audit::verify;
 use control_plane::break_glass;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
@@ -15,8 +16,12 @@ fn main() -> ExitCode {
         return gate::serve();
     }
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == break_glass::COMMAND) {
+    let command = arguments.next();
+    if command.as_ref().is_some_and(|first| first == break_glass::COMMAND) {
         return roll_back(&break_glass::Arguments::parse_from(arguments));
+    }
+    if command.is_some_and(|first| first == verify::COMMAND) {
+        return verify_log(&verify::Arguments::parse_from(arguments));
     }
     serve(Settings::parse())
 }
@@ -49,6 +54,21 @@ async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
         Err(error) => {
             eprintln!("control-plane rollback: {}", chain(&error));
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what was read and what is wrong, as JSON. Ends with 1 when something is wrong, with 2 when nothing can be said.
+#[tokio::main]
+async fn verify_log(arguments: &verify::Arguments) -> ExitCode {
+    match verify::run(arguments).await {
+        Ok(report) => {
+            println!("{}", serde_json::json!(report));
+            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            eprintln!("control-plane verify: {}", chain(&error));
+            ExitCode::from(2)
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Metrics {
     pub audit_records_stored: Counter,
     /// Audit records that the store refused and kept aside.
     pub audit_records_quarantined: Counter,
+    /// The last checkpoint of the audit log that was signed here.
+    pub audit_checkpoint: Gauge,
     /// Holders closed for silence.
     pub holders_closed: Counter,
     /// Units charged because a holder was closed.
@@ -122,6 +124,7 @@ impl Metrics {
             sync_seconds: Histogram::new(LATENCY_BUCKETS),
             audit_records_stored: Counter::default(),
             audit_records_quarantined: Counter::default(),
+            audit_checkpoint: Gauge::default(),
             holders_closed: Counter::default(),
             units_forfeited: Family::default(),
             budget_thresholds: Family::default(),
@@ -153,6 +156,11 @@ impl Metrics {
         registry.register("sync_calls", "Answers to sync calls", self.sync_calls.clone());
         registry.register("sync_seconds", "Duration of sync calls", self.sync_seconds.clone());
         registry.register("audit_records_stored", "Audit records stored", self.audit_records_stored.clone());
+        registry.register(
+            "audit_checkpoint",
+            "Number of the last checkpoint of the audit log that was signed here",
+            self.audit_checkpoint.clone(),
+        );
         registry.register("audit_records_quarantined", "Audit records kept aside", self.audit_records_quarantined.clone());
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());

@@ -71,6 +71,13 @@ pub struct Settings {
     /// call every 20 s: with less than 45 some are closed that are well.
     #[arg(long, env = "HOLDER_SILENCE_S", default_value_t = SILENCE_MAX.as_secs(), value_parser = clap::value_parser!(u64).range(5..=600))]
     pub holder_silence_s: u64,
+    /// An Ed25519 key in PEM, PKCS #8, that signs where the audit log stands. All replicas have the same. Without one nothing is signed, and
+    /// no partition is dropped.
+    #[arg(long, env = "AUDIT_SIGNING_KEY_FILE")]
+    pub audit_signing_key_file: Option<PathBuf>,
+    /// The file that signed checkpoints are appended to, one a line. It belongs on another disk than the database's.
+    #[arg(long, env = "AUDIT_CHECKPOINTS_FILE", requires = "audit_signing_key_file")]
+    pub audit_checkpoints_file: Option<PathBuf>,
     /// How long to wait at start for Postgres and Redis, in seconds.
     #[arg(long, env = "CONNECT_TIMEOUT_S", default_value_t = 60)]
     pub connect_timeout_s: u64,

@@ -1,6 +1,8 @@
 //! From settings to a running process, and in order to its end.
 
 use crate::app::{AppState, admin_app, data_plane_app};
+use crate::audit::checkpoints::{self, KeyError, Signing, SigningKey};
+use crate::audit::partitions;
 use crate::budgets::caps;
 use crate::envoys::{self, TokensFileError};
 use crate::jobs;
@@ -33,6 +35,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use wire::bundle::BundleVersion;
 
 /// The migrations of this build.
@@ -95,6 +98,9 @@ pub enum StartError {
     /// What was revoked is not known: a revoked operator could come in.
     #[error("revocations could not be read")]
     Revocations(#[source] sqlx::Error),
+    /// The audit log could not be signed.
+    #[error("the key of AUDIT_SIGNING_KEY_FILE cannot be used")]
+    SigningKey(#[source] KeyError),
     /// Key sets could not be fetched, or events not delivered.
     #[error("the clients for key sets and webhooks cannot be made; see JWKS_CA_FILE and WEBHOOK_CA_FILE")]
     Outbound(#[source] ClientError),
@@ -150,6 +156,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         let known = envoys::register(&database, file).await?;
         tracing::info!(envoys = known, "registered data-plane tokens");
     }
+    partitions::create_ahead(&database).await.map_err(StartError::Query)?;
     let secrets = SecretsDirectory::new(&settings.secrets_dir);
     let database_id = store::database_id(&database).await.map_err(StartError::Query)?;
     let directory = publish_directory(&settings, &database, &secrets).await?;
@@ -167,6 +174,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
     let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
     let caps = caps::follow::load(&database).await.map_err(StartError::Query)?;
     let (outbound, webhooks) = outbound(&settings).await?;
+    let signing = signing(&settings, Uuid::from_bytes(database_id))?;
     let metrics = Metrics::new();
     metrics.revocations(revoked.number(), revoked.live());
     metrics.policy_in_force(&active.version);
@@ -182,10 +190,21 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         outbound,
         webhooks,
         keys_asked: Arc::default(),
+        signing,
         settings: Arc::new(settings),
         metrics: Arc::new(metrics),
         shutdown: CancellationToken::new(),
     })
+}
+
+/// What signs where the audit log stands.
+fn signing(settings: &Settings, database_id: Uuid) -> Result<Option<Arc<Signing>>, StartError> {
+    let Some(path) = &settings.audit_signing_key_file else {
+        tracing::warn!("AUDIT_SIGNING_KEY_FILE is not set: the audit log is not signed, and none of its partitions is dropped");
+        return Ok(None);
+    };
+    let key = SigningKey::read(path).map_err(StartError::SigningKey)?;
+    Ok(Some(Arc::new(Signing { key, database_id, file: settings.audit_checkpoints_file.clone() })))
 }
 
 /// The clients for key sets and for webhooks.
@@ -295,6 +314,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let background = [
         watched("notifications", tokio::spawn(notifications::follow(state.clone())), &shutdown, &died),
         watched("jobs", jobs::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("checkpoints", checkpoints::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
         watched("webhooks", webhooks::deliver::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
     ];
     let servers = [

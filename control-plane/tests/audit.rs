@@ -4,112 +4,27 @@
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
+mod records;
 
 use axum::body::Body;
 use axum::http::{Request, header};
 use control_plane::app::admin_app;
 use http_body_util::BodyExt as _;
 use plane::{Holder, state, token};
+use records::{START_US, batch, deliver, encode, record, records};
 use serde_json::Value;
 use sqlx::PgPool;
 use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tower::ServiceExt as _;
-use uuid::Uuid;
-use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Outcome, Phase, Stage, Upgrade, User};
-use wire::policy::Gateway;
-use wire::sync::RecordBatch;
-
-const START_US: i64 = 1_790_000_000_000_000;
-
-fn record(number: i64) -> AuditRecord<'static> {
-    AuditRecord {
-        phase: Phase::Outcome,
-        at_us: START_US + number,
-        gateway: Gateway::Plant,
-        stage: Stage::Filter,
-        method: Some("GET".into()),
-        path: Some(format!("/api/v1/agents/{number}").into()),
-        upgrade: Upgrade::None,
-        query: Vec::new(),
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
-        sampled_of: 1,
-        route: Some("agents-read".into()),
-        action: Some("agents.read".into()),
-        user: Some(Mention::New(User {
-            issuer: "cp".into(),
-            subject: format!("subject-{}", number % 50).into(),
-            user_id: format!("user-{}", number % 50).into(),
-            customer_id: Some(format!("customer-{}", number % 10).into()),
-            agent_id: Some(format!("agent-{}", number % 20).into()),
-            email: None,
-            governor_agent_id: None,
-            roles: "admin,viewer".into(),
-            tier: None,
-            trial_until_us: (number % 2 == 0).then_some(START_US),
-        })),
-        correlation_id: format!("not-a-uuid-{number}").into(),
-        causation_id: None,
-        request_id: *Uuid::now_v7().as_bytes(),
-        decision: if number % 3 == 0 { Decision::Deny } else { Decision::Permit },
-        reason: "ok".into(),
-        rule: None,
-        shadow: None,
-        checks: vec![
-            CheckOutcome { check: Check::Authentication, outcome: Outcome::Permit },
-            CheckOutcome { check: Check::Budget, outcome: Outcome::FailedOpen },
-        ],
-        activation: 3,
-        revision: 2,
-        key_set: 1,
-        revocation: 7,
-        charges: vec![Charge {
-            account: Mention::New(Account { budget: "daily".into(), scope: "agent=1".into() }),
-            amount: 1_000,
-            overrun: 0,
-        }],
-        cost: Some(CostBasis::Fixed),
-        usage: None,
-        approval_id: None,
-        sandbox: false,
-        status: Some(if number % 3 == 0 { 403 } else { 200 }),
-        details: None,
-        total_us: 1_500,
-        upstream_us: Some(1_200),
-        ours_us: None,
-    }
-}
-
-fn encode(record: &AuditRecord<'_>) -> Vec<u8> {
-    postcard::to_stdvec(record).unwrap()
-}
-
-fn batch(first_sequence: u64, records: &[Vec<u8>]) -> RecordBatch {
-    let mut bytes = Vec::new();
-    for record in records {
-        bytes.extend(u32::try_from(record.len()).unwrap().to_le_bytes());
-        bytes.extend(record);
-    }
-    RecordBatch { first_sequence, count: u32::try_from(records.len()).unwrap(), bytes }
-}
-
-fn records(first: i64, count: i64) -> Vec<Vec<u8>> {
-    (first..first + count).map(|number| encode(&record(number))).collect()
-}
-
-async fn deliver(holder: &mut Holder, batch: RecordBatch) -> Option<u64> {
-    let mut request = holder.request(vec![]);
-    request.records = Some(batch);
-    holder.send(&request).await.unwrap().records_stored
-}
+use wire::audit::{AuditRecord, Stage};
 
 async fn numbers(pool: &PgPool, sql: &'static str) -> Vec<i64> {
     sqlx::query_as::<_, (i64,)>(sql).fetch_all(pool).await.unwrap().into_iter().map(|(number,)| number).collect()
 }
 
-const SEQUENCES: &str = "SELECT sequence FROM gateway_audit_logs ORDER BY sequence, id";
+const SEQUENCES: &str = "SELECT sequence FROM gateway_audit_logs ORDER BY sequence, received_at";
 const QUARANTINED: &str = "SELECT sequence FROM audit_quarantine ORDER BY sequence";
 
 #[sqlx::test(migrations = "../migrations")]
@@ -210,7 +125,7 @@ async fn queries_page_newest_first_through_every_match_once(pool: PgPool) {
     let mut path = "/admin/v1/audit?outcome=deny&limit=4".to_owned();
     loop {
         let page = get(&holder, &path).await;
-        seen.extend(page["records"].as_array().unwrap().iter().map(|record| (moment(record), record["id"].as_i64().unwrap())));
+        seen.extend(page["records"].as_array().unwrap().iter().map(|record| (moment(record), record["sequence"].as_i64().unwrap())));
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/admin/v1/audit?outcome=deny&limit=4&cursor={cursor}");
     }
@@ -224,8 +139,8 @@ async fn queries_page_newest_first_through_every_match_once(pool: PgPool) {
         ("user=user-4", 1),
         ("customer=customer-2", 3),
         ("agent=agent-1", 2),
-        ("rule=agents-read", 35),
-        ("rule=other", 0),
+        ("route=agents-read", 35),
+        ("route=other", 0),
         ("status=403", 15),
         ("from=2026-09-21T14:13:20.000010Z", 20),
         ("to=2026-09-21T14:13:20.000010Z", 15),

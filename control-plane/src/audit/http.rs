@@ -1,6 +1,7 @@
 //! Queries of the audit log.
 
-use super::store::{self, Cursor, Filter, StoredRecord};
+use super::access::Access;
+use super::query::{self, Cursor, Filter, StoredRecord};
 use crate::app::AppState;
 use crate::extract::{QueryOf, utc};
 use crate::paging::PageSize;
@@ -36,7 +37,17 @@ pub struct RecordQuery {
     /// `permit`, `deny`, `indeterminate` or `none`.
     pub outcome: Option<String>,
     /// The route.
+    pub route: Option<String>,
+    /// The custom rule that refused.
     pub rule: Option<String>,
+    /// A budget that was charged.
+    pub budget: Option<String>,
+    /// The request's id.
+    pub request_id: Option<String>,
+    /// The approval that was asked for or consumed.
+    pub approval_id: Option<String>,
+    /// `CP`, `PP` or `PLANT`.
+    pub gateway: Option<String>,
     /// The status sent to the client.
     pub status: Option<i32>,
     /// From this time on (RFC 3339).
@@ -53,7 +64,19 @@ pub struct RecordQuery {
 
 impl RecordQuery {
     fn filter(&self) -> Result<Filter, ApiError> {
-        let texts = [&self.correlation_id, &self.user, &self.customer, &self.agent, &self.outcome, &self.rule];
+        let texts = [
+            &self.correlation_id,
+            &self.user,
+            &self.customer,
+            &self.agent,
+            &self.outcome,
+            &self.route,
+            &self.rule,
+            &self.budget,
+            &self.request_id,
+            &self.approval_id,
+            &self.gateway,
+        ];
         if texts.into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(ApiError::invalid("a parameter contains NUL"));
         }
@@ -66,7 +89,12 @@ impl RecordQuery {
             customer: self.customer.clone(),
             agent: self.agent.clone(),
             outcome: self.outcome.clone(),
+            route: self.route.clone(),
             rule: self.rule.clone(),
+            budget: self.budget.clone(),
+            request_id: self.request_id.clone(),
+            approval_id: self.approval_id.clone(),
+            gateway: self.gateway.clone(),
             status: self.status,
             from: self.from.as_deref().map(moment).transpose()?,
             to: self.to.as_deref().map(moment).transpose()?,
@@ -75,11 +103,7 @@ impl RecordQuery {
     }
 
     fn cursor(&self) -> Result<Option<Cursor>, ApiError> {
-        let parse = |text: &str| {
-            let (at_us, id) = text.split_once('-')?;
-            Some(Cursor { at_us: at_us.parse().ok()?, id: id.parse().ok()? })
-        };
-        self.cursor.as_deref().map(|text| parse(text).ok_or(ApiError::invalid("`cursor` is not one of ours"))).transpose()
+        self.cursor.as_deref().map(|text| text.parse().map_err(|_invalid| ApiError::invalid("`cursor` is not one of ours"))).transpose()
     }
 }
 
@@ -110,10 +134,9 @@ pub struct Count {
 )]
 async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery>) -> Result<Json<Page>, ApiError> {
     let limit = PAGE.of(query.limit)?;
-    let mut records = store::query(&state.database, &query.filter()?, query.cursor()?, limit.rows_and_one()).await?;
+    let mut records = query::page(&state.database, Access::Auditor, &query.filter()?, query.cursor()?, limit.rows_and_one()).await?;
     let more = limit.cut(&mut records);
-    let last = records.last().filter(|_| more).map(StoredRecord::cursor);
-    let next_cursor = last.map(|Cursor { at_us, id }| format!("{at_us}-{id}"));
+    let next_cursor = records.last().filter(|_| more).map(|last| last.cursor().to_string());
     Ok(Json(Page { records, next_cursor }))
 }
 
@@ -123,6 +146,6 @@ async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery
     responses((status = 200, body = Count), (status = 400, description = "A parameter is not valid", body = Problem)),
 )]
 async fn count(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery>) -> Result<Json<Count>, ApiError> {
-    let count = store::count(&state.database, &query.filter()?).await?;
+    let count = query::count(&state.database, Access::Auditor, &query.filter()?).await?;
     Ok(Json(Count { count }))
 }

@@ -1,14 +1,23 @@
 //! The audit log: ingest of the holders' records, and queries. A record is never lost and never stops the next one:
 //! what cannot be stored as it is goes to quarantine, with its bytes.
 
+pub mod access;
+pub mod chain;
+pub mod checkpoints;
 pub mod hits;
 pub mod http;
+pub mod partitions;
+pub mod query;
 pub mod store;
+pub mod verify;
 
+use crate::holders::HolderId;
+use chain::Entry;
 use std::borrow::Cow;
 use uuid::Uuid;
 use wire::audit::{
-    AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Mentions, Outcome, ShadowNote, Stage, TokenUsage, User,
+    AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Mentions, Named, Outcome, Phase, ShadowNote, Stage, TokenUsage,
+    Upgrade, User,
 };
 use wire::policy::Gateway;
 use wire::sync::RecordBatch;
@@ -42,12 +51,28 @@ pub struct Row<'a> {
     charges: String,
     usage: Option<String>,
     shadow: Option<String>,
+    query: Option<String>,
+    request_headers: Option<String>,
+    response_headers: Option<String>,
+    trial_until_us: Option<i64>,
     activation: i64,
     revision: i64,
     key_set: i64,
     revocation: i64,
     total_us: i64,
     upstream_us: Option<i64>,
+    ours_us: Option<i64>,
+}
+
+/// Who reported a record, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The holder.
+    pub holder: HolderId,
+    /// Its Envoy, as the token says.
+    pub envoy_id: &'a str,
+    /// When it arrived, microseconds since the epoch, by the database's clock.
+    pub received_at_us: i64,
 }
 
 /// The records of a batch, sorted into those that can be stored and those that cannot.
@@ -97,6 +122,13 @@ impl<'a> Decoded<'a> {
         }
     }
 
+    /// Puts aside what is older than a record that is stored. A chain only goes on, and no holder sends such records.
+    fn refuse_up_to(&mut self, newest: i64) {
+        let late = self.rows.partition_point(|row| row.sequence <= newest);
+        let late = self.rows.drain(..late).map(|row| (row.sequence, row.bytes)).collect::<Vec<_>>();
+        late.into_iter().for_each(|(sequence, bytes)| self.refuse(sequence, bytes, "a newer record is stored already"));
+    }
+
     fn refuse(&mut self, sequence: i64, bytes: &'a [u8], error: &'static str) {
         self.quarantined.push(Quarantined { sequence, bytes, error });
     }
@@ -140,15 +172,83 @@ impl<'a> Row<'a> {
             charges: charges_json(&record.charges),
             usage: record.usage.as_ref().map(usage_json),
             shadow: record.shadow.as_ref().map(shadow_json),
+            query: named_json(&record.query),
+            request_headers: named_json(&record.request_headers),
+            response_headers: named_json(&record.response_headers),
+            // A date that Postgres does not have would put all of a user's records into quarantine.
+            trial_until_us: record
+                .user
+                .as_ref()
+                .and_then(Mention::get)
+                .and_then(|user| user.trial_until_us)
+                .map(|at| at.clamp(0, MICROS_MAX)),
             activation: number(record.activation)?,
             revision: number(record.revision)?,
             key_set: number(record.key_set)?,
             revocation: number(record.revocation)?,
             total_us: number(record.total_us)?,
             upstream_us: record.upstream_us.map(number).transpose()?,
+            ours_us: record.ours_us.map(number).transpose()?,
             record,
         };
         Ok((row, cut))
+    }
+
+    /// As the table has it.
+    fn entry<'e>(&'e self, source: Source<'e>) -> Entry<'e> {
+        let (record, user) = (&self.record, self.user());
+        Entry {
+            holder: source.holder.0.into_bytes(),
+            sequence: self.sequence,
+            envoy_id: source.envoy_id,
+            received_at_us: source.received_at_us,
+            at_us: record.at_us,
+            gateway: gateway_name(record.gateway),
+            stage: stage_name(record.stage),
+            phase: phase_name(record.phase),
+            correlation_id: &record.correlation_id,
+            causation_id: record.causation_id.as_deref(),
+            request_id: &self.request_id,
+            method: record.method.as_deref(),
+            path: record.path.as_deref(),
+            upgrade: upgrade_name(record.upgrade),
+            query: self.query.as_deref(),
+            request_headers: self.request_headers.as_deref(),
+            response_headers: self.response_headers.as_deref(),
+            route: record.route.as_deref(),
+            action: record.action.as_deref(),
+            sampled_of: i64::from(record.sampled_of.max(1)),
+            issuer: user.map(|user| user.issuer.as_ref()),
+            subject: user.map(|user| user.subject.as_ref()),
+            user_id: user.map(|user| user.user_id.as_ref()),
+            customer_id: user.and_then(|user| user.customer_id.as_deref()),
+            agent_id: user.and_then(|user| user.agent_id.as_deref()),
+            email: user.and_then(|user| user.email.as_deref()),
+            governor_agent_id: user.and_then(|user| user.governor_agent_id.as_deref()),
+            roles: user.map(|user| user.roles.as_ref()),
+            tier: user.and_then(|user| user.tier.as_deref()),
+            trial: self.trial_until_us.is_some(),
+            trial_until_us: self.trial_until_us,
+            sandbox: record.sandbox,
+            decision: decision_name(record.decision),
+            reason: &record.reason,
+            rule: record.rule.as_deref(),
+            checks: &self.checks,
+            shadow: self.shadow.as_deref(),
+            charges: &self.charges,
+            cost: record.cost.map(cost_name),
+            usage: self.usage.as_deref(),
+            approval_id: record.approval_id.as_deref(),
+            activation: self.activation,
+            revision: self.revision,
+            key_set: self.key_set,
+            revocation: self.revocation,
+            status: record.status.map(i32::from),
+            details: record.details.as_deref(),
+            total_us: self.total_us,
+            upstream_us: self.upstream_us,
+            ours_us: self.ours_us,
+        }
     }
 }
 
@@ -158,21 +258,26 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
     let mut indexed = |text: &mut Cow<'_, str>| clean_text(text, INDEXED_MAX, &mut cut);
     indexed(&mut record.correlation_id);
     indexed(&mut record.reason);
-    [&mut record.causation_id, &mut record.route, &mut record.action, &mut record.rule].into_iter().flatten().for_each(&mut indexed);
+    let optional = [&mut record.causation_id, &mut record.route, &mut record.action, &mut record.rule, &mut record.approval_id];
+    optional.into_iter().flatten().for_each(&mut indexed);
     if let Some(shadow) = &mut record.shadow {
         indexed(&mut shadow.reason);
         shadow.route.iter_mut().for_each(&mut indexed);
     }
     if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
-        indexed(&mut user.user_id);
+        [&mut user.issuer, &mut user.subject, &mut user.user_id].into_iter().for_each(&mut indexed);
         [&mut user.customer_id, &mut user.agent_id].into_iter().flatten().for_each(&mut indexed);
     }
     let mut other = |text: &mut Cow<'_, str>| clean_text(text, TEXT_MAX, &mut cut);
     if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
-        [&mut user.issuer, &mut user.subject, &mut user.roles].into_iter().for_each(&mut other);
+        other(&mut user.roles);
+        [&mut user.email, &mut user.governor_agent_id, &mut user.tier].into_iter().flatten().for_each(&mut other);
     }
-    let optional = [&mut record.method, &mut record.path, &mut record.approval_id, &mut record.details];
-    optional.into_iter().flatten().for_each(&mut other);
+    [&mut record.method, &mut record.path, &mut record.details].into_iter().flatten().for_each(&mut other);
+    for named in [&mut record.query, &mut record.request_headers, &mut record.response_headers].into_iter().flatten() {
+        other(&mut named.name);
+        other(&mut named.value);
+    }
     for account in record.charges.iter_mut().filter_map(|charge| charge.account.get_mut()) {
         other(&mut account.budget);
         other(&mut account.scope);
@@ -231,6 +336,12 @@ fn shadow_json(note: &ShadowNote<'_>) -> String {
     serde_json::json!({"revision": revision, "decision": decision_name(*decision), "reason": reason, "route": route}).to_string()
 }
 
+/// A list, since names may come more than once and their order means something; nothing where there are none.
+fn named_json(named: &[Named<'_>]) -> Option<String> {
+    let pairs = || named.iter().map(|Named { name, value }| serde_json::json!({"name": name, "value": value})).collect();
+    (!named.is_empty()).then(|| serde_json::Value::Array(pairs()).to_string())
+}
+
 /// The name of a check in records and counts.
 #[must_use]
 pub const fn check_name(check: Check) -> &'static str {
@@ -281,6 +392,21 @@ const fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Filter => "filter",
         Stage::Envoy => "envoy",
+    }
+}
+
+const fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Outcome => "outcome",
+        Phase::Intent => "intent",
+    }
+}
+
+const fn upgrade_name(upgrade: Upgrade) -> Option<&'static str> {
+    match upgrade {
+        Upgrade::None => None,
+        Upgrade::Websocket => Some("websocket"),
+        Upgrade::Other => Some("other"),
     }
 }
 

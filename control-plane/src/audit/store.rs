@@ -1,13 +1,12 @@
-//! The audit log in Postgres: two statements per batch, and the queries.
+//! The audit log in Postgres: how a batch is stored.
 
+use super::access::{self, Access};
+use super::chain::{Entry, Hash, Hasher, Head};
 use super::hits::{self, Hits};
-use super::{Decoded, Quarantined, Row, cost_name, decision_name, gateway_name, stage_name};
+use super::{Decoded, Quarantined, Source};
 use crate::holders::HolderId;
-use serde::Serialize;
-use sqlx::types::Json;
-use sqlx::{Acquire, FromRow, PgConnection, PgPool};
-use time::OffsetDateTime;
-use utoipa::ToSchema;
+use sqlx::{Acquire, PgConnection};
+use std::collections::BTreeMap;
 use wire::sync::RecordBatch;
 
 /// How the records of a batch are inserted.
@@ -28,43 +27,49 @@ pub struct Stored {
     pub quarantined: u64,
 }
 
-/// A holder and the Envoy that it belongs to, as the token says.
-#[derive(Clone, Copy, Debug)]
-pub struct Sender<'a> {
-    /// The holder.
-    pub holder: HolderId,
-    /// Its Envoy.
-    pub envoy_id: &'a str,
-}
-
 /// Stores a batch, unless it is stored already. Of one that grew since, only the new records are stored.
+///
+/// It is written in the writer's role; the caller has locked the holder and gets its own role back.
 pub async fn ingest(
     connection: &mut PgConnection,
-    sender: Sender<'_>,
+    source: Source<'_>,
     batch: &RecordBatch,
     first_sequence: i64,
     insertion: Insertion,
 ) -> Result<Stored, sqlx::Error> {
+    Access::Writer { envoy_id: source.envoy_id }.enter(connection).await?;
+    let mut stored = Stored::default();
     let mut skipped = 0_i64;
     while skipped < i64::from(batch.count) {
         let count = i64::from(batch.count).saturating_sub(skipped);
-        match claim(connection, sender.holder, first_sequence.saturating_add(skipped), count).await? {
-            Claim::Ours => return insert(connection, sender, &Decoded::from_batch(batch, first_sequence, skipped), insertion).await,
+        match claim(connection, source.holder, first_sequence.saturating_add(skipped), count).await? {
+            Claim::Ours { newest } => {
+                let mut decoded = Decoded::from_batch(batch, first_sequence, skipped);
+                decoded.refuse_up_to(newest);
+                stored = insert(connection, source, &decoded, insertion).await?;
+                break;
+            }
             Claim::Stored { count } => skipped = skipped.saturating_add(count.max(1)),
         }
     }
-    Ok(Stored::default())
+    access::leave(connection).await?;
+    Ok(stored)
 }
 
 /// Who stores a batch.
 enum Claim {
-    Ours,
-    Stored { count: i64 },
+    Ours {
+        /// The newest record that was stored before.
+        newest: i64,
+    },
+    Stored {
+        count: i64,
+    },
 }
 
 /// Notes the batch, and the gap before it if there is one. The caller holds the lock on the holder.
 async fn claim(connection: &mut PgConnection, holder: HolderId, first_sequence: i64, count: i64) -> Result<Claim, sqlx::Error> {
-    let (ours, stored): (bool, Option<i64>) = sqlx::query_as(
+    let (ours, stored, newest): (bool, Option<i64>, i64) = sqlx::query_as(
         "WITH batch AS (INSERT INTO audit_batches (holder, first_sequence, count) VALUES ($1, $2, $3) \
              ON CONFLICT (holder, first_sequence) DO NOTHING RETURNING holder), \
          gap AS (INSERT INTO audit_gaps (holder, after_sequence, before_sequence, from_at, to_at, reason) \
@@ -72,32 +77,59 @@ async fn claim(connection: &mut PgConnection, holder: HolderId, first_sequence: 
              FROM holders JOIN batch USING (holder) WHERE last_sequence + 1 < $2 ON CONFLICT DO NOTHING), \
          advanced AS (UPDATE holders AS h SET last_sequence = GREATEST(h.last_sequence, $2 + $3 - 1), last_records_at = now() \
              FROM batch WHERE h.holder = batch.holder) \
-         SELECT EXISTS (SELECT FROM batch), (SELECT count FROM audit_batches WHERE holder = $1 AND first_sequence = $2)",
+         SELECT EXISTS (SELECT FROM batch), (SELECT count FROM audit_batches WHERE holder = $1 AND first_sequence = $2), \
+             (SELECT last_sequence FROM holders WHERE holder = $1)",
     )
     .bind(holder.0)
     .bind(first_sequence)
     .bind(count)
     .fetch_one(connection)
     .await?;
-    Ok(if ours { Claim::Ours } else { Claim::Stored { count: stored.unwrap_or(count) } })
+    // The statement sees the tables as they were before it.
+    Ok(if ours { Claim::Ours { newest } } else { Claim::Stored { count: stored.unwrap_or(count) } })
+}
+
+/// Notes that what a closed holder may have had to tell is missing. Nobody knows how much that was.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn note_closed(connection: &mut PgConnection, holder: HolderId) -> Result<(), sqlx::Error> {
+    Access::Writer { envoy_id: "" }.enter(connection).await?;
+    sqlx::query(
+        "INSERT INTO audit_gaps (holder, after_sequence, from_at, to_at, reason) \
+         SELECT holder, last_sequence, coalesce(last_records_at, first_seen_at), now(), 'holder_closed' FROM holders WHERE holder = $1 \
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(holder.0)
+    .execute(&mut *connection)
+    .await?;
+    access::leave(connection).await
 }
 
 async fn insert(
     connection: &mut PgConnection,
-    sender: Sender<'_>,
+    source: Source<'_>,
     decoded: &Decoded<'_>,
     insertion: Insertion,
 ) -> Result<Stored, sqlx::Error> {
     let mut refused = Vec::new();
     let mut hits = Hits::default();
+    let mut chains = Chains::read(connection, source.holder).await?;
+    // A clock that was set back must not put a later record into an earlier partition.
+    let source = Source { received_at_us: source.received_at_us.max(chains.advanced_at_us), ..source };
+    let entries = decoded.rows.iter().map(|row| row.entry(source));
     match insertion {
         Insertion::Bulk => {
-            insert_rows(connection, sender, &decoded.rows).await?;
+            let entries: Vec<Entry<'_>> = entries.collect();
+            let hashes: Vec<Hash> = entries.iter().map(|entry| chains.append(entry)).collect();
+            insert_entries(connection, source, &entries, &hashes).await?;
             decoded.rows.iter().for_each(|row| hits.count(&row.record));
         }
         Insertion::OneByOne => {
-            for row in &decoded.rows {
-                if insert_alone(connection, sender, row).await? {
+            for (row, entry) in decoded.rows.iter().zip(entries) {
+                let head = chains.next(&entry);
+                if insert_alone(connection, source, entry, head.hash).await? {
+                    chains.advance(entry.gateway, head);
                     hits.count(&row.record);
                 } else {
                     refused.push(Quarantined { sequence: row.sequence, bytes: row.bytes, error: "the table refuses the record" });
@@ -105,10 +137,11 @@ async fn insert(
             }
         }
     }
-    quarantine(connection, sender, &decoded.quarantined).await?;
-    quarantine(connection, sender, &refused).await?;
+    chains.write(connection, source).await?;
+    quarantine(connection, source, &decoded.quarantined).await?;
+    quarantine(connection, source, &refused).await?;
     // Last of all locks, and in one order, so that no two batches wait for each other in a circle.
-    hits::add(connection, sender.holder, &hits).await?;
+    hits::add(connection, source.holder, &hits).await?;
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     Ok(Stored {
         records: count(decoded.rows.len().saturating_sub(refused.len())),
@@ -116,10 +149,76 @@ async fn insert(
     })
 }
 
+/// Where the chains of a holder stand, by gateway, while records are added to them.
+#[derive(Debug)]
+struct Chains {
+    holder: HolderId,
+    /// When the last record came, microseconds since the epoch.
+    advanced_at_us: i64,
+    heads: BTreeMap<String, Head>,
+    hasher: Hasher,
+}
+
+impl Chains {
+    async fn read(connection: &mut PgConnection, holder: HolderId) -> Result<Self, sqlx::Error> {
+        let rows: Vec<(String, i64, i64, Vec<u8>, i64)> = sqlx::query_as(
+            "SELECT gateway_type, sequence, records, head, (extract(epoch FROM advanced_at) * 1000000)::bigint FROM gateway_audit.chains \
+             WHERE holder = $1",
+        )
+        .bind(holder.0)
+        .fetch_all(connection)
+        .await?;
+        let advanced_at_us = rows.iter().map(|(_, _, _, _, at)| *at).max().unwrap_or(0);
+        let heads = rows.into_iter().map(|(gateway, sequence, records, hash, _)| {
+            let hash = Hash::try_from(hash).map_err(|_length| sqlx::Error::Decode("a chain's head is not a SHA-256".into()))?;
+            Ok((gateway, Head { sequence, records, hash }))
+        });
+        Ok(Self { holder, advanced_at_us, heads: heads.collect::<Result<_, sqlx::Error>>()?, hasher: Hasher::default() })
+    }
+
+    /// Where the entry's chain stands when it is added.
+    fn next(&mut self, entry: &Entry<'_>) -> Head {
+        let head = self.heads.get(entry.gateway).copied().unwrap_or_else(|| Head::start(self.holder, entry.gateway));
+        head.advanced(entry.sequence, self.hasher.hash(&head.hash, entry))
+    }
+
+    fn advance(&mut self, gateway: &str, head: Head) {
+        match self.heads.get_mut(gateway) {
+            Some(known) => *known = head,
+            None => drop(self.heads.insert(gateway.to_owned(), head)),
+        }
+    }
+
+    fn append(&mut self, entry: &Entry<'_>) -> Hash {
+        let head = self.next(entry);
+        self.advance(entry.gateway, head);
+        head.hash
+    }
+
+    async fn write(&self, connection: &mut PgConnection, source: Source<'_>) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO gateway_audit.chains AS c (holder, gateway_type, sequence, records, head, advanced_at) \
+             SELECT $1, gateway, sequence, records, head, timestamptz 'epoch' + $2 * interval '1 microsecond' \
+             FROM UNNEST($3::text[], $4::bigint[], $5::bigint[], $6::bytea[]) AS n (gateway, sequence, records, head) \
+             ON CONFLICT (holder, gateway_type) DO UPDATE SET sequence = EXCLUDED.sequence, records = EXCLUDED.records, \
+                 head = EXCLUDED.head, advanced_at = EXCLUDED.advanced_at WHERE c.sequence < EXCLUDED.sequence",
+        )
+        .bind(self.holder.0)
+        .bind(source.received_at_us)
+        .bind(self.heads.keys().map(String::as_str).collect::<Vec<_>>())
+        .bind(self.heads.values().map(|head| head.sequence).collect::<Vec<_>>())
+        .bind(self.heads.values().map(|head| head.records).collect::<Vec<_>>())
+        .bind(self.heads.values().map(|head| head.hash.as_slice()).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(|_done| ())
+    }
+}
+
 /// Whether the table took the record; anything but a refusal of the record itself is an error.
-async fn insert_alone(connection: &mut PgConnection, sender: Sender<'_>, row: &Row<'_>) -> Result<bool, sqlx::Error> {
+async fn insert_alone(connection: &mut PgConnection, source: Source<'_>, entry: Entry<'_>, hash: Hash) -> Result<bool, sqlx::Error> {
     let mut savepoint = connection.begin().await?;
-    match insert_rows(&mut savepoint, sender, std::slice::from_ref(row)).await {
+    match insert_entries(&mut savepoint, source, &[entry], &[hash]).await {
         Ok(()) => savepoint.commit().await.map(|()| true),
         Err(error) if is_refusal(&error) => savepoint.rollback().await.map(|()| false),
         Err(error) => Err(error),
@@ -134,7 +233,7 @@ pub fn is_refusal(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
 }
 
-async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: &[Quarantined<'_>]) -> Result<(), sqlx::Error> {
+async fn quarantine(connection: &mut PgConnection, source: Source<'_>, refused: &[Quarantined<'_>]) -> Result<(), sqlx::Error> {
     if refused.is_empty() {
         return Ok(());
     }
@@ -142,8 +241,8 @@ async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: 
         "INSERT INTO audit_quarantine (holder, envoy_id, sequence, bytes, error) \
          SELECT $1, $2, sequence, bytes, error FROM UNNEST($3::bigint[], $4::bytea[], $5::text[]) AS n (sequence, bytes, error)",
     )
-    .bind(sender.holder.0)
-    .bind(sender.envoy_id)
+    .bind(source.holder.0)
+    .bind(source.envoy_id)
     .bind(refused.iter().map(|record| record.sequence).collect::<Vec<_>>())
     .bind(refused.iter().map(|record| record.bytes).collect::<Vec<_>>())
     .bind(refused.iter().map(|record| record.error).collect::<Vec<_>>())
@@ -152,261 +251,95 @@ async fn quarantine(connection: &mut PgConnection, sender: Sender<'_>, refused: 
     .map(|_done| ())
 }
 
-const INSERT: &str = "INSERT INTO gateway_audit_logs (holder, envoy_id, sequence, \"timestamp\", gateway_type, stage, correlation_id, \
-         causation_id, request_id, http_method, endpoint, route, action, issuer, subject, user_id, customer_id, agent_id, roles, \
-         trial_mode, sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status_code, \
-         response_details, total_us, upstream_us, rule, shadow, cost, usage) \
-     SELECT $1, $2, sequence, timestamptz 'epoch' + at_us * interval '1 microsecond', gateway, stage, correlation_id, causation_id, \
-         request_id, method, path, route, action, issuer, subject, user_id, customer_id, agent_id, string_to_array(roles, ','), trial, \
-         sandbox, decision, reason, checks, charges, approval_id, activation, revision, key_set, revocation, status, details, \
-         total_us, upstream_us, rule, shadow, cost, usage \
-     FROM UNNEST($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], \
-         $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bool[], \
-         $21::bool[], $22::text[], $23::text[], $24::text[]::jsonb[], $25::text[]::jsonb[], $26::text[], $27::bigint[], \
-         $28::bigint[], $29::bigint[], $30::bigint[], $31::int[], $32::text[], $33::bigint[], $34::bigint[], \
-         $35::text[], $36::text[]::jsonb[], $37::text[], $38::text[]::jsonb[]) \
-         AS n (sequence, at_us, gateway, stage, correlation_id, causation_id, request_id, method, path, route, action, issuer, subject, \
-         user_id, customer_id, agent_id, roles, trial, sandbox, decision, reason, checks, charges, approval_id, activation, revision, \
-         key_set, revocation, status, details, total_us, upstream_us, rule, shadow, cost, usage)";
+const INSERT: &str = "INSERT INTO gateway_audit_logs (holder, envoy_id, received_at, sequence, \"timestamp\", gateway_type, stage, \
+         phase, correlation_id, causation_id, request_id, http_method, endpoint, upgrade, query_params, request_headers, \
+         response_headers, route, action, sampled_of, issuer, subject, user_id, customer_id, agent_id, email, governor_agent_id, \
+         roles, tier, trial_mode, trial_until, sandbox, decision, reason, rule, checks, shadow, charges, cost, usage, approval_id, \
+         activation, revision, key_set, revocation, status_code, response_details, total_us, upstream_us, ours_us, hash) \
+     SELECT $1, $2, timestamptz 'epoch' + $3 * interval '1 microsecond', sequence, \
+         timestamptz 'epoch' + at_us * interval '1 microsecond', gateway, stage, phase, correlation_id, causation_id, request_id, \
+         method, path, upgrade, query, request_headers, response_headers, route, action, sampled_of, issuer, subject, user_id, \
+         customer_id, agent_id, email, governor_agent_id, string_to_array(roles, ','), tier, trial, \
+         timestamptz 'epoch' + trial_until_us * interval '1 microsecond', sandbox, decision, reason, rule, checks, shadow, charges, \
+         cost, usage, approval_id, activation, revision, key_set, revocation, status, details, total_us, upstream_us, ours_us, hash \
+     FROM UNNEST($4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], \
+         $13::text[], $14::text[], $15::text[]::jsonb[], $16::text[]::jsonb[], $17::text[]::jsonb[], $18::text[], $19::text[], \
+         $20::bigint[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], \
+         $29::text[], $30::bool[], $31::bigint[], $32::bool[], $33::text[], $34::text[], $35::text[], $36::text[]::jsonb[], \
+         $37::text[]::jsonb[], $38::text[]::jsonb[], $39::text[], $40::text[]::jsonb[], $41::text[], $42::bigint[], $43::bigint[], \
+         $44::bigint[], $45::bigint[], $46::int[], $47::text[], $48::bigint[], $49::bigint[], $50::bigint[], $51::bytea[]) \
+         AS n (sequence, at_us, gateway, stage, phase, correlation_id, causation_id, request_id, method, path, upgrade, query, \
+         request_headers, response_headers, route, action, sampled_of, issuer, subject, user_id, customer_id, agent_id, email, \
+         governor_agent_id, roles, tier, trial, trial_until_us, sandbox, decision, reason, rule, checks, shadow, charges, cost, \
+         usage, approval_id, activation, revision, key_set, revocation, status, details, total_us, upstream_us, ours_us, hash)";
 
-async fn insert_rows(connection: &mut PgConnection, sender: Sender<'_>, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
+/// Everything that is bound is in the entry that was hashed.
+async fn insert_entries(
+    connection: &mut PgConnection,
+    source: Source<'_>,
+    entries: &[Entry<'_>],
+    hashes: &[Hash],
+) -> Result<(), sqlx::Error> {
+    if entries.is_empty() {
         return Ok(());
     }
     sqlx::query(INSERT)
-        .bind(sender.holder.0)
-        .bind(sender.envoy_id)
-        .bind(column(rows, |row| row.sequence))
-        .bind(column(rows, |row| row.record.at_us))
-        .bind(column(rows, |row| gateway_name(row.record.gateway)))
-        .bind(column(rows, |row| stage_name(row.record.stage)))
-        .bind(column(rows, |row| row.record.correlation_id.as_ref()))
-        .bind(column(rows, |row| row.record.causation_id.as_deref()))
-        .bind(column(rows, |row| row.request_id.as_str()))
-        .bind(column(rows, |row| row.record.method.as_deref()))
-        .bind(column(rows, |row| row.record.path.as_deref()))
-        .bind(column(rows, |row| row.record.route.as_deref()))
-        .bind(column(rows, |row| row.record.action.as_deref()))
-        .bind(column(rows, |row| row.user().map(|user| user.issuer.as_ref())))
-        .bind(column(rows, |row| row.user().map(|user| user.subject.as_ref())))
-        .bind(column(rows, |row| row.user().map(|user| user.user_id.as_ref())))
-        .bind(column(rows, |row| row.user().and_then(|user| user.customer_id.as_deref())))
-        .bind(column(rows, |row| row.user().and_then(|user| user.agent_id.as_deref())))
-        .bind(column(rows, |row| row.user().map(|user| user.roles.as_ref())))
-        .bind(column(rows, |row| row.user().is_some_and(|user| user.trial_until_us.is_some())))
-        .bind(column(rows, |row| row.record.sandbox))
-        .bind(column(rows, |row| decision_name(row.record.decision)))
-        .bind(column(rows, |row| row.record.reason.as_ref()))
-        .bind(column(rows, |row| row.checks.as_str()))
-        .bind(column(rows, |row| row.charges.as_str()))
-        .bind(column(rows, |row| row.record.approval_id.as_deref()))
-        .bind(column(rows, |row| row.activation))
-        .bind(column(rows, |row| row.revision))
-        .bind(column(rows, |row| row.key_set))
-        .bind(column(rows, |row| row.revocation))
-        .bind(column(rows, |row| row.record.status.map(i32::from)))
-        .bind(column(rows, |row| row.record.details.as_deref()))
-        .bind(column(rows, |row| row.total_us))
-        .bind(column(rows, |row| row.upstream_us))
-        .bind(column(rows, |row| row.record.rule.as_deref()))
-        .bind(column(rows, |row| row.shadow.as_deref()))
-        .bind(column(rows, |row| row.record.cost.map(cost_name)))
-        .bind(column(rows, |row| row.usage.as_deref()))
+        .bind(source.holder.0)
+        .bind(source.envoy_id)
+        .bind(source.received_at_us)
+        .bind(column(entries, |entry| entry.sequence))
+        .bind(column(entries, |entry| entry.at_us))
+        .bind(column(entries, |entry| entry.gateway))
+        .bind(column(entries, |entry| entry.stage))
+        .bind(column(entries, |entry| entry.phase))
+        .bind(column(entries, |entry| entry.correlation_id))
+        .bind(column(entries, |entry| entry.causation_id))
+        .bind(column(entries, |entry| entry.request_id))
+        .bind(column(entries, |entry| entry.method))
+        .bind(column(entries, |entry| entry.path))
+        .bind(column(entries, |entry| entry.upgrade))
+        .bind(column(entries, |entry| entry.query))
+        .bind(column(entries, |entry| entry.request_headers))
+        .bind(column(entries, |entry| entry.response_headers))
+        .bind(column(entries, |entry| entry.route))
+        .bind(column(entries, |entry| entry.action))
+        .bind(column(entries, |entry| entry.sampled_of))
+        .bind(column(entries, |entry| entry.issuer))
+        .bind(column(entries, |entry| entry.subject))
+        .bind(column(entries, |entry| entry.user_id))
+        .bind(column(entries, |entry| entry.customer_id))
+        .bind(column(entries, |entry| entry.agent_id))
+        .bind(column(entries, |entry| entry.email))
+        .bind(column(entries, |entry| entry.governor_agent_id))
+        .bind(column(entries, |entry| entry.roles))
+        .bind(column(entries, |entry| entry.tier))
+        .bind(column(entries, |entry| entry.trial))
+        .bind(column(entries, |entry| entry.trial_until_us))
+        .bind(column(entries, |entry| entry.sandbox))
+        .bind(column(entries, |entry| entry.decision))
+        .bind(column(entries, |entry| entry.reason))
+        .bind(column(entries, |entry| entry.rule))
+        .bind(column(entries, |entry| entry.checks))
+        .bind(column(entries, |entry| entry.shadow))
+        .bind(column(entries, |entry| entry.charges))
+        .bind(column(entries, |entry| entry.cost))
+        .bind(column(entries, |entry| entry.usage))
+        .bind(column(entries, |entry| entry.approval_id))
+        .bind(column(entries, |entry| entry.activation))
+        .bind(column(entries, |entry| entry.revision))
+        .bind(column(entries, |entry| entry.key_set))
+        .bind(column(entries, |entry| entry.revocation))
+        .bind(column(entries, |entry| entry.status))
+        .bind(column(entries, |entry| entry.details))
+        .bind(column(entries, |entry| entry.total_us))
+        .bind(column(entries, |entry| entry.upstream_us))
+        .bind(column(entries, |entry| entry.ours_us))
+        .bind(hashes.iter().map(Hash::as_slice).collect::<Vec<_>>())
         .execute(connection)
         .await
         .map(|_done| ())
 }
 
-fn column<'a, T>(rows: &'a [Row<'a>], value: impl Fn(&'a Row<'a>) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
-}
-
-/// Which records are asked for; all that is absent matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// The correlation id.
-    pub correlation_id: Option<String>,
-    /// The `user_id` claim.
-    pub user: Option<String>,
-    /// The customer.
-    pub customer: Option<String>,
-    /// The agent.
-    pub agent: Option<String>,
-    /// The decision.
-    pub outcome: Option<String>,
-    /// The route.
-    pub rule: Option<String>,
-    /// The status.
-    pub status: Option<i32>,
-    /// From this time on.
-    pub from: Option<OffsetDateTime>,
-    /// Before this time.
-    pub to: Option<OffsetDateTime>,
-    /// Whether the revision in shadow would have decided differently.
-    pub shadow: Option<bool>,
-}
-
-/// The place of a record in the order of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// Its time, microseconds since the epoch.
-    pub at_us: i64,
-    /// Its id.
-    pub id: i64,
-}
-
-/// A record as it is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, FromRow, ToSchema)]
-pub struct StoredRecord {
-    /// Its id in the log.
-    pub id: i64,
-    /// The holder that reported it.
-    pub holder: uuid::Uuid,
-    /// Its place in the holder's sequence.
-    pub sequence: i64,
-    /// The Envoy that the holder belongs to.
-    pub envoy_id: String,
-    /// When it was stored.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub received_at: OffsetDateTime,
-    /// When the request arrived.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub timestamp: OffsetDateTime,
-    /// `CP`, `PP` or `PLANT`.
-    pub gateway_type: String,
-    /// Who answered: `filter` or `envoy`.
-    pub stage: String,
-    /// The correlation id, as sent.
-    pub correlation_id: String,
-    /// The parent request, as sent.
-    pub causation_id: Option<String>,
-    /// The request's id.
-    pub request_id: String,
-    /// The method.
-    pub http_method: Option<String>,
-    /// The path without query.
-    pub endpoint: Option<String>,
-    /// The route.
-    pub route: Option<String>,
-    /// The route's permission.
-    pub action: Option<String>,
-    /// The user's issuer.
-    pub issuer: Option<String>,
-    /// The user's subject.
-    pub subject: Option<String>,
-    /// The `user_id` claim.
-    pub user_id: Option<String>,
-    /// The customer.
-    pub customer_id: Option<String>,
-    /// The agent.
-    pub agent_id: Option<String>,
-    /// The user's roles.
-    pub roles: Option<Vec<String>>,
-    /// Whether the user was on trial.
-    pub trial_mode: bool,
-    /// Whether the sandbox was the target.
-    pub sandbox: bool,
-    /// `permit`, `deny`, `indeterminate` or `none`.
-    pub decision: String,
-    /// The coded reason.
-    pub reason: String,
-    /// Every check and its outcome, in order.
-    #[schema(value_type = Vec<Object>)]
-    pub checks: Json<serde_json::Value>,
-    /// What was charged.
-    #[schema(value_type = Vec<Object>)]
-    pub charges: Json<serde_json::Value>,
-    /// The approval that was requested or consumed.
-    pub approval_id: Option<String>,
-    /// The activation that decided.
-    pub activation: i64,
-    /// The revision that decided.
-    pub revision: i64,
-    /// The key set that verified.
-    pub key_set: i64,
-    /// The last revocation that was enforced.
-    pub revocation: i64,
-    /// The status sent to the client.
-    pub status_code: Option<i32>,
-    /// Envoy's response code details.
-    pub response_details: Option<String>,
-    /// From arrival to the end of the stream, microseconds.
-    pub total_us: i64,
-    /// From forwarding to the first response header, microseconds.
-    pub upstream_us: Option<i64>,
-    /// The custom rule that refused, as it names itself.
-    pub rule: Option<String>,
-    /// How the revision in shadow would have decided, where that differs: its revision, decision, reason and route.
-    #[schema(value_type = Option<Object>)]
-    pub shadow: Option<Json<serde_json::Value>>,
-    /// How it became known what the request cost: `fixed`, `reported`, `usage` or `unreadable`; absent when nothing was charged.
-    pub cost: Option<String>,
-    /// The tokens of a language model that it used: model, `input`, `cache_read`, `cache_write` and `output`.
-    #[schema(value_type = Option<Object>)]
-    pub usage: Option<Json<serde_json::Value>>,
-}
-
-impl StoredRecord {
-    /// Its place in the order of answers.
-    #[must_use]
-    pub fn cursor(&self) -> Cursor {
-        let micros = self.timestamp.unix_timestamp_nanos().div_euclid(1_000);
-        Cursor { at_us: i64::try_from(micros).unwrap_or(0), id: self.id }
-    }
-}
-
-macro_rules! filtered {
-    ($select:literal, $rest:literal) => {
-        concat!(
-            $select,
-            " FROM gateway_audit_logs WHERE ($1::text IS NULL OR correlation_id = $1) AND ($2::text IS NULL OR user_id = $2) \
-             AND ($3::text IS NULL OR customer_id = $3) AND ($4::text IS NULL OR agent_id = $4) \
-             AND ($5::text IS NULL OR decision = $5) AND ($6::text IS NULL OR route = $6) AND ($7::int IS NULL OR status_code = $7) \
-             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8) AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) \
-             AND ($10::bool IS NOT TRUE OR shadow IS NOT NULL) AND ($10::bool IS NOT FALSE OR shadow IS NULL) ",
-            $rest
-        )
-    };
-}
-
-/// Binds the ten conditions of `filtered!`. Not kept as a prepared statement: a plan for all values could use no index.
-macro_rules! with_filter {
-    ($query:expr, $filter:expr) => {
-        $query
-            .persistent(false)
-            .bind(&$filter.correlation_id)
-            .bind(&$filter.user)
-            .bind(&$filter.customer)
-            .bind(&$filter.agent)
-            .bind(&$filter.outcome)
-            .bind(&$filter.rule)
-            .bind($filter.status)
-            .bind($filter.from)
-            .bind($filter.to)
-            .bind($filter.shadow)
-    };
-}
-
-/// Records, newest first, after `cursor`.
-pub async fn query(database: &PgPool, filter: &Filter, cursor: Option<Cursor>, limit: i64) -> Result<Vec<StoredRecord>, sqlx::Error> {
-    let statement = filtered!(
-        "SELECT *",
-        "AND ($11::bigint IS NULL OR (\"timestamp\", id) < (timestamptz 'epoch' + $11 * interval '1 microsecond', $12)) \
-         ORDER BY \"timestamp\" DESC, id DESC LIMIT $13"
-    );
-    with_filter!(sqlx::query_as(statement), filter)
-        .bind(cursor.map(|cursor| cursor.at_us))
-        .bind(cursor.map(|cursor| cursor.id))
-        .bind(limit)
-        .fetch_all(database)
-        .await
-}
-
-/// How many records match.
-pub async fn count(database: &PgPool, filter: &Filter) -> Result<i64, sqlx::Error> {
-    let statement = filtered!("SELECT count(*)", "");
-    let (count,): (i64,) = with_filter!(sqlx::query_as(statement), filter).fetch_one(database).await?;
-    Ok(count)
+fn column<'a, T>(entries: &'a [Entry<'a>], value: impl Fn(&'a Entry<'a>) -> T) -> Vec<T> {
+    entries.iter().map(value).collect()
 }

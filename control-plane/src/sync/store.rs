@@ -3,7 +3,8 @@
 use super::SyncError;
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::approvals::{self, Terms};
-use crate::audit::store::{Insertion, Sender, Stored, ingest, is_refusal};
+use crate::audit::store::{Insertion, Stored, ingest, is_refusal};
+use crate::audit::{Source, partitions};
 use crate::budgets::alerts::{self, Telling, Told};
 use crate::budgets::caps;
 use crate::budgets::store::{Applied, ApplyError};
@@ -85,6 +86,10 @@ pub async fn commit(database: &PgPool, job: &Job<'_>) -> Result<Committed, SyncE
         match attempt_commit(database, job, insertion).await {
             Err(SyncError::Database(error)) if attempt < ATTEMPTS_MAX && is_lost_race(&error) => {}
             Err(SyncError::CapsChanged) if attempt < ATTEMPTS_MAX => caps::follow::refresh(database, job.rules.caps).await?,
+            // Nobody was up for days to make it.
+            Err(SyncError::Database(error)) if attempt < ATTEMPTS_MAX && partitions::is_missing(&error) => {
+                partitions::create_ahead(database).await?;
+            }
             // A record that the table refuses must not stop the call for ever: find it, and put it aside.
             Err(SyncError::Database(error)) if insertion == Insertion::Bulk && job.batch.is_some() && is_refusal(&error) => {
                 insertion = Insertion::OneByOne;
@@ -123,8 +128,8 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
     }
     let stored = match job.batch {
         Some((batch, first)) => {
-            let sender = Sender { holder: job.holder, envoy_id: job.envoy_id };
-            ingest(&mut transaction, sender, batch, first, insertion).await?
+            let source = Source { holder: job.holder, envoy_id: job.envoy_id, received_at_us: admission.now.as_micros() };
+            ingest(&mut transaction, source, batch, first, insertion).await?
         }
         None => Stored::default(),
     };

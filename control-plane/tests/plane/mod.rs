@@ -89,6 +89,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         outbound: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap(),
         webhooks: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap().with_purpose(Purpose::Webhooks),
         keys_asked: Arc::default(),
+        signing: None,
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),
         shutdown: CancellationToken::new(),

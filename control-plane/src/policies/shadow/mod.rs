@@ -74,7 +74,7 @@ pub struct Difference {
 #[derive(Clone, Debug, PartialEq, Serialize, FromRow, ToSchema)]
 pub struct Example {
     /// The record's id in the log.
-    pub id: i64,
+    pub id: String,
     /// When the request arrived.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]

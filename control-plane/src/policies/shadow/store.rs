@@ -2,6 +2,7 @@
 
 use super::{Difference, Example, Run, Totals};
 use crate::admin_events::{self, Actor, AdminEvent};
+use crate::audit::access::Access;
 use crate::audit::check_name;
 use crate::holders::HolderId;
 use crate::policies::Revision;
@@ -223,19 +224,23 @@ pub async fn differences(database: &PgPool, run: i64) -> Result<(Vec<Difference>
 
 /// Records of the audit log that show a difference of this run.
 pub async fn examples(database: &PgPool, run: &Run) -> Result<Vec<Example>, sqlx::Error> {
-    sqlx::query_as(
+    let mut transaction = database.begin().await?;
+    Access::Auditor.enter(&mut transaction).await?;
+    let examples = sqlx::query_as(
         "SELECT id, \"timestamp\", gateway_type, http_method, route, decision, reason, shadow FROM gateway_audit_logs \
          WHERE shadow IS NOT NULL AND (shadow->>'revision')::bigint = $1 AND revision = $2 AND \"timestamp\" >= $3 \
              AND ($4::timestamptz IS NULL OR \"timestamp\" <= $4) \
-         ORDER BY \"timestamp\" DESC, id DESC LIMIT $5",
+         ORDER BY \"timestamp\" DESC, holder DESC, sequence DESC LIMIT $5",
     )
     .bind(run.revision)
     .bind(run.active_revision)
     .bind(run.began_at)
     .bind(run.ended_at)
     .bind(EXAMPLES_SHOWN)
-    .fetch_all(database)
-    .await
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(examples)
 }
 
 /// Forgets what was counted in runs that ended long ago. Says how many rows.

@@ -1,0 +1,310 @@
+//! Queries of the audit log.
+
+use super::access::Access;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgPool};
+use std::fmt;
+use std::str::FromStr;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+use wire::hex::hex;
+
+/// Which records are asked for; all that is absent matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The correlation id.
+    pub correlation_id: Option<String>,
+    /// The `user_id` claim.
+    pub user: Option<String>,
+    /// The customer.
+    pub customer: Option<String>,
+    /// The agent.
+    pub agent: Option<String>,
+    /// The decision.
+    pub outcome: Option<String>,
+    /// The route.
+    pub route: Option<String>,
+    /// The custom rule that refused.
+    pub rule: Option<String>,
+    /// The budget that was charged.
+    pub budget: Option<String>,
+    /// The request's id.
+    pub request_id: Option<String>,
+    /// The approval that was asked for or consumed.
+    pub approval_id: Option<String>,
+    /// The gateway.
+    pub gateway: Option<String>,
+    /// The status.
+    pub status: Option<i32>,
+    /// From this time on.
+    pub from: Option<OffsetDateTime>,
+    /// Before this time.
+    pub to: Option<OffsetDateTime>,
+    /// Whether the revision in shadow would have decided differently.
+    pub shadow: Option<bool>,
+}
+
+/// The place of a record in the order of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Its time, microseconds since the epoch.
+    pub at_us: i64,
+    /// Its holder.
+    pub holder: Uuid,
+    /// Its place in the holder's sequence.
+    pub sequence: i64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.at_us, self.holder.simple(), self.sequence)
+    }
+}
+
+/// A cursor that is not one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the cursor is not one of ours")]
+pub struct NotACursor;
+
+impl FromStr for Cursor {
+    type Err = NotACursor;
+
+    fn from_str(text: &str) -> Result<Self, NotACursor> {
+        let mut parts = text.split('.');
+        let mut part = || parts.next().ok_or(NotACursor);
+        let (at_us, holder, sequence) = (part()?, part()?, part()?);
+        let cursor = Self {
+            at_us: at_us.parse().map_err(|_invalid| NotACursor)?,
+            holder: holder.parse().map_err(|_invalid| NotACursor)?,
+            sequence: sequence.parse().map_err(|_invalid| NotACursor)?,
+        };
+        if parts.next().is_some() { Err(NotACursor) } else { Ok(cursor) }
+    }
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, FromRow, ToSchema)]
+pub struct StoredRecord {
+    /// Its id in the log: its holder and its place in the holder's sequence.
+    pub id: String,
+    /// The holder that reported it.
+    pub holder: Uuid,
+    /// Its place in the holder's sequence.
+    pub sequence: i64,
+    /// The Envoy that the holder belongs to.
+    pub envoy_id: String,
+    /// When it arrived at the log.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: OffsetDateTime,
+    /// When the request arrived.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub timestamp: OffsetDateTime,
+    /// `CP`, `PP` or `PLANT`.
+    pub gateway_type: String,
+    /// Who answered: `filter` or `envoy`.
+    pub stage: String,
+    /// `outcome`, or `intent` of one that was recorded before the request was forwarded.
+    pub phase: String,
+    /// The correlation id, as sent.
+    pub correlation_id: String,
+    /// The parent request, as sent.
+    pub causation_id: Option<String>,
+    /// The request's id.
+    pub request_id: String,
+    /// The method.
+    pub http_method: Option<String>,
+    /// The path without query.
+    pub endpoint: Option<String>,
+    /// The protocol that it asked to change to: `websocket` or `other`.
+    pub upgrade: Option<String>,
+    /// Parameters of the query that the policy has recorded, as `name` and `value`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub query_params: Option<Json<Value>>,
+    /// Headers of the request that the policy has recorded, as `name` and `value`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub request_headers: Option<Json<Value>>,
+    /// Headers of the answer that the policy has recorded, as `name` and `value`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub response_headers: Option<Json<Value>>,
+    /// The route.
+    pub route: Option<String>,
+    /// The route's permission.
+    pub action: Option<String>,
+    /// Of how many requests like this one was recorded.
+    pub sampled_of: i64,
+    /// The user's issuer.
+    pub issuer: Option<String>,
+    /// The user's subject.
+    pub subject: Option<String>,
+    /// The `user_id` claim.
+    pub user_id: Option<String>,
+    /// The customer.
+    pub customer_id: Option<String>,
+    /// The agent.
+    pub agent_id: Option<String>,
+    /// The `email` claim, where the policy has it recorded.
+    pub email: Option<String>,
+    /// The `governor_agent_id` claim.
+    pub governor_agent_id: Option<String>,
+    /// The user's roles.
+    pub roles: Option<Vec<String>>,
+    /// The `tier` claim.
+    pub tier: Option<String>,
+    /// Whether the user was on trial.
+    pub trial_mode: bool,
+    /// Until when.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub trial_until: Option<OffsetDateTime>,
+    /// Whether the sandbox was the target.
+    pub sandbox: bool,
+    /// `permit`, `deny`, `indeterminate` or `none`.
+    pub decision: String,
+    /// The coded reason.
+    pub reason: String,
+    /// The custom rule that refused, as it names itself.
+    pub rule: Option<String>,
+    /// Every check and its outcome, in order.
+    #[schema(value_type = Vec<Object>)]
+    pub checks: Json<Value>,
+    /// How the revision in shadow would have decided, where that differs: its revision, decision, reason and route.
+    #[schema(value_type = Option<Object>)]
+    pub shadow: Option<Json<Value>>,
+    /// What was charged.
+    #[schema(value_type = Vec<Object>)]
+    pub charges: Json<Value>,
+    /// How it became known what the request cost: `fixed`, `reported`, `usage` or `unreadable`; absent when nothing was charged.
+    pub cost: Option<String>,
+    /// The tokens of a language model that it used: model, `input`, `cache_read`, `cache_write` and `output`.
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Json<Value>>,
+    /// The approval that was requested or consumed.
+    pub approval_id: Option<String>,
+    /// The activation that decided.
+    pub activation: i64,
+    /// The revision that decided.
+    pub revision: i64,
+    /// The key set that verified.
+    pub key_set: i64,
+    /// The last revocation that was enforced.
+    pub revocation: i64,
+    /// The status sent to the client.
+    pub status_code: Option<i32>,
+    /// Envoy's response code details.
+    pub response_details: Option<String>,
+    /// From arrival to the end of the stream, microseconds.
+    pub total_us: i64,
+    /// From forwarding to the first response header, microseconds.
+    pub upstream_us: Option<i64>,
+    /// From arrival until the filter let it go on or answered, microseconds.
+    pub ours_us: Option<i64>,
+    /// The hash of its chain with this record, in hexadecimal.
+    #[serde(serialize_with = "in_hex")]
+    #[schema(value_type = String)]
+    pub hash: Vec<u8>,
+}
+
+fn in_hex<S: Serializer>(hash: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&hex(hash))
+}
+
+impl StoredRecord {
+    /// Its place in the order of answers.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { at_us: micros(self.timestamp), holder: self.holder, sequence: self.sequence }
+    }
+}
+
+/// Microseconds since the epoch.
+#[must_use]
+pub fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(0)
+}
+
+macro_rules! filtered {
+    ($select:literal, $rest:literal) => {
+        concat!(
+            $select,
+            " FROM gateway_audit_logs WHERE ($1::text IS NULL OR correlation_id = $1) AND ($2::text IS NULL OR user_id = $2) \
+             AND ($3::text IS NULL OR customer_id = $3) AND ($4::text IS NULL OR agent_id = $4) \
+             AND ($5::text IS NULL OR decision = $5) AND ($6::text IS NULL OR route = $6) AND ($7::int IS NULL OR status_code = $7) \
+             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8) AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) \
+             AND ($10::bool IS NOT TRUE OR shadow IS NOT NULL) AND ($10::bool IS NOT FALSE OR shadow IS NULL) \
+             AND ($11::text IS NULL OR rule = $11) AND ($12::text IS NULL OR jsonb_path_query_array(charges, '$[*].budget') ? $12) \
+             AND ($13::text IS NULL OR request_id = $13) AND ($14::text IS NULL OR approval_id = $14) \
+             AND ($15::text IS NULL OR gateway_type = $15) ",
+            $rest
+        )
+    };
+}
+
+/// Binds the conditions of `filtered!`. Not kept as a prepared statement: a plan for all values could use no index.
+macro_rules! with_filter {
+    ($query:expr, $filter:expr) => {
+        $query
+            .persistent(false)
+            .bind(&$filter.correlation_id)
+            .bind(&$filter.user)
+            .bind(&$filter.customer)
+            .bind(&$filter.agent)
+            .bind(&$filter.outcome)
+            .bind(&$filter.route)
+            .bind($filter.status)
+            .bind($filter.from)
+            .bind($filter.to)
+            .bind($filter.shadow)
+            .bind(&$filter.rule)
+            .bind(&$filter.budget)
+            .bind(&$filter.request_id)
+            .bind(&$filter.approval_id)
+            .bind(&$filter.gateway)
+    };
+}
+
+/// Records, newest first, after `cursor`, as far as `access` sees them.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn page(
+    database: &PgPool,
+    access: Access<'_>,
+    filter: &Filter,
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> Result<Vec<StoredRecord>, sqlx::Error> {
+    let statement = filtered!(
+        "SELECT *",
+        "AND ($16::bigint IS NULL OR (\"timestamp\", holder, sequence) < (timestamptz 'epoch' + $16 * interval '1 microsecond', $17, $18)) \
+         ORDER BY \"timestamp\" DESC, holder DESC, sequence DESC LIMIT $19"
+    );
+    let mut transaction = database.begin().await?;
+    access.enter(&mut transaction).await?;
+    let records = with_filter!(sqlx::query_as(statement), filter)
+        .bind(cursor.map(|cursor| cursor.at_us))
+        .bind(cursor.map(|cursor| cursor.holder))
+        .bind(cursor.map(|cursor| cursor.sequence))
+        .bind(limit)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.rollback().await?;
+    Ok(records)
+}
+
+/// How many records match, of those that `access` sees.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn count(database: &PgPool, access: Access<'_>, filter: &Filter) -> Result<i64, sqlx::Error> {
+    let statement = filtered!("SELECT count(*)", "");
+    let mut transaction = database.begin().await?;
+    access.enter(&mut transaction).await?;
+    let (count,): (i64,) = with_filter!(sqlx::query_as(statement), filter).fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
+    Ok(count)
+}

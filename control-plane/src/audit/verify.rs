@@ -1,0 +1,484 @@
+//! `control-plane verify`: whether the audit log is what was written. Reads every record in the order of its chain, and holds it against
+//! the chain and against what was signed. It asks Postgres alone: a control plane could be made to lie.
+
+use super::access::Access;
+use super::chain::{Entry, Hash, Hasher, Head};
+use super::checkpoints::{Checkpoint, InvalidCheckpoint, KeyError, Standing, Told, TrustedKeys, digest};
+use super::query::{StoredRecord, micros};
+use crate::holders::HolderId;
+use crate::settings::Sensitive;
+use clap::Parser;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::types::Json;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The name of the subcommand.
+pub const COMMAND: &str = "verify";
+
+/// How many records are read at once.
+const PAGE: i64 = 5_000;
+/// A record that came so long before a checkpoint was stored before it, whatever kept it.
+const SIGNED_WITHIN: time::Duration = time::Duration::minutes(5);
+/// How many findings are told. Each chain has one: what follows a bad record cannot be judged.
+const FINDINGS_MAX: usize = 100;
+
+/// Hold the audit log against its hash chains and signed checkpoints.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "control-plane verify", no_binary_name = true)]
+pub struct Arguments {
+    /// Postgres, as `postgres://user:password@host:port/database`.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Sensitive,
+    /// A file of checkpoints that was kept outside the database. Without one, whoever can write the database can rewrite it whole.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    checkpoints: Option<PathBuf>,
+    /// A public key that checkpoints are signed with, in PEM; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+}
+
+/// What was read, and what is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Records that were read.
+    pub records: u64,
+    /// Chains that they are in.
+    pub chains: u64,
+    /// Signed checkpoints that they were held against.
+    pub checkpoints: u64,
+    /// What is wrong: of each chain the first.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The first record that is not, or the place where one is missing: its holder and its place in the holder's sequence. Absent where
+    /// a checkpoint itself is bad.
+    pub record: Option<String>,
+    /// The gateway of its chain.
+    pub gateway: Option<String>,
+    /// What is wrong.
+    pub wrong: Wrong,
+    /// The number of the checkpoint that it does not agree with.
+    pub checkpoint: Option<i64>,
+    /// Up to this place in the holder's sequence the records are those that were signed for; absent where none was.
+    pub good_up_to: Option<i64>,
+}
+
+/// In what way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wrong {
+    /// The record does not follow from the one before it: it was changed, or one before it was taken out or put in.
+    Broken,
+    /// Two records have one place.
+    Repeated,
+    /// The chain ends before its last record.
+    CutOff,
+    /// The chain has records after its last one, or none of it was ever signed for.
+    Unaccounted,
+    /// The chain is whole and is not the one that was signed.
+    Forked,
+    /// The checkpoint is not one, or not signed by a trusted key.
+    BadCheckpoint,
+    /// A checkpoint is missing, or does not follow from the one before it.
+    CheckpointsBroken,
+    /// The database has other checkpoints than were exported.
+    CheckpointsForked,
+}
+
+/// Why the log could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Not a URL of Postgres.
+    #[error("the database URL is not one of Postgres")]
+    DatabaseUrl,
+    /// The database fails.
+    #[error("the database does not answer")]
+    Database(#[from] sqlx::Error),
+    /// A key is not one.
+    #[error("a key cannot be used")]
+    Key(#[from] KeyError),
+    /// The checkpoints cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Checkpoints {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Verifies as the command line says.
+///
+/// # Errors
+/// Nothing can be said.
+pub async fn run(arguments: &Arguments) -> Result<Report, VerifyError> {
+    let keys = TrustedKeys::read(&arguments.key)?;
+    let exported = match &arguments.checkpoints {
+        Some(path) => {
+            let failed = |source| VerifyError::Checkpoints { path: path.clone(), source };
+            let lines = BufReader::new(std::fs::File::open(path).map_err(failed)?).lines();
+            lines.collect::<Result<Vec<String>, _>>().map_err(failed)?
+        }
+        None => Vec::new(),
+    };
+    let options = arguments.database_url.postgres().ok_or(VerifyError::DatabaseUrl)?;
+    let mut connection = options.application_name("plant-gateway-verify").connect().await?;
+    verify(&mut connection, &exported, &keys).await
+}
+
+/// A chain: a holder's records of one gateway.
+type Chain = (String, Uuid);
+
+/// What was signed, in the form in which records are held against it.
+#[derive(Debug, Default)]
+struct Signed {
+    /// By chain and sequence number: the hash, and by which checkpoint.
+    anchors: BTreeMap<Chain, BTreeMap<i64, (Hash, i64)>>,
+    /// Where the partitions that are gone have ended.
+    dropped: BTreeMap<Chain, Head>,
+    /// When the last was signed.
+    signed_at: Option<OffsetDateTime>,
+    checkpoints: u64,
+    findings: Vec<Finding>,
+}
+
+impl Signed {
+    fn bad(&mut self, number: Option<i64>, wrong: Wrong) {
+        self.findings.push(Finding { record: None, gateway: None, wrong, checkpoint: number, good_up_to: None });
+    }
+
+    /// Opens checkpoints in their order, each following the one before.
+    fn read<'t>(&mut self, texts: impl Iterator<Item = &'t str>, keys: &TrustedKeys) {
+        let mut before: Option<(i64, String)> = None;
+        for jws in texts.filter(|text| !text.is_empty()) {
+            let checkpoint = match keys.open(jws) {
+                Ok(checkpoint) => checkpoint,
+                Err(InvalidCheckpoint::Malformed | InvalidCheckpoint::UnknownKey | InvalidCheckpoint::Signature) => {
+                    return self.bad(before.map(|(number, _)| number.saturating_add(1)), Wrong::BadCheckpoint);
+                }
+            };
+            let follows = match &before {
+                Some((number, digest)) => checkpoint.number == number.saturating_add(1) && checkpoint.previous.as_ref() == Some(digest),
+                None => checkpoint.number == 1 && checkpoint.previous.is_none(),
+            };
+            if !follows {
+                return self.bad(Some(checkpoint.number), Wrong::CheckpointsBroken);
+            }
+            before = Some((checkpoint.number, digest(jws)));
+            self.checkpoints = self.checkpoints.saturating_add(1);
+            self.signed_at = Some(checkpoint.signed_at);
+            self.note(&checkpoint);
+        }
+    }
+
+    fn note(&mut self, checkpoint: &Checkpoint) {
+        let (standings, dropped) = match &checkpoint.told {
+            Told::Heads { heads } => (heads, false),
+            Told::Dropped { ends, .. } => (ends, true),
+        };
+        for (standing, (holder, head)) in standings.iter().filter_map(|standing| Some((standing, Standing::head(standing)?))) {
+            let chain = (standing.gateway.clone(), holder.0);
+            self.anchors.entry(chain.clone()).or_default().entry(head.sequence).or_insert((head.hash, checkpoint.number));
+            if dropped {
+                let gone = self.dropped.entry(chain).or_insert(Head { records: 0, ..head });
+                *gone = Head { records: gone.records.saturating_add(head.records), ..head };
+            }
+        }
+    }
+}
+
+/// Verifies every record. `exported` are checkpoints that were kept elsewhere, in their order; without keys none counts.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn verify(connection: &mut PgConnection, exported: &[String], keys: &TrustedKeys) -> Result<Report, VerifyError> {
+    // One moment of everything: batches go on meanwhile.
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off").await?;
+    let report = examine(&mut transaction, exported, keys).await?;
+    transaction.rollback().await?;
+    Ok(report)
+}
+
+/// The same in a transaction that was begun.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn examine(transaction: &mut PgConnection, exported: &[String], keys: &TrustedKeys) -> Result<Report, VerifyError> {
+    Access::Auditor.enter(&mut *transaction).await?;
+    let stored: Vec<(String,)> =
+        sqlx::query_as("SELECT jws FROM gateway_audit.checkpoints ORDER BY number").fetch_all(&mut *transaction).await?;
+    let mut signed = Signed::default();
+    if !keys.is_empty() {
+        // What is kept elsewhere counts; of the database's own only what came after it.
+        let exported: Vec<&str> = exported.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+        if exported.iter().zip(&stored).any(|(exported, (stored,))| exported != stored) || stored.len() < exported.len() {
+            signed.bad(None, Wrong::CheckpointsForked);
+        }
+        let later = stored.iter().skip(exported.len()).map(|(jws,)| jws.as_str());
+        signed.read(exported.iter().copied().chain(later), keys);
+    }
+    let mut walk = Walk::new(signed, chains(&mut *transaction).await?);
+    let mut after = (String::new(), Uuid::nil(), 0_i64, OffsetDateTime::UNIX_EPOCH);
+    loop {
+        let page: Vec<StoredRecord> = sqlx::query_as(
+            "SELECT * FROM gateway_audit_logs WHERE (gateway_type, holder, sequence, received_at) > ($1, $2, $3, $4) \
+             ORDER BY gateway_type, holder, sequence, received_at LIMIT $5",
+        )
+        .bind(&after.0)
+        .bind(after.1)
+        .bind(after.2)
+        .bind(after.3)
+        .bind(PAGE)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let Some(last) = page.last() else { break };
+        after = (last.gateway_type.clone(), last.holder, last.sequence, last.received_at);
+        page.iter().for_each(|record| walk.take(record));
+    }
+    Ok(walk.end())
+}
+
+/// Where the control plane has noted that the chains stand.
+async fn chains(connection: &mut PgConnection) -> Result<BTreeMap<Chain, Head>, sqlx::Error> {
+    let rows: Vec<(String, Uuid, i64, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT gateway_type, holder, sequence, records, head FROM gateway_audit.chains").fetch_all(connection).await?;
+    let head = |(gateway, holder, sequence, records, hash)| {
+        let hash = Hash::try_from(hash).unwrap_or_else(|_other: Vec<u8>| Hash::default());
+        ((gateway, holder), Head { sequence, records, hash })
+    };
+    Ok(rows.into_iter().map(head).collect())
+}
+
+/// The walk along all chains.
+#[derive(Debug)]
+struct Walk {
+    signed: Signed,
+    noted: BTreeMap<Chain, Head>,
+    seen: BTreeSet<Chain>,
+    current: Option<Walked>,
+    hasher: Hasher,
+    report: Report,
+}
+
+/// A chain, as far as it was walked.
+#[derive(Clone, Debug)]
+struct Walked {
+    chain: Chain,
+    /// The place of the first record that is there.
+    first: i64,
+    head: Head,
+    /// When the last record came.
+    received_at: Option<OffsetDateTime>,
+    judged: Judged,
+}
+
+/// Whether a chain has gone wrong already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Good,
+    Bad,
+}
+
+impl Walk {
+    fn new(mut signed: Signed, noted: BTreeMap<Chain, Head>) -> Self {
+        let report = Report { checkpoints: signed.checkpoints, findings: std::mem::take(&mut signed.findings), ..Report::default() };
+        Self { signed, noted, seen: BTreeSet::new(), current: None, hasher: Hasher::default(), report }
+    }
+
+    fn find(&mut self, chain: &Chain, sequence: i64, wrong: Wrong, checkpoint: Option<i64>) {
+        if self.report.findings.len() < FINDINGS_MAX {
+            let (gateway, holder) = chain;
+            let record = Some(format!("{holder}-{sequence}"));
+            let signed = self.signed.anchors.get(chain).and_then(|anchors| anchors.range(..sequence).next_back());
+            let good_up_to = signed.map(|(sequence, _)| *sequence);
+            self.report.findings.push(Finding { record, gateway: Some(gateway.clone()), wrong, checkpoint, good_up_to });
+        }
+    }
+
+    fn take(&mut self, record: &StoredRecord) {
+        self.report.records = self.report.records.saturating_add(1);
+        let walked = match self.current.take() {
+            Some(walked) if walked.chain.1 == record.holder && walked.chain.0 == record.gateway_type => walked,
+            other => {
+                other.into_iter().for_each(|walked| self.close(&walked));
+                self.begin((record.gateway_type.clone(), record.holder), record.sequence)
+            }
+        };
+        let walked = match walked.judged {
+            Judged::Bad => walked,
+            Judged::Good => match self.judge(&walked, record) {
+                Some(head) => Walked { head, received_at: Some(record.received_at), ..walked },
+                None => Walked { judged: Judged::Bad, ..walked },
+            },
+        };
+        self.current = Some(walked);
+    }
+
+    fn begin(&self, chain: Chain, first: i64) -> Walked {
+        let start = self.signed.dropped.get(&chain).copied();
+        let head = start.unwrap_or_else(|| Head::start(HolderId(chain.1), &chain.0));
+        Walked { chain, first, head, received_at: None, judged: Judged::Good }
+    }
+
+    /// Where the chain stands with this record, if the record is good.
+    fn judge(&mut self, walked: &Walked, record: &StoredRecord) -> Option<Head> {
+        let Walked { chain, head, .. } = walked;
+        if record.sequence <= head.sequence {
+            self.find(chain, record.sequence, Wrong::Repeated, None);
+            return None;
+        }
+        let hash = hash_of(&mut self.hasher, &head.hash, record);
+        if hash.as_slice() != record.hash {
+            self.find(chain, record.sequence, Wrong::Broken, None);
+            return None;
+        }
+        // The first that was signed for, from the record before this one on: this one, or one that is not there.
+        let anchors = self.signed.anchors.get(chain);
+        let anchor = anchors.and_then(|anchors| anchors.range(head.sequence.saturating_add(1)..=record.sequence).next());
+        if let Some((sequence, (signed, number))) = anchor.map(|(sequence, anchor)| (*sequence, *anchor))
+            && (sequence, signed) != (record.sequence, hash)
+        {
+            self.find(chain, sequence, Wrong::Forked, Some(number));
+            return None;
+        }
+        Some(head.advanced(record.sequence, hash))
+    }
+
+    /// Holds the end of a chain against what was signed and what is noted.
+    fn close(&mut self, walked: &Walked) {
+        let Walked { chain, first, head, received_at, judged } = walked;
+        self.report.chains = self.report.chains.saturating_add(1);
+        self.seen.insert(chain.clone());
+        if *judged == Judged::Bad {
+            return;
+        }
+        let last_signed = self.signed.anchors.get(chain).and_then(|anchors| anchors.last_key_value());
+        let (signed, number) = last_signed.map_or((0, None), |(sequence, (_, number))| (*sequence, Some(*number)));
+        if signed > head.sequence {
+            return self.find(chain, head.sequence.saturating_add(1), Wrong::CutOff, number);
+        }
+        // What came so long before the last checkpoint is in it.
+        let covered = self.signed.signed_at.map(|at| at - SIGNED_WITHIN);
+        if signed < head.sequence && covered.zip(*received_at).is_some_and(|(covered, received)| received < covered) {
+            return self.find(chain, signed.saturating_add(1).max(*first), Wrong::Unaccounted, None);
+        }
+        match self.noted.get(chain).copied() {
+            Some(noted) if noted.sequence > head.sequence => self.find(chain, head.sequence.saturating_add(1), Wrong::CutOff, None),
+            Some(noted) if noted == *head => {}
+            Some(noted) => self.find(chain, noted.sequence.saturating_add(1), Wrong::Unaccounted, None),
+            None => self.find(chain, *first, Wrong::Unaccounted, None),
+        }
+    }
+
+    fn end(mut self) -> Report {
+        let last = self.current.take();
+        last.into_iter().for_each(|walked| self.close(&walked));
+        // Chains without a record: gone, unless all of it was dropped in its time.
+        let known: BTreeSet<Chain> = self.noted.keys().chain(self.signed.anchors.keys()).cloned().collect();
+        let gone: Vec<Chain> = known.difference(&self.seen).cloned().collect();
+        for chain in gone {
+            let walked = self.begin(chain, 1);
+            self.close(&walked);
+        }
+        self.report
+    }
+}
+
+/// The hash of a stored record that follows the one with the hash `previous`.
+pub fn hash_of(hasher: &mut Hasher, previous: &Hash, record: &StoredRecord) -> Hash {
+    hasher.hash(previous, &Texts::of(record).entry(record))
+}
+
+/// The parts of a record that the table has in another form than its hash.
+#[derive(Debug)]
+struct Texts {
+    roles: Option<String>,
+    checks: String,
+    charges: String,
+    shadow: Option<String>,
+    usage: Option<String>,
+    query: Option<String>,
+    request_headers: Option<String>,
+    response_headers: Option<String>,
+}
+
+impl Texts {
+    fn of(record: &StoredRecord) -> Self {
+        let json = |value: &Option<Json<Value>>| value.as_ref().map(|value| value.0.to_string());
+        Self {
+            roles: record.roles.as_ref().map(|roles| roles.join(",")),
+            checks: record.checks.0.to_string(),
+            charges: record.charges.0.to_string(),
+            shadow: json(&record.shadow),
+            usage: json(&record.usage),
+            query: json(&record.query_params),
+            request_headers: json(&record.request_headers),
+            response_headers: json(&record.response_headers),
+        }
+    }
+
+    fn entry<'a>(&'a self, record: &'a StoredRecord) -> Entry<'a> {
+        Entry {
+            holder: record.holder.into_bytes(),
+            sequence: record.sequence,
+            envoy_id: &record.envoy_id,
+            received_at_us: micros(record.received_at),
+            at_us: micros(record.timestamp),
+            gateway: &record.gateway_type,
+            stage: &record.stage,
+            phase: &record.phase,
+            correlation_id: &record.correlation_id,
+            causation_id: record.causation_id.as_deref(),
+            request_id: &record.request_id,
+            method: record.http_method.as_deref(),
+            path: record.endpoint.as_deref(),
+            upgrade: record.upgrade.as_deref(),
+            query: self.query.as_deref(),
+            request_headers: self.request_headers.as_deref(),
+            response_headers: self.response_headers.as_deref(),
+            route: record.route.as_deref(),
+            action: record.action.as_deref(),
+            sampled_of: record.sampled_of,
+            issuer: record.issuer.as_deref(),
+            subject: record.subject.as_deref(),
+            user_id: record.user_id.as_deref(),
+            customer_id: record.customer_id.as_deref(),
+            agent_id: record.agent_id.as_deref(),
+            email: record.email.as_deref(),
+            governor_agent_id: record.governor_agent_id.as_deref(),
+            roles: self.roles.as_deref(),
+            tier: record.tier.as_deref(),
+            trial: record.trial_mode,
+            trial_until_us: record.trial_until.map(micros),
+            sandbox: record.sandbox,
+            decision: &record.decision,
+            reason: &record.reason,
+            rule: record.rule.as_deref(),
+            checks: &self.checks,
+            shadow: self.shadow.as_deref(),
+            charges: &self.charges,
+            cost: record.cost.as_deref(),
+            usage: self.usage.as_deref(),
+            approval_id: record.approval_id.as_deref(),
+            activation: record.activation,
+            revision: record.revision,
+            key_set: record.key_set,
+            revocation: record.revocation,
+            status: record.status_code,
+            details: record.response_details.as_deref(),
+            total_us: record.total_us,
+            upstream_us: record.upstream_us,
+            ours_us: record.ours_us,
+        }
+    }
+}
