@@ -28,7 +28,13 @@ BEGIN
             END;
         END IF;
         IF NOT pg_has_role(current_user, role, 'SET') THEN
-            EXECUTE format('GRANT %I TO CURRENT_USER WITH SET TRUE, INHERIT FALSE', role);
+            BEGIN
+                EXECUTE format('GRANT %I TO CURRENT_USER WITH SET TRUE, INHERIT FALSE', role);
+            EXCEPTION
+                WHEN insufficient_privilege THEN
+                    RAISE EXCEPTION 'the login % may not become %', current_user, role
+                        USING HINT = format('An administrator has to run: GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', role, current_user);
+            END;
         END IF;
     END LOOP;
     EXECUTE format('GRANT CREATE ON SCHEMA %I TO plant_gateway_audit_owner', current_schema());
@@ -274,6 +280,8 @@ GRANT USAGE ON SCHEMA gateway_audit TO plant_gateway_audit_reader, plant_gateway
 GRANT SELECT (holder, last_sequence, last_records_at, first_seen_at), UPDATE (last_sequence, last_records_at) ON holders
     TO plant_gateway_audit_writer;
 GRANT SELECT, INSERT, UPDATE ON rule_hits TO plant_gateway_audit_writer;
+-- Whose holder it was, of which something is missing.
+GRANT SELECT (holder, envoy_id) ON holders TO plant_gateway_audit_auditor;
 
 -- Makes the partitions from today to `ahead` days on. Batches go on meanwhile: attaching does not lock them out.
 CREATE FUNCTION gateway_audit.create_partitions(ahead INTEGER) RETURNS INTEGER

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use authoring::rules::gate;
 use clap::Parser;
 use cli::commands::Command;
+use cli::commands::audit::AuditError;
 use cli::commands::policy::PolicyError;
 
 /// Plant Gateway on the command line.
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let about_policy = error.downcast_ref::<PolicyError>();
-            let code = about_policy.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()));
+            let about_audit = error.downcast_ref::<AuditError>().map(AuditError::exit_code);
+            let code = about_policy.map(PolicyError::exit_code).or(about_audit).map_or(ExitCode::FAILURE, ExitCode::from);
             if about_policy.is_some_and(PolicyError::is_told) {
                 return code;
             }

@@ -88,6 +88,7 @@ fn operators_routes() -> OpenApiRouter<AppState> {
         .merge(budgets::caps::http::router())
         .merge(approvals::http::router())
         .merge(audit::http::router())
+        .merge(audit::retention::router())
         .merge(keys::http::router())
         .merge(revocations::http::router())
         .merge(webhooks::http::router())

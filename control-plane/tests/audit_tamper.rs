@@ -249,8 +249,8 @@ async fn a_database_that_signs_for_another_past_is_a_fork(pool: PgPool) {
     let log = Log::new(pool).await;
     let record = &log.chain(0).await[3];
     // Everything is made anew in the database, its checkpoints too, by somebody who has a key, but not ours.
-    execute(&mut *log.pool.acquire().await.unwrap(), COLUMNS[0], record).await;
-    rehash(&mut *log.pool.acquire().await.unwrap(), record.holder, &record.gateway_type).await;
+    execute(&mut log.pool.acquire().await.unwrap(), COLUMNS[0], record).await;
+    rehash(&mut log.pool.acquire().await.unwrap(), record.holder, &record.gateway_type).await;
     sqlx::query("DELETE FROM gateway_audit.checkpoints").execute(&log.pool).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(sign_heads(&log.pool, log.database, &signing_key(directory.path())).await.unwrap(), Some(1));
@@ -302,7 +302,7 @@ async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPoo
     }
     let holders: Vec<(Uuid,)> = sqlx::query_as("SELECT DISTINCT holder FROM gateway_audit.chains").fetch_all(&log.pool).await.unwrap();
     for (holder,) in &holders {
-        rehash(&mut *log.pool.acquire().await.unwrap(), *holder, "CP").await;
+        rehash(&mut log.pool.acquire().await.unwrap(), *holder, "CP").await;
     }
     let (old,): (i64,) = sqlx::query_as("SELECT count(*) FROM gateway_audit_logs WHERE received_at < now() - interval '90 days'")
         .fetch_one(&log.pool)

@@ -55,6 +55,7 @@ fn rows() -> Vec<Row> {
     let foreign_set = |_: &World| json!({ "files": { "a.rego": FOREIGN } });
     let foreign_question = |_: &World| json!({ "files": { "a.rego": FOREIGN }, "cases": {} });
     let activation = |_: &World| json!({ "reason": "a test" });
+    let keep = |_: &World| json!({ "days": 30, "reason": "a test" });
     let draft = |_: &World| json!({ "name": "a draft", "reason": "a test" });
     let beginning = |_: &World| json!({ "revision": 1, "reason": "a test" });
     let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
@@ -93,6 +94,13 @@ fn rows() -> Vec<Row> {
         row(Method::GET, "/admin/v1/webhooks/deliveries", "/admin/v1/webhooks/deliveries", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/webhooks/deliveries/{id}/redelivery", NOBODYS_DELIVERY, activation, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit", "/admin/v1/audit", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/traces/{correlation_id}", "/admin/v1/audit/traces/nobodys", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/gaps", "/admin/v1/audit/gaps", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/summaries", "/admin/v1/audit/summaries", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/retention", "/admin/v1/audit/retention", nothing, StatusCode::OK),
+        row(Method::PUT, "/admin/v1/audit/retention/{gateway}", "/admin/v1/audit/retention/CP", keep, StatusCode::NO_CONTENT),
+        row(Method::POST, "/admin/v1/audit/holds", "/admin/v1/audit/holds", activation, StatusCode::CREATED),
+        row(Method::POST, "/admin/v1/audit/holds/{id}/release", "/admin/v1/audit/holds/999/release", activation, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/keys", "/admin/v1/keys", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/keys/{issuer}/refresh", "/admin/v1/keys/cp/refresh", nothing, StatusCode::NOT_FOUND),

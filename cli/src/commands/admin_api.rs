@@ -23,7 +23,7 @@ pub struct Connection {
     token_file: Option<PathBuf>,
     /// The state file of a running stack.
     #[arg(long, default_value = ".run/state.json", global = true)]
-    state: PathBuf,
+    pub(super) state: PathBuf,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
     pub(super) format: Format,

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::admin_api::{AdminApi, ApiCommandError, Connection, Format, block_on, encoded, shown};
+use super::tables::{Columns, line, members, paged, table};
 use crate::demo::http::Ask;
 
 const PATH: &str = "/admin/v1/budgets";
@@ -196,13 +197,6 @@ fn parameters(which: &Which) -> Vec<(&'static str, Option<String>)> {
     vec![("budget", which.budget.clone()), ("scope", which.scope.clone()), ("limit", limit), ("cursor", which.cursor.clone())]
 }
 
-/// A path with those parameters that are there.
-fn line(path: &str, parameters: &[(&str, Option<String>)]) -> String {
-    let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_deref()?))));
-    let query = given.collect::<Vec<_>>().join("&");
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
-}
-
 /// The answer in words.
 fn told(action: &Action, answer: &Value) -> Vec<String> {
     match action {
@@ -218,9 +212,6 @@ fn told(action: &Action, answer: &Value) -> Vec<String> {
         Action::Alerts(_) => paged(answer, "alerts", &ALERT),
     }
 }
-
-/// Columns: the heading, and the member that it shows.
-type Columns<const N: usize> = [(&'static str, &'static str); N];
 
 const ACCOUNT: Columns<11> = [
     ("BUDGET", "budget"),
@@ -270,36 +261,6 @@ fn shown_account(answer: &Value) -> Vec<String> {
     lines.extend(part("forfeits", table(&FORFEIT, &members(answer, "forfeits"))));
     lines.extend(part("earlier windows", table(&ACCOUNT, &members(answer, "past"))));
     lines
-}
-
-fn members(answer: &Value, name: &str) -> Vec<Value> {
-    answer.get(name).and_then(Value::as_array).cloned().unwrap_or_default()
-}
-
-fn paged<const N: usize>(answer: &Value, name: &str, columns: &Columns<N>) -> Vec<String> {
-    let mut lines = table(columns, &members(answer, name));
-    if answer.get("next_cursor").is_some_and(|cursor| !cursor.is_null()) {
-        lines.push(format!("more: --cursor {}", shown(answer, "next_cursor")));
-    }
-    lines
-}
-
-/// A heading and the rows, each column as wide as its widest cell.
-fn table<const N: usize>(columns: &Columns<N>, rows: &[Value]) -> Vec<String> {
-    let heading: Vec<String> = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
-    let cells = rows.iter().map(|row| columns.iter().map(|(_, member)| shown(row, member)).collect());
-    let all: Vec<Vec<String>> = std::iter::once(heading).chain(cells).collect();
-    let mut widths = vec![0; N];
-    for row in &all {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let text = |row: &Vec<String>| {
-        let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    all.iter().map(text).collect()
 }
 
 #[cfg(test)]

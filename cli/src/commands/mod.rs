@@ -1,6 +1,7 @@
 //! The subcommands, one module each. A command parses its arguments, calls the library and prints.
 
 pub mod admin_api;
+pub mod audit;
 pub mod budget;
 pub mod bundle;
 pub mod completions;
@@ -9,7 +10,9 @@ pub mod keys;
 pub mod policy;
 pub mod revoke;
 pub mod run;
+mod store_program;
 pub mod stores;
+mod tables;
 mod terminal;
 pub mod token;
 
@@ -32,6 +35,8 @@ pub enum Command {
     Explain(Box<policy::ExplainArguments>),
     /// Revoke tokens, keys, customers and agents; list and lift revocations.
     Revoke(Box<revoke::Arguments>),
+    /// Query, trace, export, keep and verify the audit log.
+    Audit(Box<audit::Arguments>),
     /// Show accounts of budgets, set caps and grant override accounts.
     Budget(Box<budget::Arguments>),
     /// Show issuers' keys, and fetch published ones.
@@ -60,6 +65,7 @@ impl Command {
             Self::Policy(arguments) => Ok(policy::run(&arguments)?),
             Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
+            Self::Audit(arguments) => Ok(audit::run(&arguments)?),
             Self::Budget(arguments) => Ok(budget::run(&arguments)?),
             Self::Keys(arguments) => Ok(keys::run(&arguments)?),
             Self::Bundle(arguments) => Ok(bundle::run(&arguments)?),

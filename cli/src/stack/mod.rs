@@ -399,6 +399,8 @@ impl Plan {
             data_plane_token: secrets.data_plane_token,
             run_dir: shared.run_dir.path().to_owned(),
             access_log: shared.run_dir.join("access.log"),
+            audit_key: secrets.audit_key.clone(),
+            audit_checkpoints: services::audit_checkpoints(&shared.run_dir, Part::ControlPlane),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jwt_simple::algorithms::Ed25519KeyPair;
 use sha2::{Digest, Sha256};
 use wire::hex::hex;
 
@@ -48,6 +49,9 @@ pub(crate) struct Secrets {
     pub(crate) admin_token: String,
     pub(crate) folder: PathBuf,
     pub(crate) data_plane_tokens: PathBuf,
+    /// What signs the audit log, and its public half. Not in the folder: policies cannot name it.
+    pub(crate) audit_signing_key: PathBuf,
+    pub(crate) audit_key: PathBuf,
 }
 
 impl Secrets {
@@ -69,6 +73,10 @@ impl Secrets {
         let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token.as_bytes())));
         let lines = [line(ENVOY_ID, &data_plane_token), line(SECOND_ENVOY_ID, &second_data_plane_token)];
         write_private(&data_plane_tokens, lines.concat().as_bytes())?;
+        let audit = Ed25519KeyPair::generate();
+        let (audit_signing_key, audit_key) = (run_dir.join("audit-signing.pem"), run_dir.join("audit-signing.public.pem"));
+        write_private(&audit_signing_key, audit.to_pem().as_bytes())?;
+        write_private(&audit_key, audit.public_key().to_pem().as_bytes())?;
         let admin_token = match issuers.get("ops") {
             Some(ops) => mint(ops, &operator()).map_err(StackError::AdminToken)?,
             None => String::new(),
@@ -83,6 +91,8 @@ impl Secrets {
             admin_token,
             folder,
             data_plane_tokens,
+            audit_signing_key,
+            audit_key,
         })
     }
 }

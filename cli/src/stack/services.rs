@@ -36,6 +36,8 @@ impl ControlPlane<'_> {
             ("POLICIES_DIR", self.policies.display().to_string()),
             ("SECRETS_DIR", self.secrets.folder.display().to_string()),
             ("DATA_PLANE_TOKENS_FILE", self.secrets.data_plane_tokens.display().to_string()),
+            ("AUDIT_SIGNING_KEY_FILE", self.secrets.audit_signing_key.display().to_string()),
+            ("AUDIT_CHECKPOINTS_FILE", audit_checkpoints(run_dir, self.part).display().to_string()),
             ("RUST_LOG", log_level),
         ];
         let mut environment: Vec<(String, String)> = ours.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -52,6 +54,11 @@ impl ControlPlane<'_> {
             patience: Duration::from_secs(10),
         }
     }
+}
+
+/// Where a control plane exports checkpoints to: each to a file of its own.
+pub(crate) fn audit_checkpoints(run_dir: &RunDir, part: Part) -> PathBuf {
+    run_dir.join(&format!("{part}.checkpoints"))
 }
 
 pub(crate) fn backend(run_dir: &RunDir, program: PathBuf, ports: Ports, log: PathBuf) -> Launch {

@@ -1,9 +1,10 @@
 //! Queries of the audit log.
 
 use super::access::Access;
-use super::query::{self, Cursor, Filter, StoredRecord};
+use super::query::{self, Cursor, Filter, Gap, StoredRecord, Summary};
+use super::trace::{self, Trace};
 use crate::app::AppState;
-use crate::extract::{QueryOf, utc};
+use crate::extract::{PathOf, QueryOf, utc};
 use crate::paging::PageSize;
 use crate::problem::{ApiError, Problem};
 use axum::Json;
@@ -19,7 +20,12 @@ const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(count))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(count))
+        .routes(routes!(show_trace))
+        .routes(routes!(gaps))
+        .routes(routes!(summaries))
 }
 
 /// Which records; what is absent matches everything.
@@ -148,4 +154,82 @@ async fn list(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery
 async fn count(State(state): State<AppState>, QueryOf(query): QueryOf<RecordQuery>) -> Result<Json<Count>, ApiError> {
     let count = query::count(&state.database, Access::Auditor, &query.filter()?).await?;
     Ok(Json(Count { count }))
+}
+
+/// The causal tree around a correlation id: what caused it, and what it caused.
+#[utoipa::path(
+    get, path = "/admin/v1/audit/traces/{correlation_id}", operation_id = "audit.trace",
+    params(("correlation_id" = String, Path, description = "The correlation id, as the client sent it")),
+    responses((status = 200, body = Trace)),
+)]
+async fn show_trace(State(state): State<AppState>, PathOf(correlation_id): PathOf<String>) -> Result<Json<Trace>, ApiError> {
+    if correlation_id.contains('\0') {
+        return Err(ApiError::invalid("the correlation id contains NUL"));
+    }
+    Ok(Json(trace::trace(&state.database, Access::Auditor, &correlation_id).await?))
+}
+
+/// From when to when.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct SpanQuery {
+    /// From this time on (RFC 3339).
+    pub from: Option<String>,
+    /// Before this time (RFC 3339).
+    pub to: Option<String>,
+    /// At most so many: 100 by default, 1000 at most.
+    pub limit: Option<u32>,
+}
+
+/// What is known to be missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct GapList {
+    /// Latest first.
+    pub gaps: Vec<Gap>,
+}
+
+/// List what is known to be missing: between which records of a holder, and from when to when.
+#[utoipa::path(
+    get, path = "/admin/v1/audit/gaps", operation_id = "audit.gaps", params(SpanQuery),
+    responses((status = 200, body = GapList), (status = 400, description = "A parameter is not valid", body = Problem)),
+)]
+async fn gaps(State(state): State<AppState>, QueryOf(span): QueryOf<SpanQuery>) -> Result<Json<GapList>, ApiError> {
+    let (from, to) = (span.from.as_deref().map(moment).transpose()?, span.to.as_deref().map(moment).transpose()?);
+    let gaps = query::gaps(&state.database, from, to, PAGE.of(span.limit)?.rows()).await?;
+    Ok(Json(GapList { gaps }))
+}
+
+/// Days that are over, summed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SummaryList {
+    /// Latest first.
+    pub summaries: Vec<Summary>,
+}
+
+/// Whose days.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct SummaryQuery {
+    /// The `user_id` claim.
+    pub user: Option<String>,
+    /// The customer.
+    pub customer: Option<String>,
+    /// `CP`, `PP` or `PLANT`.
+    pub gateway: Option<String>,
+    /// At most so many: 100 by default, 1000 at most.
+    pub limit: Option<u32>,
+}
+
+/// Requests, refusals and latencies by day, gateway, user and customer, of days that are over. They stay when the records are dropped.
+#[utoipa::path(
+    get, path = "/admin/v1/audit/summaries", operation_id = "audit.summaries", params(SummaryQuery),
+    responses((status = 200, body = SummaryList), (status = 400, description = "A parameter is not valid", body = Problem)),
+)]
+async fn summaries(State(state): State<AppState>, QueryOf(of): QueryOf<SummaryQuery>) -> Result<Json<SummaryList>, ApiError> {
+    if [&of.user, &of.customer, &of.gateway].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(ApiError::invalid("a parameter contains NUL"));
+    }
+    let of_whom = query::OfWhom { user: of.user, customer: of.customer, gateway: of.gateway };
+    let summaries = query::summaries(&state.database, Access::Auditor, &of_whom, PAGE.of(of.limit)?.rows()).await?;
+    Ok(Json(SummaryList { summaries }))
 }

@@ -8,7 +8,9 @@ pub mod hits;
 pub mod http;
 pub mod partitions;
 pub mod query;
+pub mod retention;
 pub mod store;
+pub mod trace;
 pub mod verify;
 
 use crate::holders::HolderId;

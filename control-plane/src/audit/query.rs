@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgPool};
 use std::fmt;
 use std::str::FromStr;
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::hex::hex;
@@ -307,4 +307,123 @@ pub async fn count(database: &PgPool, access: Access<'_>, filter: &Filter) -> Re
     let (count,): (i64,) = with_filter!(sqlx::query_as(statement), filter).fetch_one(&mut *transaction).await?;
     transaction.rollback().await?;
     Ok(count)
+}
+
+/// What is known to be missing of a holder's records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct Gap {
+    /// The holder.
+    pub holder: Uuid,
+    /// The Envoy that it belongs to.
+    pub envoy_id: String,
+    /// The last record before it.
+    pub after_sequence: i64,
+    /// The first record after it; absent where the holder was closed: nobody knows how much it had.
+    pub before_sequence: Option<i64>,
+    /// From when on.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub from_at: OffsetDateTime,
+    /// Until when.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub to_at: OffsetDateTime,
+    /// `sequence`, or `holder_closed`.
+    pub reason: String,
+}
+
+/// Gaps that touch a time, latest first.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn gaps(
+    database: &PgPool,
+    from: Option<OffsetDateTime>,
+    to: Option<OffsetDateTime>,
+    limit: i64,
+) -> Result<Vec<Gap>, sqlx::Error> {
+    let mut transaction = database.begin().await?;
+    Access::Auditor.enter(&mut transaction).await?;
+    let gaps = sqlx::query_as(
+        "SELECT holder, (SELECT envoy_id FROM holders AS h WHERE h.holder = g.holder) AS envoy_id, after_sequence, before_sequence, from_at, \
+             to_at, reason FROM audit_gaps AS g \
+         WHERE ($1::timestamptz IS NULL OR to_at >= $1) AND ($2::timestamptz IS NULL OR from_at < $2) ORDER BY to_at DESC, id DESC LIMIT $3",
+    )
+    .bind(from)
+    .bind(to)
+    .bind(limit)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(gaps)
+}
+
+/// A day of a user on a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct Summary {
+    /// The day of arrival, UTC.
+    #[schema(value_type = String, format = Date)]
+    pub day: Date,
+    /// The gateway.
+    pub gateway_type: String,
+    /// The user's issuer; absent where nobody was known.
+    pub issuer: Option<String>,
+    /// The user's subject.
+    pub subject: Option<String>,
+    /// The `user_id` claim.
+    pub user_id: Option<String>,
+    /// The customer.
+    pub customer_id: Option<String>,
+    /// Whether on trial.
+    pub trial_mode: bool,
+    /// Requests; of sampled routes as many as the records stand for.
+    pub requests: i64,
+    /// Answered with less than 400.
+    pub succeeded: i64,
+    /// Answered with 4xx.
+    pub client_errors: i64,
+    /// Answered with 5xx.
+    pub server_errors: i64,
+    /// Refused by a rule.
+    pub denied: i64,
+    /// The mean of how long they took, microseconds.
+    pub average_us: i64,
+    /// Half of them took no longer, microseconds.
+    pub p50_us: i64,
+    /// 95 of 100 took no longer, microseconds.
+    pub p95_us: i64,
+    /// 99 of 100 took no longer, microseconds.
+    pub p99_us: i64,
+}
+
+/// Whose summaries; all that is absent matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfWhom {
+    /// The `user_id` claim.
+    pub user: Option<String>,
+    /// The customer.
+    pub customer: Option<String>,
+    /// The gateway.
+    pub gateway: Option<String>,
+}
+
+/// Summaries, latest day first, as far as `access` sees them.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn summaries(database: &PgPool, access: Access<'_>, of: &OfWhom, limit: i64) -> Result<Vec<Summary>, sqlx::Error> {
+    let mut transaction = database.begin().await?;
+    access.enter(&mut transaction).await?;
+    let summaries = sqlx::query_as(
+        "SELECT * FROM gateway_audit.daily_summaries WHERE ($1::text IS NULL OR user_id = $1) AND ($2::text IS NULL OR customer_id = $2) \
+         AND ($3::text IS NULL OR gateway_type = $3) ORDER BY day DESC, gateway_type, requests DESC, issuer, subject LIMIT $4",
+    )
+    .bind(&of.user)
+    .bind(&of.customer)
+    .bind(&of.gateway)
+    .bind(limit)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(summaries)
 }

@@ -39,6 +39,7 @@ routes:
   - {name: decide, gateways: [ADMIN], methods: [POST], path: '/admin/v1/approvals/{id}/decision', require: permission, permission: admin.decide, cost_micros: 0}
   - {name: redeliver, gateways: [ADMIN], methods: [POST], path: '/admin/v1/webhooks/deliveries/{id}/redelivery', require: permission, permission: admin.decide, cost_micros: 0}
   - {name: budget-write, gateways: [ADMIN], methods: [POST], path: '/admin/v1/budgets/{rest...}', require: permission, permission: admin.decide, cost_micros: 0}
+  - {name: audit-keep, gateways: [ADMIN], methods: [PUT, POST], path: '/admin/v1/audit/{rest...}', require: permission, permission: admin.decide, cost_micros: 0}
   - {name: budget-end, gateways: [ADMIN], methods: [DELETE], path: '/admin/v1/{rest...}', require: permission, permission: admin.decide, cost_micros: 0}
   - {name: sign-in, gateways: [CP], methods: [POST], path: /sign-in, require: public, cost_micros: 0, limit: by-address}
 budgets:

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Command;
 
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{POLICIES, PolicyError, print, source};
 use crate::commands::admin_api::{Connection, shown};
+use crate::commands::store_program;
 use crate::demo::http::Ask;
 
 /// Arguments of `policy publish`.
@@ -98,19 +98,14 @@ pub(super) fn rollback(arguments: &Rollback, connection: &Connection) -> Result<
     Ok(())
 }
 
-/// The control plane's own program does it, by the code and under the lock of every activation. The URL goes by the environment:
-/// a command line is everybody's to read.
 fn break_glass(arguments: &Rollback, connection: &Connection) -> Result<(), PolicyError> {
-    let inherited = || std::env::var_os("DATABASE_URL").filter(|url| !url.is_empty());
-    let Some(database_url) = arguments.database_url.clone().map(OsString::from).or_else(inherited) else {
+    let Some(database_url) = arguments.database_url.clone().map(OsString::from).or_else(store_program::inherited_url) else {
         return Err(PolicyError::Usage(
             "--break-glass needs the database: set DATABASE_URL to postgres://user:password@host:port/database".into(),
         ));
     };
-    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("control-plane")).filter(|program| program.is_file());
-    let program = beside.unwrap_or_else(|| PathBuf::from("control-plane"));
-    let mut command = Command::new(&program);
-    command.args(["rollback", "--reason", &arguments.reason]).env("DATABASE_URL", database_url);
+    let (program, mut command) = store_program::control_plane(database_url);
+    command.args(["rollback", "--reason", &arguments.reason]);
     if let Some(revision) = arguments.to {
         command.args(["--to", &revision.to_string()]);
     }
