@@ -314,7 +314,14 @@ fn every_reason_has_its_status() {
 
 #[test]
 fn only_a_budget_and_unknown_revocations_may_fail_open() {
-    let closed = [Fault::PolicyUnavailable, Fault::ApprovalUnavailable, Fault::TooManyWaiting, Fault::KeysUnavailable];
+    let closed = [
+        Fault::PolicyUnavailable,
+        Fault::ApprovalUnavailable,
+        Fault::TooManyWaiting,
+        Fault::KeysUnavailable,
+        Fault::AuditUnavailable,
+        Fault::AuditQueueFull,
+    ];
     for fault in closed.into_iter().chain([Fault::BudgetUnavailable, Fault::RevocationUnknown]) {
         assert_eq!(resolve(fault, FailureMode::Closed), Resolution::FailedClosed, "{fault:?}");
         let open = if closed.contains(&fault) { Resolution::FailedClosed } else { Resolution::FailedOpen };

@@ -61,7 +61,9 @@ pub(crate) fn image(document: &PolicyDocument, version: BundleVersion) -> Vec<u8
         known: KeysKnown::Always,
     });
     let registration_key_hashes = vec![tokens::registration_key_hash()];
-    Bundle { version, policy: document.clone(), keys: keys.collect(), registration_key_hashes, rules: None, shadow: None }.encode().unwrap()
+    let (policy, keys) = (document.clone(), keys.collect());
+    let pseudonym_key = policy.audit.as_ref().and_then(|audit| audit.hash_key.as_ref()).map(|_| pseudonym_key());
+    Bundle { version, policy, keys, registration_key_hashes, pseudonym_key, rules: None, shadow: None }.encode().unwrap()
 }
 
 /// A page of revocations that follows `after`.
