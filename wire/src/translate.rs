@@ -10,9 +10,9 @@ use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
-    AuditSource, BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource, OwnershipPlace,
-    OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Unbounded,
-    Utilization,
+    AuditSource, BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource,
+    OwnershipPlace, OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource,
+    SettingsSource, Unbounded, Utilization,
 };
 use metering::Api;
 use std::time::Duration;

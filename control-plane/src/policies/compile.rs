@@ -163,7 +163,11 @@ fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &F
     Ok(ResolvedKeys { issuers, registration_key_hashes, pseudonym_key })
 }
 
-fn resolve_pseudonym_key(document: &PolicyDocument, secrets: &SecretsDirectory, files: &Files) -> Result<Option<PseudonymKey>, PolicyFault> {
+fn resolve_pseudonym_key(
+    document: &PolicyDocument,
+    secrets: &SecretsDirectory,
+    files: &Files,
+) -> Result<Option<PseudonymKey>, PolicyFault> {
     let Some(name) = document.audit.as_ref().and_then(|audit| audit.hash_key.as_ref()) else { return Ok(None) };
     let field = "audit.hash_key";
     let secret = secrets.read(name).map_err(|error| PolicyFault::of_secret(field, &error, files))?;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use wire::audit::{AuditRecord, Mentions};
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::PolicyDocument;
+use wire::pseudonym::PseudonymKey;
 use wire::revocation::{RevocationChange, RevocationPage};
 use wire::sync::{AccountGrant, RecordBatch, SyncAnswer, SyncRequest};
 
@@ -47,6 +48,11 @@ pub(crate) fn document() -> PolicyDocument {
 
 pub(crate) fn version(activation: u64) -> BundleVersion {
     BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1, shadow: 0 }
+}
+
+/// The key of the hashes in records.
+pub(crate) fn pseudonym_key() -> PseudonymKey {
+    PseudonymKey::new(b"0123456789abcdef0123456789abcdef".to_vec()).unwrap()
 }
 
 /// A bundle of that document.
@@ -417,6 +423,7 @@ impl Gate {
         }
         let vm = self.vm.borrow();
         assert!(!vm.leases.holds_leases(), "something is held for ever");
+        assert!(vm.records.awaits_nothing(), "an intent is waited for by nobody");
         assert!(vm.waiting.is_empty() && vm.asks.is_empty() && vm.answers.is_empty() && vm.undos.is_empty() && vm.records.is_empty());
     }
 }

@@ -34,7 +34,22 @@ const SECRET_WORDS: [&str; 16] = [
 
 /// The same for whole names, which are part of harmless ones too.
 const SECRET_NAMES: [&str; 17] = [
-    "key", "code", "state", "nonce", "jwt", "auth", "xauth", "pwd", "pass", "pin", "otp", "totp", "mfa", "sig", "sid", "xjwt",
+    "key",
+    "code",
+    "state",
+    "nonce",
+    "jwt",
+    "auth",
+    "xauth",
+    "pwd",
+    "pass",
+    "pin",
+    "otp",
+    "totp",
+    "mfa",
+    "sig",
+    "sid",
+    "xjwt",
     "codeverifier",
 ];
 
