@@ -303,6 +303,7 @@ fn every_reason_has_its_status() {
         (DenyReason::BodyKeyRepeated, 400),
         (DenyReason::BodyTooLarge, 413),
         (DenyReason::RuleRefused, 403),
+        (DenyReason::AuditedBodyTooLarge, 413),
         (DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent), 429),
     ];
     for (reason, status) in rest {

@@ -67,7 +67,8 @@ fn named_headers_and_parameters_are_recorded_and_no_others() {
     let path = "/api/v1/tasks?tag=a%20b&secret=1&%70age=2;page=3&Page=4&pages=5&tag&pa%2567e=6&=7&page=8=9#page=10";
     // The path is not canonical: it is refused, and what the client asked for is recorded all the same.
     let request = Request::new("GET", path).bearer(&tokens::admin());
-    let request = request.with("x-tenant", "one").with("x-other", "hidden").with("x-tenant", b"two\xff").with("user-agent", "u".repeat(300));
+    let request =
+        request.with("x-tenant", "one").with("x-other", "hidden").with("x-tenant", b"two\xff").with("user-agent", "u".repeat(300));
     let stream = gate.send(&request);
     gate.finish(&stream);
     let record = gate.last_record();

@@ -99,7 +99,8 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
     }
     let flag = route.flag.as_ref().map(|name| flag(compiler, name, at)).transpose()?;
     let charges = if identified { charges(compiler, route, at)? } else { Arc::default() };
-    let charged = identified && cost_of(compiler, route) != 0 || !charges.is_empty() || route.metering.is_some();
+    let costs = identified && (cost_of(compiler, route) != 0 || route.tasks != 0);
+    let charged = costs || !charges.is_empty() || route.metering.is_some();
     Ok(Route {
         id,
         name: route.name.as_str().into(),
