@@ -138,3 +138,40 @@ impl<'de> Visitor<'de> for Words {
         }
     }
 }
+
+#[cfg(all(test, feature = "sources"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_written_as_people_write_it_and_read_back_from_every_format() {
+        for (level, yaml) in [
+            (AuditLevel::Required, "required"),
+            (AuditLevel::Buffered, "buffered"),
+            (AuditLevel::Sampled(300), "sampled: 300"),
+        ] {
+            assert_eq!(serde_norway::to_string(&level).unwrap().trim(), yaml);
+            assert_eq!(serde_norway::from_str::<AuditLevel>(yaml).unwrap(), level);
+            let value = serde_norway::to_value(level).unwrap();
+            assert_eq!(serde_norway::from_value::<AuditLevel>(value).unwrap(), level);
+            let bytes = postcard::to_extend(&level, Vec::new()).unwrap();
+            assert_eq!(postcard::from_bytes::<AuditLevel>(&bytes).unwrap(), level);
+        }
+    }
+
+    #[test]
+    fn what_is_no_level_is_refused_by_what_is_one() {
+        let told = |yaml: &str| serde_norway::from_str::<AuditLevel>(yaml).unwrap_err().to_string();
+        for (yaml, expected) in [
+            ("always", "unknown variant `always`"),
+            ("sampled", "expected `{sampled: N}`"),
+            ("{}", "missing field `sampled`"),
+            ("{sampled: 2, of: 3}", "unknown field `of`"),
+            ("{sampled: -1}", "invalid value"),
+            ("7", "expected `required`, `buffered` or `{sampled: N}`"),
+            ("null", "expected `required`, `buffered` or `{sampled: N}`"),
+        ] {
+            assert!(told(yaml).contains(expected), "{yaml}: {}", told(yaml));
+        }
+    }
+}
