@@ -402,14 +402,13 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
 /// The body of a held request has become too large to be kept.
 fn outgrown(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) -> Step {
     exchange.trace.looked_at = host.now();
-    match std::mem::take(&mut exchange.state) {
-        State::AwaitingIntent { ready, .. } => intent::refuse_body(exchange, vm, host, ready),
-        other => {
-            exchange.state = other;
-            leave(exchange, vm, host);
-            fail(exchange, host, Fault::TooManyWaiting)
-        }
+    let state = std::mem::take(&mut exchange.state);
+    if let State::AwaitingIntent { ready, .. } = state {
+        return intent::refuse_body(exchange, vm, host, ready);
     }
+    exchange.state = state;
+    leave(exchange, vm, host);
+    fail(exchange, host, Fault::TooManyWaiting)
 }
 
 /// Why a held request is looked at again.

@@ -145,11 +145,9 @@ mod tests {
 
     #[test]
     fn a_level_is_written_as_people_write_it_and_read_back_from_every_format() {
-        for (level, yaml) in [
-            (AuditLevel::Required, "required"),
-            (AuditLevel::Buffered, "buffered"),
-            (AuditLevel::Sampled(300), "sampled: 300"),
-        ] {
+        for (level, yaml) in
+            [(AuditLevel::Required, "required"), (AuditLevel::Buffered, "buffered"), (AuditLevel::Sampled(300), "sampled: 300")]
+        {
             assert_eq!(serde_norway::to_string(&level).unwrap().trim(), yaml);
             assert_eq!(serde_norway::from_str::<AuditLevel>(yaml).unwrap(), level);
             let value = serde_norway::to_value(level).unwrap();
