@@ -1,6 +1,6 @@
 //! Audit levels through a real Envoy: what has to be recorded first does not happen unrecorded, samples leave out what went well and
 //! nothing else, and users are named by hashes.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 
