@@ -165,7 +165,7 @@ mod tests {
             ("sampled", "expected `{sampled: N}`"),
             ("{}", "missing field `sampled`"),
             ("{sampled: 2, of: 3}", "unknown field `of`"),
-            ("{sampled: -1}", "invalid value"),
+            ("{sampled: -1}", "expected u32"),
             ("7", "expected `required`, `buffered` or `{sampled: N}`"),
             ("null", "expected `required`, `buffered` or `{sampled: N}`"),
         ] {
