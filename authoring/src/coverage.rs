@@ -57,7 +57,7 @@ impl fmt::Display for Part {
 }
 
 /// Refusals that no case can show, each with the reason.
-pub const REASONS_OUT_OF_REACH: [(&str, &str); 17] = [
+pub const REASONS_OUT_OF_REACH: [(&str, &str); 18] = [
     ("ambiguous_header", "a case has no repeated headers; the tests of headers show it"),
     ("client_limited", "whether a client address has room is counted, not decided"),
     ("budget_spent", "whether a budget has room is decided by leases"),
@@ -73,6 +73,7 @@ pub const REASONS_OUT_OF_REACH: [(&str, &str); 17] = [
     ("approval_refused", "a case presents no approval; the tests of approvals show it"),
     ("approval_header", "a case has no repeated headers; the tests of approvals show it"),
     ("approval_body_too_large", "a case has no body; the tests of approvals show it"),
+    ("audited_body_too_large", "a case has no body; the tests of audit levels show it"),
     ("upgrade_refused", "only where a route is listed for an upgrade, or a case asks for one"),
     ("verification_budget_spent", "only a worker refuses so; a case may name it"),
 ];

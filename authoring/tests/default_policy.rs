@@ -131,6 +131,7 @@ fn a_required_claim_that_is_none_is_refused_by_name() {
         policy: document,
         keys,
         registration_key_hashes: vec![],
+        pseudonym_key: None,
         rules: None,
         shadow: None,
     };

@@ -16,6 +16,9 @@ routing:
   trials: sandbox
 failure_modes:
   money: closed
+audit:
+  request_headers: [x-tenant]
+  identities: plain
 permissions:
   - agents.read
   - agents.create
@@ -61,6 +64,7 @@ routes:
     require: permission
     permission: agents.read
     flag: new-agents
+    audit: required
   - name: agents.create
     gateways: [PP]
     methods: [POST]
@@ -96,7 +100,7 @@ fn every_kind_of_error_names_its_place() {
         (
             "settings:",
             "setings:",
-            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`, `reporting`, `prices`; the nearest name is `settings`",
+            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`, `reporting`, `prices`, `audit`; the nearest name is `settings`",
         ),
         (
             "no_route_status",
@@ -129,57 +133,57 @@ fn every_kind_of_error_names_its_place() {
         (
             "  - agents.create\n",
             "  - agents\n",
-            "routes.yaml:14: routes[agents.create].permission: `agents.create` does not exist; the nearest name is `agents.read`",
+            "routes.yaml:15: routes[agents.create].permission: `agents.create` does not exist; the nearest name is `agents.read`",
         ),
         (
             "      - agents.read\n",
             "      - agents.raed\n",
-            "policy.yaml:20: roles[viewer].permissions: `agents.raed` does not exist; the nearest name is `agents.read`",
+            "policy.yaml:23: roles[viewer].permissions: `agents.raed` does not exist; the nearest name is `agents.read`",
         ),
-        ("name: viewer", "name: admin", "policy.yaml:18: roles[admin]: the name `admin` is used twice"),
+        ("name: viewer", "name: admin", "policy.yaml:21: roles[admin]: the name `admin` is used twice"),
         (
             "gateways: [PP]\n    required",
             "gateways: [PQ]\n    required",
-            "policy.yaml:24: issuers[pp].gateways[0]: unknown variant `PQ`, expected one of `CP`, `PP`, `PLANT`, `ADMIN`; the nearest name is `PP`",
+            "policy.yaml:27: issuers[pp].gateways[0]: unknown variant `PQ`, expected one of `CP`, `PP`, `PLANT`, `ADMIN`; the nearest name is `PP`",
         ),
         (
             "[customer_id]",
             "[costumer_id]",
-            "policy.yaml:25: issuers[pp].required_claims: `costumer_id` is not one of customer_id, agent_id, governor_agent_id, tier, jti, nbf, token_type, token_version; the nearest name is `customer_id`",
+            "policy.yaml:28: issuers[pp].required_claims: `costumer_id` is not one of customer_id, agent_id, governor_agent_id, tier, jti, nbf, token_type, token_version; the nearest name is `customer_id`",
         ),
         (
             "algorithm: ES256",
             "algorithm: ES265",
-            "policy.yaml:28: issuers[pp].keys[pp-1].algorithm: `ES265` is not supported, or not among the issuer's `algorithms`; the nearest name is `ES256`",
+            "policy.yaml:31: issuers[pp].keys[pp-1].algorithm: `ES265` is not supported, or not among the issuer's `algorithms`; the nearest name is `ES256`",
         ),
-        ("        secret: pp-1.pem\n", "", "policy.yaml:27: issuers[pp].keys[pp-1].secret: missing field `secret`"),
-        ("default: on", "default: yess", "policy.yaml:32: flags[new-agents].default: unknown variant `yess`, expected `on` or `off`"),
+        ("        secret: pp-1.pem\n", "", "policy.yaml:30: issuers[pp].keys[pp-1].secret: missing field `secret`"),
+        ("default: on", "default: yess", "policy.yaml:35: flags[new-agents].default: unknown variant `yess`, expected `on` or `off`"),
         (
             "state: off",
             "stat: off",
-            "policy.yaml:35: flags[new-agents].overrides[0].stat: unknown field `stat`, expected `customers` or `state`; the nearest name is `state`",
+            "policy.yaml:38: flags[new-agents].overrides[0].stat: unknown field `stat`, expected `customers` or `state`; the nearest name is `state`",
         ),
         (
             "[budget]",
             "[budgets]",
-            "policy.yaml:36: flags[new-agents].switches[0]: unknown variant `budgets`, expected one of `permission`, `trial`, `approval`, `routing`, `rules`, `budget`; the nearest name is `budget`",
+            "policy.yaml:39: flags[new-agents].switches[0]: unknown variant `budgets`, expected one of `permission`, `trial`, `approval`, `routing`, `rules`, `budget`; the nearest name is `budget`",
         ),
         (
             "reason: permission_missing",
             "reason: permission_mising",
-            "policy.yaml:38: responses[permission_mising].reason: `permission_mising` does not exist; the nearest name is `permission_missing`",
+            "policy.yaml:41: responses[permission_mising].reason: `permission_mising` does not exist; the nearest name is `permission_missing`",
         ),
         (
             "scope: agent:{agent_id|subject}",
             "scope: agent:{agentid}",
-            "policy.yaml:44: budgets[agent-daily].scope: `agentid` does not exist; the nearest name is `agent_id`",
+            "policy.yaml:47: budgets[agent-daily].scope: `agentid` does not exist; the nearest name is `agent_id`",
         ),
         (
             "window: day",
             "window: week",
-            "policy.yaml:43: budgets[agent-daily].window: unknown variant `week`, expected one of `minute`, `hour`, `day`, `month`",
+            "policy.yaml:46: budgets[agent-daily].window: unknown variant `week`, expected one of `minute`, `hour`, `day`, `month`",
         ),
-        ("cap: 1000000", "cap: -1", "policy.yaml:45: budgets[agent-daily].cap: `-1` is not 0 or more"),
+        ("cap: 1000000", "cap: -1", "policy.yaml:48: budgets[agent-daily].cap: `-1` is not 0 or more"),
         (
             "    flag: new-agents",
             "    flag: new-agent",
@@ -188,41 +192,62 @@ fn every_kind_of_error_names_its_place() {
         (
             "permission: agents.create",
             "permission: agents.creat",
-            "routes.yaml:14: routes[agents.create].permission: `agents.creat` does not exist; the nearest name is `agents.create`",
+            "routes.yaml:15: routes[agents.create].permission: `agents.creat` does not exist; the nearest name is `agents.create`",
         ),
         (
             "permission: agents.create",
             "permision: agents.create",
-            "routes.yaml:14: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`, `metering`; the nearest name is `permission`",
+            "routes.yaml:15: routes[agents.create].permision: unknown field `permision`, expected one of `name`, `gateways`, `methods`, `path`, `require`, `permission`, `cost_micros`, `tasks`, `limit`, `approval`, `trial`, `credential`, `flag`, `ownership`, `rewrite`, `exchange`, `metering`, `audit`; the nearest name is `permission`",
         ),
         (
             "    path: /api/v1/agents\n    require: permission\n    permission: agents.create",
             "    require: permission\n    permission: agents.create",
-            "routes.yaml:9: routes[agents.create].path: missing field `path`",
+            "routes.yaml:10: routes[agents.create].path: missing field `path`",
         ),
-        ("methods: [POST]", "methods: [GET]", "routes.yaml:9: routes[agents.create]: accepts the same requests as route `agents.list`"),
+        ("methods: [POST]", "methods: [GET]", "routes.yaml:10: routes[agents.create]: accepts the same requests as route `agents.list`"),
         (
             "methods: [POST]",
             "methods: [POSTS]",
-            "routes.yaml:11: routes[agents.create].methods[0]: unknown variant `POSTS`, expected one of `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`, `OPTIONS`; the nearest name is `POST`",
+            "routes.yaml:12: routes[agents.create].methods[0]: unknown variant `POSTS`, expected one of `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`, `OPTIONS`; the nearest name is `POST`",
         ),
-        ("in: query", "in: path", "routes.yaml:18: routes[agents.create].ownership.name: `customer_id` does not exist"),
+        ("in: query", "in: path", "routes.yaml:19: routes[agents.create].ownership.name: `customer_id` does not exist"),
         (
             "in: query",
             "in: header",
-            "routes.yaml:17: routes[agents.create].ownership.in: unknown variant `header`, expected one of `query`, `path`, `body`",
+            "routes.yaml:18: routes[agents.create].ownership.in: unknown variant `header`, expected one of `query`, `path`, `body`",
         ),
         (
             "approval: governor",
             "approval: govenor",
-            "routes.yaml:15: routes[agents.create].approval: unknown variant `govenor`, expected `none` or `governor`; the nearest name is `governor`",
+            "routes.yaml:16: routes[agents.create].approval: unknown variant `govenor`, expected `none` or `governor`; the nearest name is `governor`",
         ),
         (
             "    approval: governor\n",
             "    approval: governor\n    approval: governor\n",
-            "routes.yaml:9: routes[1].approval: duplicate field `approval`",
+            "routes.yaml:10: routes[1].approval: duplicate field `approval`",
         ),
-        ("name: agents.create", "name: agents.list", "routes.yaml:9: routes[agents.list]: the name `agents.list` is used twice"),
+        (
+            "[x-tenant]",
+            "[x-tenant, cookie]",
+            "policy.yaml:13: audit.request_headers: `cookie` is not a header that may be recorded: it carries credentials",
+        ),
+        (
+            "identities: plain",
+            "identities: hashd",
+            "policy.yaml:14: audit.identities: unknown variant `hashd`, expected `plain` or `hashed`; the nearest name is `hashed`",
+        ),
+        (
+            "audit: required",
+            "audit: requird",
+            "routes.yaml:9: routes[agents.list].audit: unknown variant `requird`, expected one of `required`, `buffered`, `sampled`; the nearest name is `required`",
+        ),
+        ("audit: required", "audit: {sampled: 1}", "routes.yaml:9: routes[agents.list].audit.sampled: `1` is not from 2 to 10000"),
+        (
+            "audit: required",
+            "audit: {sampled: 10}",
+            "routes.yaml:9: routes[agents.list].audit: a route that is charged cannot be sampled: records tell what was spent",
+        ),
+        ("name: agents.create", "name: agents.list", "routes.yaml:10: routes[agents.list]: the name `agents.list` is used twice"),
         (
             "path: /api/v1/agents\n",
             "path: /api/v1/{agents\n",

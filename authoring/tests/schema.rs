@@ -40,7 +40,7 @@ fn every_file_of_the_default_policy_keeps_to_it() {
 fn the_reference_names_every_field_and_no_other() {
     let schema = schema();
     let page = fs::read_to_string(default::folder().join("../docs/policy-reference.md")).unwrap();
-    let sections: [(&str, &[(&str, &str)]); 7] = [
+    let sections: [(&str, &[(&str, &str)]); 8] = [
         ("`settings`", &[("", "Settings")]),
         (
             "`approvals`, `routing` and `failure_modes`",
@@ -51,6 +51,7 @@ fn the_reference_names_every_field_and_no_other() {
         ("`issuers` and `registration_keys`", &[("", "Issuer")]),
         ("`routes`", &[("", "Route")]),
         ("`budgets`", &[("", "Budget")]),
+        ("`audit`", &[("", "Audit")]),
     ];
     for (title, types) in sections {
         let section = page.split("\n## ").find_map(|section| section.strip_prefix(&format!("{title}\n"))).unwrap();
@@ -73,6 +74,10 @@ fn what_the_reader_refuses_it_refuses() {
         ("roles: [{ name: a }]", "roles[0]"),
         ("roles: [{ name: a, permissions: [], permisions: [] }]", "permisions"),
         ("settings: { no_route_status: many }", "settings"),
+        ("audit: { request_header: [a] }", "request_header"),
+        ("audit: { identities: secret }", "identities"),
+        ("routes: [{ name: a, gateways: [PP], methods: [GET], path: /a, require: public, audit: never }]", "audit"),
+        ("routes: [{ name: a, gateways: [PP], methods: [GET], path: /a, require: public, audit: { sample: 2 } }]", "audit"),
         ("flags: [{ name: a, default: yess }]", "flags[0].default"),
         ("routes: [{ name: a, gateways: [PQ], methods: [GET], path: /a, require: public }]", "routes[0].gateways[0]"),
         ("routes: [{ name: a, gateways: [PP], methods: [GET], path: /a, require: public, ownership: { in: header } }]", "ownership"),

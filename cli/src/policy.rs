@@ -67,6 +67,7 @@ pub(crate) fn issuers(policy: &PolicyDocument, secrets: Option<&Path>, iss: &str
         policy: policy.clone(),
         keys,
         registration_key_hashes: Vec::new(),
+        pseudonym_key: None,
         rules: None,
         shadow: None,
     };
@@ -110,6 +111,7 @@ pub(crate) fn check_secrets(policy: &PolicyDocument, folder: &Path) -> Result<()
         policy: policy.clone(),
         keys,
         registration_key_hashes: Vec::new(),
+        pseudonym_key: None,
         rules: None,
         shadow: None,
     };

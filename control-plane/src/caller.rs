@@ -284,6 +284,7 @@ fn refusal(policy: &CompiledPolicy, denial: Denial) -> ApiError {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::AuditedBodyTooLarge
         | DenyReason::ClientLimited(_)
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge

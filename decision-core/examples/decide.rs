@@ -39,6 +39,7 @@ fn route(number: usize) -> RouteSource {
         rewrite: None,
         exchange: ExchangeKind::Plain,
         metering: None,
+        audit: decision_core::audit::AuditLevel::Buffered,
     }
 }
 

@@ -116,6 +116,8 @@ pub enum DenyReason {
     ApprovalRefused,
     /// The body of a request that needs an approval is too large to be bound to it.
     ApprovalBodyTooLarge,
+    /// The body of a request that is recorded before it goes on is too large to be held until then.
+    AuditedBodyTooLarge,
     /// A custom rule refused, or could not be evaluated. Which one is said beside the denial.
     RuleRefused,
     /// The body of a request that is priced by tokens is none of its route's API, or repeats what counts.
@@ -158,6 +160,7 @@ impl DenyReason {
             Self::ApprovalRequired,
             Self::ApprovalRefused,
             Self::ApprovalBodyTooLarge,
+            Self::AuditedBodyTooLarge,
             Self::MeteredBody,
             Self::MeteredBodyTooLarge,
             Self::OutputUnlimited,
@@ -179,7 +182,7 @@ impl DenyReason {
     pub const fn check(self) -> Check {
         match self {
             Self::AmbiguousPath(_) | Self::AmbiguousHeader(_) => Check::Path,
-            Self::NoRoute | Self::FeatureDisabled | Self::UpgradeRefused => Check::Route,
+            Self::NoRoute | Self::FeatureDisabled | Self::UpgradeRefused | Self::AuditedBodyTooLarge => Check::Route,
             Self::ClientLimited(_) => Check::ClientLimit,
             Self::CredentialMissing | Self::CredentialRefused(_) | Self::RegistrationKeyRefused => Check::Authentication,
             Self::PermissionMissing => Check::Permission,
@@ -219,6 +222,7 @@ impl DenyReason {
             Self::ApprovalRequired => "approval_required",
             Self::ApprovalRefused => "approval_refused",
             Self::ApprovalBodyTooLarge => "approval_body_too_large",
+            Self::AuditedBodyTooLarge => "audited_body_too_large",
             Self::MeteredBody => "metered_body",
             Self::MeteredBodyTooLarge => "metered_body_too_large",
             Self::OutputUnlimited => "output_unlimited",
@@ -251,7 +255,7 @@ impl DenyReason {
             | Self::BudgetUnscoped(_) => 403,
             // Whether a feature exists is not told.
             Self::NoRoute | Self::FeatureDisabled => settings.map_or(404, |settings| settings.no_route_status),
-            Self::BodyTooLarge | Self::ApprovalBodyTooLarge | Self::MeteredBodyTooLarge => 413,
+            Self::BodyTooLarge | Self::ApprovalBodyTooLarge | Self::MeteredBodyTooLarge | Self::AuditedBodyTooLarge => 413,
             Self::BudgetSpent(budget) => {
                 policy.and_then(|policy| policy.budget(budget)).map_or(Unit::MicroUsd.spent().1, |budget| budget.status)
             }

@@ -24,17 +24,23 @@ pub enum Fault {
     KeysUnavailable,
     /// What was revoked is not known yet, or too old to be relied on.
     RevocationUnknown,
+    /// That the request is about to go on could not be stored, and its route requires that.
+    AuditUnavailable,
+    /// No more records can be kept.
+    AuditQueueFull,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::PolicyUnavailable,
         Self::BudgetUnavailable,
         Self::ApprovalUnavailable,
         Self::TooManyWaiting,
         Self::KeysUnavailable,
         Self::RevocationUnknown,
+        Self::AuditUnavailable,
+        Self::AuditQueueFull,
     ];
 
     /// The coded reason, for records and metrics.
@@ -47,6 +53,8 @@ impl Fault {
             Self::TooManyWaiting => "too_many_waiting",
             Self::KeysUnavailable => "keys_unavailable",
             Self::RevocationUnknown => "revocation_unknown",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::AuditQueueFull => "audit_queue_full",
         }
     }
 
@@ -58,6 +66,7 @@ impl Fault {
             Self::BudgetUnavailable => "The budget cannot be checked at the moment. Please retry shortly.",
             Self::ApprovalUnavailable => "The approval cannot be checked at the moment. Please retry shortly.",
             Self::TooManyWaiting => "Too many requests are waiting. Please retry shortly.",
+            Self::AuditUnavailable | Self::AuditQueueFull => "The request cannot be recorded at the moment. Please retry shortly.",
             // One text for both: which of them it is says something about the issuers.
             Self::KeysUnavailable | Self::RevocationUnknown => "Tokens cannot be checked at the moment. Please retry shortly.",
         }
@@ -77,10 +86,15 @@ pub enum Resolution {
 #[must_use]
 pub const fn resolve(fault: Fault, mode: FailureMode) -> Resolution {
     match (fault, mode) {
-        // Without a policy nothing says that anything may fail open; an approval is a person's decision; and without keys
-        // there is nothing to judge a token by.
+        // Without a policy nothing says that anything may fail open; an approval is a person's decision; without keys
+        // there is nothing to judge a token by; and what has to be recorded does not happen unrecorded.
         (
-            Fault::PolicyUnavailable | Fault::ApprovalUnavailable | Fault::TooManyWaiting | Fault::KeysUnavailable,
+            Fault::PolicyUnavailable
+            | Fault::ApprovalUnavailable
+            | Fault::TooManyWaiting
+            | Fault::KeysUnavailable
+            | Fault::AuditUnavailable
+            | Fault::AuditQueueFull,
             FailureMode::Open | FailureMode::Closed,
         )
         | (Fault::BudgetUnavailable | Fault::RevocationUnknown, FailureMode::Closed) => Resolution::FailedClosed,

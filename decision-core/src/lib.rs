@@ -9,6 +9,7 @@
 //! [`decision::Decision`] that names its rule, [`holder`] keeps the leases that pay for it, and [`explain`]
 //! tells the same story in names.
 
+pub mod audit;
 pub mod budget;
 pub mod causes;
 pub mod decide;

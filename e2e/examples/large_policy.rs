@@ -29,7 +29,15 @@ fn measure(files: &authoring::Files) -> Result<(), Box<dyn Error>> {
     }
     let keys = |issuer: &wire::policy::Issuer| IssuerKeys { issuer: issuer.name.clone(), keys: vec![], known: KeysKnown::NotYet };
     let keys = policy.issuers.iter().map(keys).collect();
-    let bundle = Bundle { version: BundleVersion::default(), policy, keys, registration_key_hashes: vec![], rules: None, shadow: None };
+    let bundle = Bundle {
+        version: BundleVersion::default(),
+        policy,
+        keys,
+        registration_key_hashes: vec![],
+        pseudonym_key: None,
+        rules: None,
+        shadow: None,
+    };
     let (image, encode) = timed(|| bundle.encode());
     let image = image?;
     let bytes = image.len();

@@ -106,6 +106,7 @@ mod tests {
             policy: document.clone(),
             keys: vec![],
             registration_key_hashes: vec![],
+            pseudonym_key: None,
             rules: None,
             shadow: None,
         };

@@ -1,14 +1,83 @@
 //! What an approval is bound to: the client's request as it was sent, its body by its hash, and for whom and where to it
 //! goes on. What the gateway makes of the request follows from these, so that nothing else can be made of an approved one.
 
-use crate::exchange::Exchange;
-use decision_core::decision::{DenyReason, Target};
+use crate::audit;
+use crate::enact::{self, Refusal};
+use crate::exchange::{Consumes, Exchange, State};
+use crate::host::Host;
+use crate::intent::Ready;
+use crate::pipeline::{self, Step, WAIT};
+use crate::vm::{Vm, WAITING_MAX};
+use decision_core::decision::{Denial, DenyReason, Permit, Target};
+use decision_core::failure::Fault;
 use decision_core::gateway::Method;
+use decision_core::holder::Reservations;
 use decision_core::path::CanonicalPath;
-use wire::sync::{ApprovalAsk, ApprovalBinding};
+use decision_core::time::Timestamp;
+use wire::sync::{ApprovalAsk, ApprovalBinding, ApprovalOutcome};
+
+/// A grant by a governor has to be consumed, or requested. Both ride in the next sync call.
+pub(crate) fn request(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, now: Timestamp) -> Step {
+    let ask = ask(exchange, permit.target());
+    match ask {
+        Ok(Some(_)) if vm.waiting.len() >= WAITING_MAX => {
+            vm.leases.release(held);
+            pipeline::fail(exchange, host, Fault::TooManyWaiting)
+        }
+        Ok(Some(ask)) if !vm.sync.is_failing() => {
+            let consumes = if ask.approval_id.is_some() { Consumes::Approval } else { Consumes::Nothing };
+            exchange.trace.approval_id.clone_from(&ask.approval_id);
+            vm.asks.push(ask);
+            vm.sync.hurry();
+            pipeline::hold(exchange, vm, host, State::AwaitingApproval { permit, held, until: now.plus(WAIT), consumes })
+        }
+        Ok(_) => {
+            vm.leases.release(held);
+            pipeline::fail(exchange, host, Fault::ApprovalUnavailable)
+        }
+        Err(reason) => {
+            vm.leases.release(held);
+            pipeline::refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) })
+        }
+    }
+}
+
+/// What the control plane said.
+pub(crate) fn answered(
+    exchange: &mut Exchange,
+    vm: &mut Vm,
+    host: &impl Host,
+    permit: Permit,
+    held: Reservations,
+    outcome: ApprovalOutcome,
+    now: Timestamp,
+) -> Step {
+    let route = Some(permit.route());
+    match outcome {
+        ApprovalOutcome::Granted => {
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Permit);
+            return pipeline::forward(exchange, vm, host, Ready { permit, held, consumes: Consumes::Approval }, now);
+        }
+        ApprovalOutcome::Pending { approval_id, url } => {
+            exchange.trace.approval_id = Some(approval_id.clone());
+            exchange.state = State::Replied;
+            let denial = Denial { reason: DenyReason::ApprovalRequired, route };
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
+            enact::refuse(exchange, host, &Refusal::ApprovalPending { denial, approval_id, url });
+        }
+        ApprovalOutcome::Refused(refusal) => {
+            exchange.state = State::Replied;
+            let denial = Denial { reason: DenyReason::ApprovalRefused, route };
+            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
+            enact::refuse(exchange, host, &Refusal::ApprovalRefused { denial, refusal });
+        }
+    }
+    vm.leases.release(held);
+    Step::Answered
+}
 
 /// What the control plane is asked; `None` when a fact that the binding needs is missing, which the path to here excludes.
-pub(crate) fn ask(exchange: &Exchange, target: Target) -> Result<Option<ApprovalAsk>, DenyReason> {
+fn ask(exchange: &Exchange, target: Target) -> Result<Option<ApprovalAsk>, DenyReason> {
     let approval_id = exchange.headers.approval_id()?.map(String::from);
     let (trace, headers) = (&exchange.trace, &exchange.headers);
     let Some(body_sha256) = exchange.body.sha256() else { return Ok(None) };

@@ -1,14 +1,18 @@
 //! What a request's record says, and whether its backend was reached.
 
 use crate::counters::name;
-use crate::exchange::{Exchange, Trace, Verdicts};
+use crate::exchange::{Exchange, Trace, Verdict, Verdicts};
 use crate::host::Host;
 use crate::meter::{self, Cost};
+use crate::named;
 use crate::records::RecordQueue;
-use crate::vm::Vm;
+use crate::vm::{Active, Vm};
+use decision_core::audit::{AuditLevel, EmailRecording, Identities};
+use decision_core::budget::{OVERRIDE_PREFIX, Variable};
 use decision_core::decide::Observer;
 use decision_core::decision::{Check as CoreCheck, DenyReason, Finding, RuleVerdict, Target};
 use decision_core::facts;
+use decision_core::failure::Fault;
 use decision_core::holder::{AccountRef, Charged};
 use decision_core::lease::Settlement;
 use decision_core::principal::{Principal, Trial};
@@ -17,6 +21,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use wire::audit::{Account, AuditRecord, Charge, CheckOutcome, Decision, Mention, Phase, Stage, Upgrade, User};
 pub(crate) use wire::audit::{Check, Outcome};
+use wire::pseudonym;
 
 const CHECKS_MAX: usize = 12;
 
@@ -131,23 +136,78 @@ impl Settled {
     }
 }
 
-/// Queues the record of an exchange that has ended.
+/// What a record tells of a request beyond what it was and how it was judged.
+struct Telling<'t> {
+    phase: Phase,
+    verdict: Verdict,
+    settled: &'t Settled,
+    status: Option<u16>,
+    details: Option<String>,
+    sampled_of: u32,
+}
+
+/// Queues the record of an exchange that has ended, if it has one.
 pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled: &Settled, now: Timestamp) {
+    let trace = &exchange.trace;
+    for skipped in trace.checks.skipped() {
+        vm.counters.skipped(host, skipped);
+    }
+    if trace.verdict.reason == Fault::AuditQueueFull.code() {
+        vm.records.leave_out();
+        return vm.counters.add(host, name::RECORDS_DROPPED, 1);
+    }
+    let status = trace.status.or_else(|| sent_status(host));
+    let Some(sampled_of) = sampled_of(trace, status) else { return vm.counters.add(host, name::RECORDS_SAMPLED_OUT, 1) };
+    let details = details(trace, status, host);
+    let telling = Telling { phase: Phase::Outcome, verdict: trace.verdict, settled, status, details, sampled_of };
+    let dropped = queue(exchange, vm, telling, now);
+    count_dropped(vm, host, dropped);
+}
+
+/// Queues the intent of a request that is about to go on. What it is charged stands in the outcome alone, so that the charges of
+/// all records add up to what was spent.
+pub(crate) fn intend(exchange: &Exchange, vm: &mut Vm, host: &impl Host, verdict: Verdict, now: Timestamp) {
+    let settled = Settled::nothing();
+    let telling = Telling { phase: Phase::Intent, verdict, settled: &settled, status: None, details: None, sampled_of: 1 };
+    let dropped = queue(exchange, vm, telling, now);
+    count_dropped(vm, host, dropped);
+}
+
+fn count_dropped(vm: &mut Vm, host: &impl Host, dropped: u32) {
+    if dropped > 0 {
+        vm.counters.add(host, name::RECORDS_DROPPED, i64::from(dropped));
+    }
+}
+
+/// For how many requests the record of this one stands. `None`: it has none, another one stands for it.
+fn sampled_of(trace: &Trace, status: Option<u16>) -> Option<u32> {
+    let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
+    let AuditLevel::Sampled(of) = route.map(|route| route.audit).unwrap_or_default() else { return Some(1) };
+    let went_well = trace.verdict.decision == Verdicts::Permit && status.is_some_and(|status| status < 500);
+    // What the revision in shadow would have done is a sample already.
+    if !went_well || trace.shadow.is_some() {
+        return Some(1);
+    }
+    trace.request_id.is_chosen(of).then_some(of)
+}
+
+fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, now: Timestamp) -> u32 {
     let (trace, headers) = (&exchange.trace, &exchange.headers);
     let seen = trace.arrived != Timestamp::EPOCH;
     let arrived = if seen { trace.arrived } else { now };
     let mut id_text = [0; 36];
     let request_id = if seen { trace.request_id } else { vm.ids.request_id(now) };
     let id_text = request_id.text(&mut id_text);
-    let route = trace.active.as_ref().zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
-    let version = trace.active.as_ref().map(|active| active.version).unwrap_or_default();
-    let status = trace.status.or_else(|| sent_status(host));
+    let active = trace.active.as_deref();
+    let route = active.zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
+    let version = active.map(|active| active.version).unwrap_or_default();
     let (leases, records) = (&vm.leases, &mut vm.records);
-    let charges = leases.charged(&settled.charged).map(|charge| mention_charge(records, charge)).collect();
-    let user = trace.principal.as_ref().map(|principal| mention_user(records, principal));
+    let charges = leases.charged(&telling.settled.charged).map(|charge| mention_charge(records, active, charge)).collect();
+    let user = trace.principal.as_ref().map(|principal| mention_user(records, active, principal));
+    let rules = active.map(|active| active.policy.audit());
     let micros = |later: Timestamp, earlier: Timestamp| u64::try_from(later.since(earlier).as_micros()).unwrap_or(u64::MAX);
     let record = AuditRecord {
-        phase: Phase::Outcome,
+        phase: telling.phase,
         at_us: arrived.as_micros(),
         gateway: exchange.settings.gateway.into(),
         stage: if seen { Stage::Filter } else { Stage::Envoy },
@@ -158,47 +218,44 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
             facts::Upgrade::Websocket => Upgrade::Websocket,
             facts::Upgrade::Other => Upgrade::Other,
         },
-        query: Vec::new(),
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
-        sampled_of: 1,
+        query: rules.map(|rules| named::parameters(&rules.query_parameters, headers.target())).unwrap_or_default(),
+        request_headers: rules.map(|rules| named::request_headers(&rules.request_headers, headers)).unwrap_or_default(),
+        response_headers: named::kept(&trace.answer_headers),
+        sampled_of: telling.sampled_of,
         route: route.map(|route| Cow::Borrowed(&*route.name)),
         action: route.filter(|route| !route.action.is_empty()).map(|route| Cow::Borrowed(&*route.action)),
         user,
         correlation_id: Cow::Borrowed(headers.correlation_id().unwrap_or(id_text)),
         causation_id: headers.causation_id().map(Cow::Borrowed),
         request_id: request_id.bytes(),
-        decision: match trace.verdict.decision {
+        decision: match telling.verdict.decision {
             Verdicts::None => Decision::None,
             Verdicts::Permit => Decision::Permit,
             Verdicts::Deny => Decision::Deny,
             Verdicts::Indeterminate => Decision::Indeterminate,
         },
-        reason: Cow::Borrowed(trace.verdict.reason),
+        reason: Cow::Borrowed(telling.verdict.reason),
         rule: refusing_rule(trace),
-        shadow: trace.shadow.map(|sample| sample.note(trace.active.as_deref())),
+        shadow: trace.shadow.map(|sample| sample.note(active)),
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
         revision: version.revision,
         key_set: version.key_set,
         revocation: trace.revocation,
         charges,
-        cost: settled.cost.as_ref().map(|cost| cost.basis),
-        usage: settled.cost.as_ref().and_then(meter::note),
+        cost: telling.settled.cost.as_ref().map(|cost| cost.basis),
+        usage: telling.settled.cost.as_ref().and_then(meter::note),
         approval_id: trace.approval_id.as_deref().map(Cow::Borrowed),
         sandbox: trace.target == Some(Target::Sandbox),
-        status,
-        details: details(trace, status, host).map(Cow::Owned),
+        status: telling.status,
+        details: telling.details.map(Cow::Owned),
         total_us: micros(now, arrived),
         upstream_us: trace.forwarded_at.zip(trace.responded_at).map(|(forwarded, responded)| micros(responded, forwarded)),
-        ours_us: trace.forwarded_at.map(|forwarded| micros(forwarded, arrived)),
+        ours_us: trace.forwarded_at.or(trace.answered_at).map(|done| micros(done, arrived)),
     };
-    for skipped in trace.checks.skipped() {
-        vm.counters.skipped(host, skipped);
-    }
-    let dropped = vm.records.push(&record);
-    if dropped > 0 {
-        vm.counters.add(host, name::RECORDS_DROPPED, i64::from(dropped));
+    match telling.phase {
+        Phase::Outcome => vm.records.push(&record),
+        Phase::Intent => vm.records.push_intent(&record),
     }
 }
 
@@ -210,27 +267,53 @@ fn refusing_rule(trace: &Trace) -> Option<Cow<'_, str>> {
 
 fn mention_charge<'h>(
     records: &mut RecordQueue,
+    active: Option<&Active>,
     (account, budget, scope, settlement): (AccountRef, &'h str, &'h str, Settlement),
 ) -> Charge<'h> {
     let account = match records.mention_account(account) {
         Some(number) => Mention::Known(number),
-        None => Mention::New(Account { budget: Cow::Borrowed(budget), scope: Cow::Borrowed(scope) }),
+        None => Mention::New(Account { budget: Cow::Borrowed(budget), scope: scope_named(active, budget, scope) }),
     };
     Charge { account, amount: settlement.total().get(), overrun: settlement.overrun.get() }
 }
 
-fn mention_user<'p>(records: &mut RecordQueue, principal: &'p Rc<Principal>) -> Mention<User<'p>> {
+/// An account's scope, hashed where it would name a user that is hashed.
+fn scope_named<'s>(active: Option<&Active>, budget: &str, scope: &'s str) -> Cow<'s, str> {
+    let first = scope.strip_prefix(OVERRIDE_PREFIX).and_then(|rest| Some(rest.split_once(',')?.1)).unwrap_or(scope);
+    let template = active.and_then(|active| active.policy.budget_by_name(budget)).map(|budget| &budget.scope);
+    // One that this policy cannot read might name anybody.
+    let values = template.and_then(|template| template.read_scope(first));
+    let names_user = values.is_none_or(|values| values.iter().any(|(variable, _)| *variable == Variable::Subject));
+    if names_user { name_of(active, scope) } else { Cow::Borrowed(scope) }
+}
+
+/// What stands in a record for a text that tells who a user is. Without the key: that there is something, and no more.
+fn name_of<'t>(active: Option<&Active>, text: &'t str) -> Cow<'t, str> {
+    let Some(active) = active else { return Cow::Borrowed(text) };
+    match (active.policy.audit().identities, &active.pseudonym_key) {
+        (Identities::Plain, _) => Cow::Borrowed(text),
+        (Identities::Hashed, Some(key)) => Cow::Owned(key.of(text)),
+        (Identities::Hashed, None) => Cow::Borrowed(pseudonym::PREFIX),
+    }
+}
+
+/// A user is spelled out once in a batch, and hashed as often.
+fn mention_user<'p>(records: &mut RecordQueue, active: Option<&'p Active>, principal: &'p Rc<Principal>) -> Mention<User<'p>> {
     if let Some(number) = records.mention_user(principal) {
         return Mention::Known(number);
     }
     let identity = &principal.identity;
+    let email = active.map(|active| active.policy.audit().email).unwrap_or_default();
     Mention::New(User {
         issuer: Cow::Borrowed(&identity.issuer),
-        subject: Cow::Borrowed(&identity.subject),
+        subject: name_of(active, &identity.subject),
         user_id: Cow::Borrowed(&identity.user_id),
         customer_id: identity.customer_id.as_deref().map(Cow::Borrowed),
         agent_id: identity.agent_id.as_deref().map(Cow::Borrowed),
-        email: None,
+        email: match email {
+            EmailRecording::Omitted => None,
+            EmailRecording::Recorded => Some(name_of(active, &identity.email)),
+        },
         governor_agent_id: identity.governor_agent_id.as_deref().map(Cow::Borrowed),
         roles: Cow::Borrowed(&principal.roles_joined),
         tier: identity.tier.as_deref().map(Cow::Borrowed),

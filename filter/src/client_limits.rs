@@ -202,6 +202,7 @@ mod tests {
             rewrite: None,
             exchange: ExchangeKind::Plain,
             metering: None,
+            audit: decision_core::audit::AuditLevel::Buffered,
         };
         let (budgets, routes) = (rhythms.iter().map(budget).collect(), rhythms.iter().map(route).collect());
         compile(&PolicySource { budgets, routes, ..PolicySource::default() }).unwrap()

@@ -75,6 +75,8 @@ const fn check_name(check: Check) -> &'static str {
 /// Names of the metrics without labels.
 pub(crate) mod name {
     pub(crate) const RECORDS_DROPPED: &str = "gateway.audit_records_dropped_total";
+    pub(crate) const RECORDS_SAMPLED_OUT: &str = "gateway.audit_records_sampled_out_total";
+    pub(crate) const INTENTS: &str = "gateway.audit_intents_total";
     pub(crate) const RECORDS_QUEUED: &str = "gateway.audit_records_queued";
     pub(crate) const SYNC_CALLS: &str = "gateway.sync_calls_total";
     pub(crate) const SYNC_FAILURES: &str = "gateway.sync_failures_total";

@@ -198,6 +198,7 @@ pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusa
         | Refusal::ApprovalPending { denial, .. }
         | Refusal::ApprovalRefused { denial, .. } => Verdict { decision: Verdicts::Deny, reason: denial.reason.code() },
     };
+    exchange.trace.answered_at = Some(exchange.trace.looked_at);
     exchange.trace.status = Some(reply(exchange, host, refusal));
 }
 

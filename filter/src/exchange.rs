@@ -4,7 +4,9 @@ use crate::audit::Checks;
 use crate::credentials::Missing;
 use crate::facts::RequestHeaders;
 use crate::ids::RequestId;
+use crate::intent::Ready;
 use crate::meter::Watch;
+use crate::named;
 use crate::ownership::Rewritten;
 use crate::request_body::Body;
 use crate::revoked::VerifiedToken;
@@ -56,9 +58,15 @@ pub(crate) struct Trace {
     pub(crate) ruling: Option<Arc<Ruling>>,
     pub(crate) approval_id: Option<String>,
     pub(crate) target: Option<Target>,
+    /// When it was looked at last: the clock is asked once for each time.
+    pub(crate) looked_at: Timestamp,
     pub(crate) forwarded_at: Option<Timestamp>,
+    /// When the filter answered in the backend's place.
+    pub(crate) answered_at: Option<Timestamp>,
     pub(crate) responded_at: Option<Timestamp>,
     pub(crate) status: Option<u16>,
+    /// Headers of the answer that the policy names.
+    pub(crate) answer_headers: Vec<named::Kept>,
 }
 
 /// What is done once for a request, however often it is judged.
@@ -121,6 +129,8 @@ pub(crate) enum State {
     AwaitingLease { permit: Permit, wait: Box<Wait>, until: Timestamp },
     /// The control plane is asked about an approval.
     AwaitingApproval { permit: Permit, held: Reservations, until: Timestamp, consumes: Consumes },
+    /// That it is about to go on has to be stored.
+    AwaitingIntent { ready: Ready, until: Timestamp },
     /// Towards the backend.
     Forwarded { held: Reservations, consumes: Consumes, watch: Watch },
     /// We answered.
@@ -150,9 +160,10 @@ impl Exchange {
     /// Until when a held request waits.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         match &self.state {
-            State::AwaitingKnowledge { until, .. } | State::AwaitingLease { until, .. } | State::AwaitingApproval { until, .. } => {
-                Some(*until)
-            }
+            State::AwaitingKnowledge { until, .. }
+            | State::AwaitingLease { until, .. }
+            | State::AwaitingApproval { until, .. }
+            | State::AwaitingIntent { until, .. } => Some(*until),
             State::New | State::AwaitingBody { .. } | State::Forwarded { .. } | State::Replied | State::Finished => None,
         }
     }

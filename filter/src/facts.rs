@@ -198,6 +198,12 @@ impl RequestHeaders {
         presence(&self.content_type)
     }
 
+    /// All of them, as they came.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // It was read before; the default has no block.
+        HeaderBlock::parse(&self.block).into_iter().flat_map(HeaderBlock::iter)
+    }
+
     /// Path and query as sent.
     pub(crate) fn target(&self) -> &[u8] {
         self.at(&self.target)

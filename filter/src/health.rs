@@ -75,6 +75,7 @@ pub(crate) fn answer(probe: Probe, exchange: &mut Exchange, vm: &mut Vm, host: &
             (status, serde_json::to_vec(&readiness))
         }
     };
+    exchange.trace.answered_at = Some(exchange.trace.looked_at);
     exchange.trace.status = Some(status);
     let headers: [(&str, &[u8]); 2] = [("content-type", b"application/json"), ("cache-control", b"no-store")];
     let details = match probe {

@@ -50,6 +50,8 @@ pub(crate) trait Host {
     fn request_body(&self, start: usize, length: usize) -> Vec<u8>;
     /// Puts `body` in the place of the `size` bytes that are buffered of the request's body.
     fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError>;
+    /// All headers of the response, as [`Self::request_headers`] has them.
+    fn response_headers(&self) -> Result<Vec<u8>, HostError>;
     fn response_status(&self) -> Option<u16>;
     fn response_header(&self, name: &str) -> Option<Vec<u8>>;
     fn response_trailer(&self, name: &str) -> Option<Vec<u8>>;
@@ -125,6 +127,7 @@ mod envoy {
     }
 
     const REQUEST_HEADERS: u32 = 0;
+    const RESPONSE_HEADERS: u32 = 2;
 
     fn refused(status: Status) -> HostError {
         if status == Status::CasMismatch { HostError::CasMismatch } else { HostError::Refused }
@@ -148,6 +151,25 @@ mod envoy {
         bytes
     }
 
+    /// A whole header map, as the host serialises it.
+    fn header_block(map: u32) -> Result<Vec<u8>, HostError> {
+        let mut data = std::ptr::null_mut();
+        let mut size = 0;
+        // SAFETY: both pointers are valid for writes for the duration of the call.
+        #[expect(unsafe_code, reason = "the SDK's getter allocates twice per header and hides repeats' order")]
+        let status = unsafe { proxy_get_header_map_pairs(map, &raw mut data, &raw mut size) };
+        if status != 0 {
+            return Err(HostError::Refused);
+        }
+        if data.is_null() {
+            return Ok(Vec::new());
+        }
+        // SAFETY: on success the host has allocated exactly `size` bytes through `proxy_on_memory_allocate`, which
+        // the SDK implements as a `Vec<u8>` of that capacity, filled them, and given them to us.
+        #[expect(unsafe_code, reason = "takes ownership of the host's buffer, as the SDK does")]
+        Ok(unsafe { Vec::from_raw_parts(data, size, size) })
+    }
+
     impl Host for Envoy {
         fn now(&self) -> Timestamp {
             let since = abi::get_current_time().ok().and_then(|now| now.duration_since(std::time::UNIX_EPOCH).ok());
@@ -165,21 +187,7 @@ mod envoy {
         }
 
         fn request_headers(&self) -> Result<Vec<u8>, HostError> {
-            let mut data = std::ptr::null_mut();
-            let mut size = 0;
-            // SAFETY: both pointers are valid for writes for the duration of the call.
-            #[expect(unsafe_code, reason = "the SDK's getter allocates twice per header and hides repeats' order")]
-            let status = unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &raw mut data, &raw mut size) };
-            if status != 0 {
-                return Err(HostError::Refused);
-            }
-            if data.is_null() {
-                return Ok(Vec::new());
-            }
-            // SAFETY: on success the host has allocated exactly `size` bytes through `proxy_on_memory_allocate`, which
-            // the SDK implements as a `Vec<u8>` of that capacity, filled them, and given them to us.
-            #[expect(unsafe_code, reason = "takes ownership of the host's buffer, as the SDK does")]
-            Ok(unsafe { Vec::from_raw_parts(data, size, size) })
+            header_block(REQUEST_HEADERS)
         }
 
         fn add_request_header(&self, name: &str, value: &[u8]) {
@@ -203,6 +211,10 @@ mod envoy {
 
         fn set_request_body(&self, size: usize, body: &[u8]) -> Result<(), HostError> {
             abi::set_buffer(BufferType::HttpRequestBody, 0, size, body).map_err(refused)
+        }
+
+        fn response_headers(&self) -> Result<Vec<u8>, HostError> {
+            header_block(RESPONSE_HEADERS)
         }
 
         fn response_status(&self) -> Option<u16> {
@@ -279,7 +291,7 @@ mod envoy {
             #[expect(unsafe_code, reason = "the SDK panics where the capability is not allowed")]
             let status = unsafe { proxy_dequeue_shared_queue(queue, &raw mut data, &raw mut size) };
             if status == 0 && !data.is_null() {
-                // SAFETY: as in `request_headers`.
+                // SAFETY: as in `header_block`.
                 #[expect(unsafe_code, reason = "takes ownership of the host's buffer, as the SDK does")]
                 drop(unsafe { Vec::from_raw_parts(data, size, size) });
             }

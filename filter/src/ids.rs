@@ -45,6 +45,13 @@ impl RequestId {
         self.uuid.into_bytes()
     }
 
+    /// Whether it is the one of so many that is chosen, by its random bits.
+    pub(crate) fn is_chosen(self, of: u32) -> bool {
+        let (_, random) = self.uuid.as_u64_pair();
+        // The two highest bits say what kind of id it is.
+        (random << 2 >> 2).is_multiple_of(u64::from(of))
+    }
+
     /// The usual text, in `buffer`.
     pub(crate) fn text(self, buffer: &mut [u8; 36]) -> &str {
         self.uuid.hyphenated().encode_lower(buffer)

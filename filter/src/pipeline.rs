@@ -11,6 +11,7 @@ use crate::exchange::{Consumes, Exchange, Once, State, Trace, Verdict, Verdicts}
 use crate::facts::RequestHeaders;
 use crate::health;
 use crate::host::Host;
+use crate::intent::{self, Ready};
 use crate::meter::{self, Watch};
 use crate::ownership;
 use crate::request_body::{self, Body};
@@ -18,6 +19,7 @@ use crate::rules as custom_rules;
 use crate::shadow::{self, Judged};
 use crate::undos::Queued;
 use crate::vm::{Active, Vm, WAITING_MAX};
+use decision_core::audit::WhenFull;
 use decision_core::budget::{BudgetId, Unit, Units, Window};
 use decision_core::decide_observed;
 use decision_core::decision::{ApprovalNeed, Decision, Denial, DenyReason, Permit};
@@ -26,21 +28,21 @@ use decision_core::failure::Fault;
 use decision_core::gateway::{Gateway, Method};
 use decision_core::holder::{Reservations, Shortfall, WhenShort};
 use decision_core::path::CanonicalPath;
-use decision_core::principal::CredentialFault;
+use decision_core::principal::{CredentialFault, RevocationKind};
 use decision_core::time::Timestamp;
 use rules::Ruling;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use wire::sync::{ApprovalOutcome, ApprovalUndo};
+use wire::sync::ApprovalUndo;
 
-/// How long a request waits for a lease or an approval: two calls of 1.5 s.
-const WAIT: Duration = Duration::from_secs(3);
+/// How long a request waits for a lease, an approval or its intent to be stored: two calls of 1.5 s.
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 /// How long a request waits for the first bundle, before a bundle says otherwise.
 const COLD_START_WAIT: Duration = Duration::from_secs(3);
 /// A held request whose body nears Envoy's limit is told to retry: beyond it Envoy answers 413, which is final. Also by what
 /// the client says: Envoy looks at its limit before the filter is asked, and one piece can be larger than that.
-const HELD_BODY_MAX: u64 = 900 * 1_024;
+pub(crate) const HELD_BODY_MAX: u64 = 900 * 1_024;
 
 /// What a stop of the path came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub(crate) enum Step {
 pub(crate) fn begin(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, end_of_stream: bool) -> Step {
     let now = host.now();
     vm.become_holder();
-    exchange.trace.arrived = now;
+    (exchange.trace.arrived, exchange.trace.looked_at) = (now, now);
     exchange.trace.request_id = vm.ids.request_id(now);
     match RequestHeaders::read(host) {
         Ok(headers) => exchange.headers = headers,
@@ -81,7 +83,11 @@ pub(crate) fn begin(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, end_
 /// Path, route, limit, credential, decision. A request that had to wait for something is judged anew, as if it came now.
 fn judge(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, now: Timestamp) -> Step {
     let Some(active) = vm.active.clone() else { return wait_for(exchange, vm, host, Missing::Policy, now) };
+    exchange.trace.looked_at = now;
     exchange.trace.active = Some(Rc::clone(&active));
+    if active.policy.audit().when_full == WhenFull::Refuse && vm.records.is_full() {
+        return fail(exchange, host, Fault::AuditQueueFull);
+    }
     exchange.trace.revocation = vm.revoked.number();
     exchange.trace.checks = audit::Checks::default();
     // Nor does it keep the user of an earlier judgement: under another policy its route may ask for none.
@@ -249,15 +255,16 @@ fn admit(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit,
 fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, now: Timestamp, when_short: WhenShort) -> Step {
     let (Some(active), Some(principal)) = (exchange.trace.active.clone(), exchange.trace.principal.clone()) else {
         // Public and registration-key routes have no user and, by the policy compiler, no charge and no approval.
-        return forward(exchange, vm, host, permit, Reservations::default(), Consumes::Nothing, now);
+        let ready = Ready { permit, held: Reservations::default(), consumes: Consumes::Nothing };
+        return forward(exchange, vm, host, ready, now);
     };
     match vm.leases.reserve(&active.policy, &active.binding, &principal, permit.charges(), now, when_short) {
         Ok(held) => {
             let outcome = if held.failed_open() { audit::Outcome::FailedOpen } else { audit::Outcome::Permit };
             exchange.trace.checks.add(audit::Check::Budget, outcome);
             match permit.approval() {
-                ApprovalNeed::None => forward(exchange, vm, host, permit, held, Consumes::Nothing, now),
-                ApprovalNeed::Governor => ask_approval(exchange, vm, host, permit, held, now),
+                ApprovalNeed::None => forward(exchange, vm, host, Ready { permit, held, consumes: Consumes::Nothing }, now),
+                ApprovalNeed::Governor => approval::request(exchange, vm, host, permit, held, now),
             }
         }
         Err(Shortfall::Short(wait)) if vm.waiting.len() >= WAITING_MAX => {
@@ -292,49 +299,28 @@ fn reserve(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permi
     }
 }
 
-/// A grant by a governor has to be consumed, or requested. Both ride in the next sync call.
-fn ask_approval(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, permit: Permit, held: Reservations, now: Timestamp) -> Step {
-    let ask = approval::ask(exchange, permit.target());
-    match ask {
-        Ok(Some(_)) if vm.waiting.len() >= WAITING_MAX => {
-            vm.leases.release(held);
-            fail(exchange, host, Fault::TooManyWaiting)
-        }
-        Ok(Some(ask)) if !vm.sync.is_failing() => {
-            let consumes = if ask.approval_id.is_some() { Consumes::Approval } else { Consumes::Nothing };
-            exchange.trace.approval_id.clone_from(&ask.approval_id);
-            vm.asks.push(ask);
-            vm.sync.hurry();
-            hold(exchange, vm, host, State::AwaitingApproval { permit, held, until: now.plus(WAIT), consumes })
-        }
-        Ok(_) => {
-            vm.leases.release(held);
-            fail(exchange, host, Fault::ApprovalUnavailable)
-        }
-        Err(reason) => {
-            vm.leases.release(held);
-            refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) })
-        }
+/// Everything is in hand, unless the route requires that this is recorded first.
+pub(crate) fn forward(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, ready: Ready, now: Timestamp) -> Step {
+    if intent::is_required(exchange, &ready.permit) && revoked(exchange, vm).is_none() {
+        return intent::declare(exchange, vm, host, ready, now);
     }
+    go_on(exchange, vm, host, ready, now)
 }
 
-/// Everything is in hand: the permit is spent here. A request may have waited: what was revoked meanwhile counts.
-fn forward(
-    exchange: &mut Exchange,
-    vm: &mut Vm,
-    host: &impl Host,
-    permit: Permit,
-    held: Reservations,
-    consumes: Consumes,
-    now: Timestamp,
-) -> Step {
-    if let Some(kind) = exchange.trace.token.as_ref().and_then(|token| vm.revoked.verdict(token)) {
-        vm.leases.release(held);
-        undo_approval(exchange, vm, host, consumes);
+/// Whether the token was revoked since it was accepted: a request may have waited.
+fn revoked(exchange: &Exchange, vm: &Vm) -> Option<RevocationKind> {
+    exchange.trace.token.as_ref().and_then(|token| vm.revoked.verdict(token))
+}
+
+/// The permit is spent here. What was revoked meanwhile counts.
+pub(crate) fn go_on(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, ready: Ready, now: Timestamp) -> Step {
+    let route = Some(ready.permit.route());
+    if let Some(kind) = revoked(exchange, vm) {
+        intent::give_back(exchange, vm, host, ready);
         let reason = DenyReason::CredentialRefused(CredentialFault::Revoked(kind));
-        return refuse_after_decision(exchange, host, Denial { reason, route: Some(permit.route()) });
+        return refuse_after_decision(exchange, host, Denial { reason, route });
     }
-    let route = Some(permit.route());
+    let Ready { permit, held, consumes } = ready;
     if enact::forward(exchange, host, permit).is_err() {
         // The client's own body must not pass in its place.
         vm.leases.release(held);
@@ -342,17 +328,22 @@ fn forward(
         return refuse_after_decision(exchange, host, Denial { reason: DenyReason::BodyNotObject, route });
     }
     exchange.trace.forwarded_at = Some(now);
-    exchange.trace.verdict = if held.failed_open() {
+    exchange.trace.verdict = verdict_of(exchange, &held);
+    let forwarded = exchange.trace.active.as_ref().zip(route).and_then(|(active, route)| active.policy.route_by_id(route));
+    let watch = if held.iter().next().is_none() { Watch::Fixed } else { Watch::of(forwarded, exchange.asked.take()) };
+    exchange.state = State::Forwarded { held, consumes, watch };
+    Step::Forward
+}
+
+/// How a request is judged that goes on.
+pub(crate) fn verdict_of(exchange: &Exchange, held: &Reservations) -> Verdict {
+    if held.failed_open() {
         Verdict { decision: Verdicts::Indeterminate, reason: Fault::BudgetUnavailable.code() }
     } else if exchange.trace.checks.authenticated_without_revocations() {
         Verdict { decision: Verdicts::Indeterminate, reason: Fault::RevocationUnknown.code() }
     } else {
         Verdict { decision: Verdicts::Permit, reason: "ok" }
-    };
-    let forwarded = exchange.trace.active.as_ref().zip(route).and_then(|(active, route)| active.policy.route_by_id(route));
-    let watch = if held.iter().next().is_none() { Watch::Fixed } else { Watch::of(forwarded, exchange.asked.take()) };
-    exchange.state = State::Forwarded { held, consumes, watch };
-    Step::Forward
+    }
 }
 
 fn refuse(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
@@ -362,18 +353,18 @@ fn refuse(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
     Step::Answered
 }
 
-fn refuse_after_decision(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
+pub(crate) fn refuse_after_decision(exchange: &mut Exchange, host: &impl Host, denial: Denial) -> Step {
     exchange.trace.checks.add(denial.reason.check().into(), audit::Outcome::Deny);
     refuse(exchange, host, denial)
 }
 
-fn fail(exchange: &mut Exchange, host: &impl Host, fault: Fault) -> Step {
+pub(crate) fn fail(exchange: &mut Exchange, host: &impl Host, fault: Fault) -> Step {
     exchange.state = State::Replied;
     enact::refuse(exchange, host, &Refusal::Failed(fault));
     Step::Answered
 }
 
-fn hold(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, state: State) -> Step {
+pub(crate) fn hold(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, state: State) -> Step {
     if vm.waiting.len() >= WAITING_MAX {
         return fail(exchange, host, Fault::TooManyWaiting);
     }
@@ -390,13 +381,9 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
     match &exchange.state {
         State::New | State::Forwarded { .. } | State::Finished => Some(Step::Forward),
         State::Replied => None,
-        State::AwaitingKnowledge { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } | State::AwaitingIntent { .. } => {
             exchange.body.note(host, size, end_of_stream);
-            if u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX) {
-                leave(exchange, vm, host);
-                return Some(fail(exchange, host, Fault::TooManyWaiting));
-            }
-            None
+            u64::try_from(size).is_ok_and(|size| size > HELD_BODY_MAX).then(|| outgrown(exchange, vm, host))
         }
         State::AwaitingBody { most } => {
             let most = *most;
@@ -412,6 +399,18 @@ pub(crate) fn body(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, size:
     }
 }
 
+/// The body of a held request has become too large to be kept.
+fn outgrown(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) -> Step {
+    exchange.trace.looked_at = host.now();
+    let state = std::mem::take(&mut exchange.state);
+    if let State::AwaitingIntent { ready, .. } = state {
+        return intent::refuse_body(exchange, vm, host, ready);
+    }
+    exchange.state = state;
+    leave(exchange, vm, host);
+    fail(exchange, host, Fault::TooManyWaiting)
+}
+
 /// Why a held request is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
@@ -425,6 +424,7 @@ pub(crate) enum Wake {
 
 /// A held request is looked at again. Its stream is selected.
 pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: Wake, now: Timestamp) -> Step {
+    exchange.trace.looked_at = now;
     let failing = vm.sync.is_failing();
     match std::mem::take(&mut exchange.state) {
         State::AwaitingKnowledge { missing, until } if why == Wake::Learned || now >= until => {
@@ -445,7 +445,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             step
         }
         State::AwaitingApproval { permit, held, until, consumes } => match vm.answers.remove(&exchange.trace.request_id.bytes()) {
-            Some(outcome) => approval_answered(exchange, vm, host, permit, held, outcome, now),
+            Some(outcome) => approval::answered(exchange, vm, host, permit, held, outcome, now),
             None if now >= until || failing => {
                 exchange.state = State::AwaitingApproval { permit, held, until, consumes };
                 leave(exchange, vm, host);
@@ -456,6 +456,7 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
                 Step::Held
             }
         },
+        State::AwaitingIntent { ready, until } => intent::look(exchange, vm, host, ready, until, now),
         unchanged @ (State::AwaitingKnowledge { .. } | State::AwaitingLease { .. }) => {
             exchange.state = unchanged;
             Step::Held
@@ -466,39 +467,6 @@ pub(crate) fn wake(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host, why: 
             Step::Answered
         }
     }
-}
-
-fn approval_answered(
-    exchange: &mut Exchange,
-    vm: &mut Vm,
-    host: &impl Host,
-    permit: Permit,
-    held: Reservations,
-    outcome: ApprovalOutcome,
-    now: Timestamp,
-) -> Step {
-    let route = Some(permit.route());
-    match outcome {
-        ApprovalOutcome::Granted => {
-            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Permit);
-            return forward(exchange, vm, host, permit, held, Consumes::Approval, now);
-        }
-        ApprovalOutcome::Pending { approval_id, url } => {
-            exchange.trace.approval_id = Some(approval_id.clone());
-            exchange.state = State::Replied;
-            let denial = Denial { reason: DenyReason::ApprovalRequired, route };
-            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
-            enact::refuse(exchange, host, &Refusal::ApprovalPending { denial, approval_id, url });
-        }
-        ApprovalOutcome::Refused(refusal) => {
-            exchange.state = State::Replied;
-            let denial = Denial { reason: DenyReason::ApprovalRefused, route };
-            exchange.trace.checks.add(audit::Check::Approval, audit::Outcome::Deny);
-            enact::refuse(exchange, host, &Refusal::ApprovalRefused { denial, refusal });
-        }
-    }
-    vm.leases.release(held);
-    Step::Answered
 }
 
 /// Gives back what a held request holds.
@@ -512,6 +480,7 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
             vm.answers.remove(&request_id);
             undo_approval(exchange, vm, host, consumes);
         }
+        State::AwaitingIntent { ready, .. } => intent::give_back(exchange, vm, host, ready),
         State::New
         | State::AwaitingKnowledge { .. }
         | State::AwaitingBody { .. }
@@ -521,7 +490,7 @@ fn leave(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
     }
 }
 
-fn undo_approval(exchange: &Exchange, vm: &mut Vm, host: &impl Host, consumes: Consumes) {
+pub(crate) fn undo_approval(exchange: &Exchange, vm: &mut Vm, host: &impl Host, consumes: Consumes) {
     if let (Consumes::Approval, Some(approval_id)) = (consumes, exchange.trace.approval_id.clone()) {
         match vm.undos.push(ApprovalUndo { request_id: exchange.trace.request_id.bytes(), approval_id }) {
             Queued::Kept => vm.sync.hurry(),
@@ -568,7 +537,8 @@ pub(crate) fn finish(exchange: &mut Exchange, vm: &mut Vm, host: &impl Host) {
         state @ (State::AwaitingKnowledge { .. }
         | State::AwaitingBody { .. }
         | State::AwaitingLease { .. }
-        | State::AwaitingApproval { .. }) => {
+        | State::AwaitingApproval { .. }
+        | State::AwaitingIntent { .. }) => {
             exchange.state = state;
             leave(exchange, vm, host);
             exchange.state = State::Finished;

@@ -119,6 +119,9 @@ fn row(reason: DenyReason) -> Row {
         DenyReason::ApprovalBodyTooLarge => {
             Row("validation-error", "Validation Error", "A request that needs an approval may have a body of 64 KiB at most")
         }
+        DenyReason::AuditedBodyTooLarge => {
+            Row("validation-error", "Validation Error", "A request that is recorded before it goes on may have a body of 900 KiB at most")
+        }
         DenyReason::MeteredBody => Row(
             "validation-error",
             "Validation Error",
@@ -170,6 +173,7 @@ const fn failure(fault: Fault) -> (&'static str, &'static str) {
         Fault::BudgetUnavailable => ("service-unavailable", "budget"),
         Fault::ApprovalUnavailable => ("service-unavailable", "approval"),
         Fault::TooManyWaiting => ("service-unavailable", "queue"),
+        Fault::AuditUnavailable | Fault::AuditQueueFull => ("audit-unavailable", "audit"),
         Fault::KeysUnavailable | Fault::RevocationUnknown => ("service-unavailable", "authentication"),
     }
 }
@@ -197,6 +201,7 @@ fn challenge(reason: DenyReason) -> Option<&'static str> {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::AuditedBodyTooLarge
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge
         | DenyReason::OutputUnlimited
@@ -250,6 +255,7 @@ pub(crate) const fn retry_after(reason: DenyReason) -> Option<u64> {
         | DenyReason::ApprovalRequired
         | DenyReason::ApprovalRefused
         | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::AuditedBodyTooLarge
         | DenyReason::MeteredBody
         | DenyReason::MeteredBodyTooLarge
         | DenyReason::OutputUnlimited
@@ -331,6 +337,7 @@ impl<'p> Problem<'p> {
             | DenyReason::ApprovalRequired
             | DenyReason::ApprovalRefused
             | DenyReason::ApprovalBodyTooLarge
+            | DenyReason::AuditedBodyTooLarge
             | DenyReason::MeteredBody
             | DenyReason::MeteredBodyTooLarge
             | DenyReason::OutputUnlimited

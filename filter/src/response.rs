@@ -4,6 +4,7 @@
 use crate::enact;
 use crate::exchange::{Exchange, State};
 use crate::host::Host;
+use crate::named;
 use crate::standing;
 use crate::vm::Vm;
 
@@ -22,13 +23,27 @@ pub(crate) fn headers(exchange: &mut Exchange, vm: &Vm, host: &impl Host, end_of
                 standing::annotate_response(host, &active.policy, vm.leases.standings(held), now);
             }
             enact::annotate_response(exchange, host);
+            keep_named(exchange, host);
         }
-        State::AwaitingKnowledge { .. } | State::AwaitingBody { .. } | State::AwaitingLease { .. } | State::AwaitingApproval { .. } => {
+        State::AwaitingKnowledge { .. }
+        | State::AwaitingBody { .. }
+        | State::AwaitingLease { .. }
+        | State::AwaitingApproval { .. }
+        | State::AwaitingIntent { .. } => {
             // Envoy answers in our place: a time-out, or too large a body.
             trace.status = host.response_status();
             enact::annotate_response(exchange, host);
+            keep_named(exchange, host);
         }
-        State::New | State::Replied | State::Finished => {}
+        State::Replied => keep_named(exchange, host),
+        State::New | State::Finished => {}
+    }
+}
+
+/// What records are to have of the answer.
+fn keep_named(exchange: &mut Exchange, host: &impl Host) {
+    if let Some(active) = exchange.trace.active.as_ref() {
+        exchange.trace.answer_headers = named::response_headers(&active.policy.audit().response_headers, host);
     }
 }
 

@@ -144,7 +144,7 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
         accounts,
         approvals: vm.asks.clone(),
         undos: vm.undos.send(),
-        // Storing them takes longer than anything else: who waits for a lease does not wait for that.
+        // Storing them takes longer than anything else: who waits for a lease does not wait for that, unless somebody waits for it.
         records: if regular || vm.records.is_urgent() { vm.records.next_batch() } else { None },
         shadow: vm.comparison.report(),
     };

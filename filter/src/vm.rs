@@ -27,6 +27,7 @@ use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
 use wire::bundle::{BundleError, BundleVersion, LoadedBundle};
+use wire::pseudonym::PseudonymKey;
 use wire::sync::{ApprovalAsk, ApprovalOutcome, Id};
 
 /// Verified tokens that are kept: at most so many, in at most so many bytes.
@@ -42,6 +43,7 @@ pub(crate) struct Active {
     pub(crate) policy: CompiledPolicy,
     pub(crate) issuers: Issuers,
     pub(crate) registration_key_hashes: Vec<[u8; 32]>,
+    pub(crate) pseudonym_key: Option<PseudonymKey>,
     pub(crate) binding: Binding,
     /// The custom rules, ready.
     pub(crate) rules: Option<CustomRules>,
@@ -206,12 +208,18 @@ impl Vm {
             policy: loaded.policy,
             issuers: loaded.issuers,
             registration_key_hashes: loaded.registration_key_hashes,
+            pseudonym_key: loaded.pseudonym_key,
             binding,
             rules: rules.active,
             origin,
             shadow,
         };
-        if let Some(former) = self.active.replace(Rc::new(active)) {
+        let active = Rc::new(active);
+        if let Some(former) = self.active.replace(Rc::clone(&active)) {
+            // What a batch has spelled out stays so in it: it does not go on under a policy that names users otherwise.
+            if former.policy.audit() != active.policy.audit() || former.pseudonym_key != active.pseudonym_key {
+                self.records.seal();
+            }
             self.retired.policy(former);
         }
     }

@@ -115,6 +115,7 @@ fn policy() -> PolicySource {
         rewrite: None,
         exchange: ExchangeKind::Plain,
         metering: None,
+        audit: decision_core::audit::AuditLevel::Buffered,
     };
     PolicySource {
         issuers: vec![IssuerSource { name: "cp".into(), gateways: vec![Gateway::Cp], roles: vec![] }],

@@ -36,6 +36,7 @@ fn policy() -> CompiledPolicy {
         rewrite: None,
         exchange: ExchangeKind::Plain,
         metering: None,
+        audit: decision_core::audit::AuditLevel::Buffered,
     };
     let mut source = PolicySource {
         issuers: vec![IssuerSource { name: "cp".into(), gateways: vec![Gateway::Cp], roles: vec!["viewer".into(), "admin".into()] }],

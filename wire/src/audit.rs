@@ -75,7 +75,7 @@ pub struct AuditRecord<'a> {
     pub key_set: u64,
     /// The last revocation that was enforced.
     pub revocation: u64,
-    /// What was charged.
+    /// What was charged. An intent has none, so that the charges of all records add up to what was spent.
     #[serde(borrow)]
     pub charges: Vec<Charge<'a>>,
     /// How it became known what the request cost; absent when nothing was charged.
@@ -118,7 +118,7 @@ pub struct Named<'a> {
     /// Its name; of a header in lower case.
     #[serde(borrow)]
     pub name: Text<'a>,
-    /// Its value, as sent.
+    /// Its value, as sent, cut at 256 bytes.
     #[serde(borrow)]
     pub value: Text<'a>,
 }
@@ -165,7 +165,7 @@ pub struct User<'a> {
     /// Issuer name.
     #[serde(borrow)]
     pub issuer: Text<'a>,
-    /// Subject.
+    /// Subject; where the policy has users hashed, the [pseudonym](crate::pseudonym) of it, and so of email and of scopes that name it.
     #[serde(borrow)]
     pub subject: Text<'a>,
     /// The `user_id` claim.

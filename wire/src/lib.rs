@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod frame;
 pub mod hex;
 pub mod policy;
+pub mod pseudonym;
 pub mod revocation;
 #[cfg(feature = "sources")]
 pub mod sources;

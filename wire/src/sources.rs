@@ -126,6 +126,7 @@ impl<'f> Merge<'f> {
             budgets,
             reporting,
             prices,
+            audit,
         } = document;
         once(&mut self.sections, name, "settings", settings, &mut self.document.settings)?;
         once(&mut self.sections, name, "approvals", approvals, &mut self.document.approvals)?;
@@ -133,6 +134,7 @@ impl<'f> Merge<'f> {
         once(&mut self.sections, name, "failure_modes", failure_modes, &mut self.document.failure_modes)?;
         once(&mut self.sections, name, "rules", rules, &mut self.document.rules)?;
         once(&mut self.sections, name, "reporting", reporting, &mut self.document.reporting)?;
+        once(&mut self.sections, name, "audit", audit, &mut self.document.audit)?;
         self.document.prices.extend(prices);
         self.document.responses.extend(responses);
         self.document.flags.extend(flags);

@@ -2,6 +2,7 @@
 
 use crate::policy::{self as wire, PolicyDocument};
 use crate::{audit, sync};
+use decision_core::audit::{AuditLevel, EmailRecording, Identities, WhenFull};
 use decision_core::budget::{AtCritical, Rhythm, Thresholds, Unit};
 use decision_core::decision::{Check, Target};
 use decision_core::failure::FailureMode;
@@ -9,9 +10,9 @@ use decision_core::flag::{FlagState, Switch};
 use decision_core::gateway::{Gateway, Method};
 use decision_core::obligations::Aspect;
 use decision_core::policy::source::{
-    BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource, OwnershipPlace,
-    OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource, SettingsSource, Unbounded,
-    Utilization,
+    AuditSource, BudgetSource, CostSource, CredentialForwarding, ExchangeKind, FailureModes, FlagSource, IssuerSource, MeteringSource,
+    OwnershipPlace, OwnershipSource, PolicySource, PriceSource, RateLimitHeaders, RequirementSource, RoleSource, RouteSource,
+    SettingsSource, Unbounded, Utilization,
 };
 use metering::Api;
 use std::time::Duration;
@@ -63,6 +64,7 @@ impl PolicyDocument {
             routes: self.routes.iter().map(route_source).collect(),
             budgets: self.budgets.iter().map(budget_source).collect(),
             prices: self.prices.iter().map(price_source).collect(),
+            audit: self.audit.as_ref().map(audit_source).unwrap_or_default(),
         }
     }
 }
@@ -121,6 +123,27 @@ impl From<wire::Switch> for Switch {
     }
 }
 
+fn audit_source(audit: &wire::Audit) -> AuditSource {
+    AuditSource {
+        request_headers: audit.request_headers.clone(),
+        response_headers: audit.response_headers.clone(),
+        query_parameters: audit.query_parameters.clone(),
+        identities: match audit.identities {
+            wire::Identities::Plain => Identities::Plain,
+            wire::Identities::Hashed => Identities::Hashed,
+        },
+        email: match audit.email {
+            wire::EmailRecording::Omitted => EmailRecording::Omitted,
+            wire::EmailRecording::Recorded => EmailRecording::Recorded,
+        },
+        hash_key: audit.hash_key.clone(),
+        when_full: match audit.when_full {
+            wire::WhenFull::DropOldest => WhenFull::DropOldest,
+            wire::WhenFull::Refuse => WhenFull::Refuse,
+        },
+    }
+}
+
 fn issuer_source(issuer: &wire::Issuer) -> IssuerSource {
     IssuerSource { name: issuer.name.clone(), gateways: gateways(&issuer.gateways), roles: issuer.roles.clone() }
 }
@@ -160,6 +183,11 @@ pub(crate) fn route_source(route: &wire::Route) -> RouteSource {
             wire::ExchangeKind::Websocket => ExchangeKind::Websocket,
         },
         metering: route.metering.as_ref().map(metering_source),
+        audit: match route.audit {
+            wire::AuditLevel::Required => AuditLevel::Required,
+            wire::AuditLevel::Buffered => AuditLevel::Buffered,
+            wire::AuditLevel::Sampled(of) => AuditLevel::Sampled(of),
+        },
     }
 }
 

@@ -21,7 +21,16 @@ fn bundle(change: impl FnOnce(&mut Issuer, &mut IssuerKeys)) -> Bundle {
     let mut keys = IssuerKeys { issuer: "pp".into(), keys: vec![es256(Some("k"))], known: KeysKnown::Always };
     change(&mut policy.issuers[0], &mut keys);
     assert_eq!(policy.issuers[0].gateways, [Gateway::Pp]);
-    Bundle { version: BundleVersion::default(), policy, keys: vec![keys], registration_key_hashes: vec![], rules: None, shadow: None }
+    let keys = vec![keys];
+    Bundle {
+        version: BundleVersion::default(),
+        policy,
+        keys,
+        registration_key_hashes: vec![],
+        pseudonym_key: None,
+        rules: None,
+        shadow: None,
+    }
 }
 
 fn error(change: impl FnOnce(&mut Issuer, &mut IssuerKeys)) -> String {

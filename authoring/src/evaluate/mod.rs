@@ -24,6 +24,7 @@ pub fn without_keys(document: &PolicyDocument) -> Result<LoadedBundle, BundleErr
         policy: document.clone(),
         keys: document.issuers.iter().map(|issuer| unknown(&issuer.name)).collect(),
         registration_key_hashes: Vec::new(),
+        pseudonym_key: None,
         rules: None,
         shadow: None,
     };

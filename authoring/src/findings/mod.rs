@@ -217,6 +217,7 @@ fn idle_responses(document: &PolicyDocument, messages: &mut Vec<String>) {
         (DenyReason::ApprovalRequired.code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::ApprovalRefused.code(), any(|route| route.approval == Approval::Governor)),
         (DenyReason::ApprovalBodyTooLarge.code(), any(|route| route.approval == Approval::Governor)),
+        (DenyReason::AuditedBodyTooLarge.code(), any(|route| route.audit == policy::AuditLevel::Required)),
         (DenyReason::FeatureDisabled.code(), any(|route| route.flag.is_some())),
         (DenyReason::RuleRefused.code(), document.rules.is_some()),
         (DenyReason::MeteredBody.code(), any(priced_by_tokens)),

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Mutex;
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown, RulesImage, ShadowPolicy};
 use wire::policy::{IssuerKey, PolicyDocument};
+use wire::pseudonym::PseudonymKey;
 
 /// The keys that a policy names, resolved. Neither printed nor stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +23,7 @@ use wire::policy::{IssuerKey, PolicyDocument};
 pub struct ResolvedKeys {
     issuers: Vec<IssuerKeys>,
     registration_key_hashes: Vec<[u8; 32]>,
+    pseudonym_key: Option<PseudonymKey>,
 }
 
 /// The shortest registration key. Whoever has it may create customers.
@@ -111,6 +113,9 @@ impl Resolved {
         for hash in &self.keys.registration_key_hashes {
             field(hash);
         }
+        if let Some(key) = &self.keys.pseudonym_key {
+            field(key.bytes());
+        }
         digest.finalize().into()
     }
 
@@ -125,8 +130,8 @@ impl Resolved {
             CustomRules::Published => rules::reload(&self.document, &self.files),
         }?;
         let Self { files, document, keys, jwk_changes, shadow } = self;
-        let bundle =
-            Bundle { version, policy: document, keys: keys.issuers, registration_key_hashes: keys.registration_key_hashes, rules, shadow };
+        let ResolvedKeys { issuers, registration_key_hashes, pseudonym_key } = keys;
+        let bundle = Bundle { version, policy: document, keys: issuers, registration_key_hashes, pseudonym_key, rules, shadow };
         let located = |error| PolicyFault::of_bundle(&error, &files);
         let image = bundle.encode().map_err(located)?;
         let loaded = Bundle::decode(&image).and_then(|bundle| bundle.load()).map_err(located)?;
@@ -154,7 +159,19 @@ fn resolve_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &F
         issuers.push(IssuerKeys { issuer: issuer.name.clone(), keys, known: KeysKnown::Always });
     }
     let registration_key_hashes = resolve_registration_keys(document, secrets, files)?;
-    Ok(ResolvedKeys { issuers, registration_key_hashes })
+    let pseudonym_key = resolve_pseudonym_key(document, secrets, files)?;
+    Ok(ResolvedKeys { issuers, registration_key_hashes, pseudonym_key })
+}
+
+fn resolve_pseudonym_key(
+    document: &PolicyDocument,
+    secrets: &SecretsDirectory,
+    files: &Files,
+) -> Result<Option<PseudonymKey>, PolicyFault> {
+    let Some(name) = document.audit.as_ref().and_then(|audit| audit.hash_key.as_ref()) else { return Ok(None) };
+    let field = "audit.hash_key";
+    let secret = secrets.read(name).map_err(|error| PolicyFault::of_secret(field, &error, files))?;
+    PseudonymKey::new(secret).map(Some).map_err(|error| PolicyFault::of_secret(field, &error, files))
 }
 
 fn resolve_registration_keys(document: &PolicyDocument, secrets: &SecretsDirectory, files: &Files) -> Result<Vec<[u8; 32]>, PolicyFault> {

@@ -29,7 +29,7 @@ pub struct EmbeddedBundle {
     pub issuers_without_keys: Vec<String>,
 }
 
-/// The bundle in force, for a plugin configuration: public keys only. Shared secrets and registration keys are left out.
+/// The bundle in force, for a plugin configuration: public keys only. Shared secrets, registration keys and the key that records hash users with are left out.
 #[utoipa::path(
     get, path = "/admin/v1/policies/active/bundle", operation_id = "policies.bundle",
     responses((status = 200, body = EmbeddedBundle)),
@@ -43,6 +43,7 @@ pub(super) async fn bundle(State(state): State<AppState>, _caller: Caller) -> Re
 fn embedded(policy: &ActivePolicy) -> Result<EmbeddedBundle, BundleError> {
     let mut bundle = Bundle::decode(&policy.image)?;
     bundle.registration_key_hashes.clear();
+    bundle.pseudonym_key = None;
     for issuer in &mut bundle.keys {
         if issuer.keys.iter().any(is_secret) {
             *issuer = IssuerKeys { issuer: issuer.issuer.clone(), keys: Vec::new(), known: KeysKnown::NotYet };

@@ -64,7 +64,15 @@ pub(crate) fn policy(cap: i64) -> ActivePolicy {
         keys: vec![KeyMaterial { kid: Some("k1".into()), algorithm: "HS256".into(), material: KEY.to_vec() }],
         known: KeysKnown::Always,
     }];
-    let bundle = Bundle { version, policy: document.clone(), keys, registration_key_hashes: Vec::new(), rules: None, shadow: None };
+    let bundle = Bundle {
+        version,
+        policy: document.clone(),
+        keys,
+        registration_key_hashes: Vec::new(),
+        pseudonym_key: None,
+        rules: None,
+        shadow: None,
+    };
     let image = bundle.encode().unwrap().into();
     ActivePolicy { version, document, loaded: bundle.load().unwrap(), rules: None, image, keys_fingerprint: [0; 32], jwk_changes: 0 }
 }

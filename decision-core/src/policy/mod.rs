@@ -4,6 +4,7 @@ pub mod compile;
 pub mod route;
 pub mod source;
 
+use crate::audit::{AuditLevel, AuditRules};
 use crate::budget::{Budget, BudgetId, Units};
 use crate::decision::Charge;
 use crate::flag::{Flag, FlagId, FlagSet, FlagState, SwitchedOff};
@@ -68,6 +69,8 @@ pub struct Route {
     pub exchange: ExchangeKind,
     /// How it becomes known what a request cost.
     pub metering: Metering,
+    /// How surely its requests are recorded.
+    pub audit: AuditLevel,
     /// The budget that counts its requests per client address.
     pub limit: Option<BudgetId>,
     /// What it may charge: a budget that is for one tier or gateway only counts there. Most routes charge the same.
@@ -187,6 +190,7 @@ pub struct CompiledPolicy {
     /// Sorted by coded reason.
     responses: Responses,
     ruled: GatewaySet,
+    audit: AuditRules,
 }
 
 impl CompiledPolicy {
@@ -259,6 +263,12 @@ impl CompiledPolicy {
     #[must_use]
     pub const fn ruled(&self) -> GatewaySet {
         self.ruled
+    }
+
+    /// What records hold.
+    #[must_use]
+    pub const fn audit(&self) -> &AuditRules {
+        &self.audit
     }
 
     /// All budgets, in the order in which they are charged and named.

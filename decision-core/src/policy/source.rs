@@ -1,5 +1,6 @@
 //! The policy before it is compiled: plain values with names, as a document says them.
 
+use crate::audit::{AuditLevel, EmailRecording, Identities, WhenFull};
 use crate::budget::{AtCritical, Rhythm, Thresholds, Unit};
 use crate::decision::Target;
 use crate::facts::Upgrade;
@@ -25,6 +26,21 @@ pub struct PolicySource {
     pub responses: Vec<(String, String)>,
     /// The gateways whose requests custom rules judge; none when there are no rules.
     pub rules: Option<Vec<Gateway>>,
+    pub audit: AuditSource,
+}
+
+/// What records hold beyond what all of them do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see PolicySource")]
+pub struct AuditSource {
+    pub request_headers: Vec<String>,
+    pub response_headers: Vec<String>,
+    pub query_parameters: Vec<String>,
+    pub identities: Identities,
+    pub email: EmailRecording,
+    /// The name of the secret.
+    pub hash_key: Option<String>,
+    pub when_full: WhenFull,
 }
 
 /// Settings that decisions depend on.
@@ -184,6 +200,7 @@ pub struct RouteSource {
     pub rewrite: Option<String>,
     pub exchange: ExchangeKind,
     pub metering: Option<MeteringSource>,
+    pub audit: AuditLevel,
 }
 
 /// How it becomes known what a request cost in the end.

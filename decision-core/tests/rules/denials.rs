@@ -303,6 +303,7 @@ fn every_reason_has_its_status() {
         (DenyReason::BodyKeyRepeated, 400),
         (DenyReason::BodyTooLarge, 413),
         (DenyReason::RuleRefused, 403),
+        (DenyReason::AuditedBodyTooLarge, 413),
         (DenyReason::CredentialRefused(CredentialFault::VerificationBudgetSpent), 429),
     ];
     for (reason, status) in rest {
@@ -314,7 +315,14 @@ fn every_reason_has_its_status() {
 
 #[test]
 fn only_a_budget_and_unknown_revocations_may_fail_open() {
-    let closed = [Fault::PolicyUnavailable, Fault::ApprovalUnavailable, Fault::TooManyWaiting, Fault::KeysUnavailable];
+    let closed = [
+        Fault::PolicyUnavailable,
+        Fault::ApprovalUnavailable,
+        Fault::TooManyWaiting,
+        Fault::KeysUnavailable,
+        Fault::AuditUnavailable,
+        Fault::AuditQueueFull,
+    ];
     for fault in closed.into_iter().chain([Fault::BudgetUnavailable, Fault::RevocationUnknown]) {
         assert_eq!(resolve(fault, FailureMode::Closed), Resolution::FailedClosed, "{fault:?}");
         let open = if closed.contains(&fault) { Resolution::FailedClosed } else { Resolution::FailedOpen };

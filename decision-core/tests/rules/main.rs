@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy's exception for tests does not cover the functions around them")]
 
 mod accounts;
+mod audit;
 mod budgets;
 mod compiling;
 mod denials;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use wire::audit::{AuditRecord, Mentions};
 use wire::bundle::{Bundle, BundleVersion, IssuerKeys, KeyMaterial, KeysKnown};
 use wire::policy::PolicyDocument;
+use wire::pseudonym::PseudonymKey;
 use wire::revocation::{RevocationChange, RevocationPage};
 use wire::sync::{AccountGrant, RecordBatch, SyncAnswer, SyncRequest};
 
@@ -49,6 +50,11 @@ pub(crate) fn version(activation: u64) -> BundleVersion {
     BundleVersion { database_id: [7; 16], activation, revision: activation + 100, key_set: 1, shadow: 0 }
 }
 
+/// The key of the hashes in records.
+pub(crate) fn pseudonym_key() -> PseudonymKey {
+    PseudonymKey::new(b"0123456789abcdef0123456789abcdef".to_vec()).unwrap()
+}
+
 /// A bundle of that document.
 pub(crate) fn image(document: &PolicyDocument, version: BundleVersion) -> Vec<u8> {
     let keys = document.issuers.iter().map(|issuer| IssuerKeys {
@@ -61,7 +67,9 @@ pub(crate) fn image(document: &PolicyDocument, version: BundleVersion) -> Vec<u8
         known: KeysKnown::Always,
     });
     let registration_key_hashes = vec![tokens::registration_key_hash()];
-    Bundle { version, policy: document.clone(), keys: keys.collect(), registration_key_hashes, rules: None, shadow: None }.encode().unwrap()
+    let (policy, keys) = (document.clone(), keys.collect());
+    let pseudonym_key = policy.audit.as_ref().and_then(|audit| audit.hash_key.as_ref()).map(|_| pseudonym_key());
+    Bundle { version, policy, keys, registration_key_hashes, pseudonym_key, rules: None, shadow: None }.encode().unwrap()
 }
 
 /// A page of revocations that follows `after`.
@@ -415,6 +423,7 @@ impl Gate {
         }
         let vm = self.vm.borrow();
         assert!(!vm.leases.holds_leases(), "something is held for ever");
+        assert!(vm.records.awaits_nothing(), "an intent is waited for by nobody");
         assert!(vm.waiting.is_empty() && vm.asks.is_empty() && vm.answers.is_empty() && vm.undos.is_empty() && vm.records.is_empty());
     }
 }

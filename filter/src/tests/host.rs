@@ -224,6 +224,11 @@ impl Host for FakeHost {
         self.with_stream(replace).ok_or(HostError::Refused)
     }
 
+    fn response_headers(&self) -> Result<Vec<u8>, HostError> {
+        self.note("response_headers");
+        self.with_stream(|stream| serialise(&stream.response)).ok_or(HostError::Refused)
+    }
+
     fn response_status(&self) -> Option<u16> {
         self.note("response_status");
         self.with_stream(|stream| find(&stream.response, ":status")?.parse().ok())?

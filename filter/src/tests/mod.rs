@@ -3,6 +3,7 @@
 mod answers;
 mod approvals;
 mod calls;
+mod capture;
 mod cold_start;
 #[path = "../../../decision-core/tests/counting/mod.rs"]
 mod counting;
@@ -14,6 +15,7 @@ mod gate;
 mod holding;
 mod host;
 mod host_calls;
+mod intents;
 mod keys;
 mod limits;
 mod loading;

@@ -5,6 +5,7 @@
 use super::{Bundle, BundleError, BundleVersion, IssuerKeys, RulesImage, ShadowPolicy};
 use crate::frame::{self, FrameError};
 use crate::policy::{PolicyDocument, Role, Route};
+use crate::pseudonym::PseudonymKey;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -56,6 +57,7 @@ pub(super) struct Head {
     pub(super) policy: PolicyDocument,
     pub(super) keys: Vec<IssuerKeys>,
     pub(super) registration_key_hashes: Vec<[u8; 32]>,
+    pub(super) pseudonym_key: Option<PseudonymKey>,
 }
 
 /// The same of the revision in shadow.
@@ -71,6 +73,7 @@ pub(super) fn write(bundle: &Bundle) -> Result<Vec<u8>, BundleError> {
         policy: without_tables(&bundle.policy),
         keys: bundle.keys.clone(),
         registration_key_hashes: bundle.registration_key_hashes.clone(),
+        pseudonym_key: bundle.pseudonym_key.clone(),
     };
     writer.one(Kind::Head, &head)?;
     writer.many(Kind::Roles, &bundle.policy.roles)?;
@@ -108,6 +111,7 @@ fn without_tables(policy: &PolicyDocument) -> PolicyDocument {
         budgets: policy.budgets.clone(),
         reporting: policy.reporting.clone(),
         prices: policy.prices.clone(),
+        audit: policy.audit.clone(),
     }
 }
 
@@ -230,12 +234,12 @@ pub(super) fn read(image: &[u8]) -> Result<Bundle, BundleError> {
         }
         at += bytes.len();
     }
-    let Head { mut policy, keys, registration_key_hashes } = head.ok_or(BundleError::Parts)?;
+    let Head { mut policy, keys, registration_key_hashes, pseudonym_key } = head.ok_or(BundleError::Parts)?;
     tables.put_into(&mut policy);
     if let Some(shadow) = &mut shadow {
         shadow_tables.put_into(&mut shadow.policy);
     }
-    Ok(Bundle { version: table.version, policy, keys, registration_key_hashes, rules, shadow })
+    Ok(Bundle { version: table.version, policy, keys, registration_key_hashes, pseudonym_key, rules, shadow })
 }
 
 #[derive(Default)]
@@ -274,6 +278,7 @@ mod tests {
             rewrite: None,
             exchange: crate::policy::ExchangeKind::Plain,
             metering: None,
+            audit: crate::policy::AuditLevel::Sampled(7),
         };
         let role = |index: usize| Role { name: format!("role-{index}"), aliases: vec![], permissions: vec!["*".into()] };
         let policy = PolicyDocument {
@@ -288,6 +293,7 @@ mod tests {
             policy,
             keys: vec![],
             registration_key_hashes: vec![[1; 32]],
+            pseudonym_key: PseudonymKey::new(vec![2; 32]).ok(),
             rules: None,
         }
     }

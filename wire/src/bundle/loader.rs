@@ -4,6 +4,7 @@ use super::image::{self, Head, Kind, Part, ShadowHead};
 use super::issuers::issuer_rules;
 use super::{BundleError, BundleVersion, IssuerKeys, LoadedBundle, LoadedShadow, RulesImage};
 use crate::policy::{Issuer, PolicyDocument, Role, Route};
+use crate::pseudonym::PseudonymKey;
 use crate::translate::{role_source, route_source};
 use authn::{IssuerRules, Issuers};
 use decision_core::policy::CompiledPolicy;
@@ -20,6 +21,7 @@ pub struct Loader {
     compiler: Option<Compiler>,
     issuers: Option<Keyring>,
     registration_key_hashes: Vec<[u8; 32]>,
+    pseudonym_key: Option<PseudonymKey>,
     active: Option<CompiledPolicy>,
     rules: Option<RulesImage>,
     shadow: Option<ShadowUnderWay>,
@@ -55,6 +57,7 @@ impl Loader {
             compiler: None,
             issuers: None,
             registration_key_hashes: Vec::new(),
+            pseudonym_key: None,
             active: None,
             rules: None,
             shadow: None,
@@ -111,8 +114,8 @@ impl Loader {
         self.at += bytes.len();
         match part.kind {
             Kind::Head => {
-                let Head { policy, keys, registration_key_hashes } = image::parse(bytes)?;
-                self.registration_key_hashes = registration_key_hashes;
+                let Head { policy, keys, registration_key_hashes, pseudonym_key } = image::parse(bytes)?;
+                (self.registration_key_hashes, self.pseudonym_key) = (registration_key_hashes, pseudonym_key);
                 self.begin(&policy, Kind::Routes)?;
                 self.issuers = Some(Keyring { ahead: policy.issuers.into_iter(), keys, done: Vec::new() });
                 Ok(())
@@ -174,6 +177,7 @@ impl Loader {
             policy: self.active.take().ok_or(BundleError::Parts)?,
             issuers: Issuers::new(keyring.done).map_err(BundleError::Issuers)?,
             registration_key_hashes: std::mem::take(&mut self.registration_key_hashes),
+            pseudonym_key: self.pseudonym_key.take(),
             rules: self.rules.take(),
             shadow: shadow.transpose()?,
         })

@@ -11,6 +11,7 @@ pub use loader::Loader;
 
 use crate::frame::FrameError;
 use crate::policy::PolicyDocument;
+use crate::pseudonym::PseudonymKey;
 use authn::{InvalidIssuers, InvalidKey, Issuers};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::CompileError;
@@ -91,6 +92,8 @@ pub struct Bundle {
     pub keys: Vec<IssuerKeys>,
     /// SHA-256 of each registration key.
     pub registration_key_hashes: Vec<[u8; 32]>,
+    /// The key of the hashes that records name users by, where the policy wants that. Without it they name nobody.
+    pub pseudonym_key: Option<PseudonymKey>,
     /// The custom rules, ready to be loaded.
     pub rules: Option<RulesImage>,
     /// The revision that is evaluated beside the active one.
@@ -152,6 +155,8 @@ pub struct LoadedBundle {
     pub issuers: Issuers,
     /// SHA-256 of each registration key.
     pub registration_key_hashes: Vec<[u8; 32]>,
+    /// The key of the hashes that records name users by.
+    pub pseudonym_key: Option<PseudonymKey>,
     /// The custom rules.
     pub rules: Option<RulesImage>,
     /// The revision in shadow.

@@ -3,9 +3,11 @@
 //! Every list and map here is data; what it means is decided by `decision-core`, into which
 //! [`PolicyDocument::to_source`](crate::policy::PolicyDocument::to_source) translates it.
 
+mod audit;
 mod money;
 mod route;
 
+pub use audit::{Audit, AuditLevel, EmailRecording, Identities, WhenFull};
 pub use money::{AtCritical, Price, RateLimitHeaders, Reporting, Thresholds, Utilization};
 pub use route::{
     Api, Approval, CostSource, CredentialForwarding, ExchangeKind, Metering, Method, Ownership, OwnershipPlace, Requirement, Route,
@@ -53,6 +55,8 @@ pub struct PolicyDocument {
     /// What the tokens of language models cost. A revision never changes, and records name it: so is each charge explained by
     /// the prices of its time.
     pub prices: Vec<Price>,
+    /// What audit records hold. At most one file has it.
+    pub audit: Option<Audit>,
 }
 
 /// Settings that are not tied to one rule.

@@ -1,6 +1,6 @@
 //! Routes, as operators write them.
 
-use super::Gateway;
+use super::{AuditLevel, Gateway};
 use serde::{Deserialize, Serialize};
 
 /// A request method that a route may name.
@@ -84,6 +84,9 @@ pub struct Route {
     /// How it becomes known what a request cost in the end; absent: it costs `cost_micros`.
     #[serde(default)]
     pub metering: Option<Metering>,
+    /// How surely its requests are recorded: `required`, `buffered` or `{sampled: N}`.
+    #[serde(default)]
+    pub audit: AuditLevel,
 }
 
 /// How it becomes known what a request cost in the end. Until then an upper bound is reserved.

@@ -4,6 +4,7 @@
 //! [`Compiler::role`] and one [`Compiler::route`] for each, [`Compiler::finish`]. No piece takes longer because of those
 //! before it.
 
+mod audit;
 mod budgets;
 mod error;
 mod flags;
@@ -16,6 +17,7 @@ pub use error::CompileError;
 use super::route::RouteIndex;
 use super::source::{IssuerSource, PolicySource, RoleSource, RouteSource, SettingsSource};
 use super::{CompiledPolicy, IssuerPowers, Responses, Route};
+use crate::audit::AuditRules;
 use crate::budget::{Budget, CHARGE_MAX};
 use crate::decision::Charge;
 use crate::flag::{Flag, FlagSet};
@@ -60,6 +62,7 @@ pub struct Compiler {
     flags: Vec<Flag>,
     responses: Responses,
     ruled: GatewaySet,
+    audit: AuditRules,
     routes: Vec<Route>,
     /// Indices into `routes`, by name.
     names: HashTable<u32>,
@@ -108,6 +111,7 @@ impl Compiler {
             roles: HashMap::new(),
             issuers: source.issuers.clone(),
             ruled,
+            audit: audit::compile_audit(&source.audit)?,
             routes: Vec::new(),
             names: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
@@ -153,8 +157,8 @@ impl Compiler {
             return Err(unknown("approvals.governor_role", &self.settings.governor_role, self.roles.keys().map(|role| &**role)));
         }
         let issuers = compile_issuers(&self.issuers, &self.roles)?;
-        let Self { settings, catalogue, roles, budgets, prices, flags, responses, ruled, routes, index, .. } = self;
-        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, prices, index, flags, responses, ruled })
+        let Self { settings, catalogue, roles, budgets, prices, flags, responses, ruled, audit, routes, index, .. } = self;
+        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, prices, index, flags, responses, ruled, audit })
     }
 
     /// The permission's name, as routes have it.

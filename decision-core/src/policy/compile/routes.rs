@@ -2,7 +2,7 @@
 
 use super::error::{CompileError, range, unknown};
 use super::metering::compile_metering;
-use super::{Compiler, limits};
+use super::{Compiler, audit, limits};
 use crate::budget::{Budget, CHARGE_MAX, Counted, Unit, Units};
 use crate::decision::Charge;
 use crate::flag::FlagId;
@@ -98,6 +98,9 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
         return Err(inconsistent(at, "a flag must not switch the control plane's own API: a route on ADMIN has no `flag`"));
     }
     let flag = route.flag.as_ref().map(|name| flag(compiler, name, at)).transpose()?;
+    let charges = if identified { charges(compiler, route, at)? } else { Arc::default() };
+    let costs = identified && (cost_of(compiler, route) != 0 || route.tasks != 0);
+    let charged = costs || !charges.is_empty() || route.metering.is_some();
     Ok(Route {
         id,
         name: route.name.as_str().into(),
@@ -112,7 +115,8 @@ fn compiled(compiler: &mut Compiler, route: &RouteSource, id: RouteId, at: &str)
         credential: route.credential,
         limit: route.limit.as_ref().map(|name| limits::of_route(name, at, &compiler.budgets)).transpose()?,
         metering: compile_metering(route, cost_of(compiler, route), &compiler.prices, at)?,
-        charges: if identified { charges(compiler, route, at)? } else { Arc::default() },
+        charges,
+        audit: audit::level(route, requirement, charged, at)?,
         flag,
         ownership: route.ownership.as_ref().map(|ownership| owner(ownership, route, at)).transpose()?,
         rewrite: route.rewrite.as_ref().map(|path| rewrite(path, route, at)).transpose()?,
