@@ -11,6 +11,7 @@
 
 pub mod budget;
 pub mod causes;
+pub mod counterfactual;
 pub mod decide;
 pub mod decision;
 pub mod explain;

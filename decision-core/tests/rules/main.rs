@@ -5,6 +5,7 @@
 mod accounts;
 mod budgets;
 mod compiling;
+mod counterfactual;
 mod denials;
 #[path = "../fixture/mod.rs"]
 mod fixture;
