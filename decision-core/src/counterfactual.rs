@@ -209,9 +209,12 @@ impl Change {
             | Self::SmallerBody
             | Self::OutputLimit
             | Self::OtherModel => By::Caller,
-            Self::Role { .. } | Self::TrialUntil(_) | Self::PaidUser | Self::CustomerId | Self::Governor { .. } | Self::ScopeKnown { .. } => {
-                By::Issuer
-            }
+            Self::Role { .. }
+            | Self::TrialUntil(_)
+            | Self::PaidUser
+            | Self::CustomerId
+            | Self::Governor { .. }
+            | Self::ScopeKnown { .. } => By::Issuer,
             Self::Approval => By::Governor,
             Self::NextWindow { .. } => By::Time,
             Self::RouteExists
@@ -364,7 +367,9 @@ pub fn changes(situation: &Situation<'_>, reason: DenyReason) -> Vec<Change> {
         DenyReason::AmbiguousPath(_) => vec![Change::CanonicalPath],
         DenyReason::AmbiguousHeader(name) | DenyReason::ApprovalHeader(name) => vec![Change::Header(name)],
         DenyReason::NoRoute => elsewhere(situation),
-        DenyReason::FeatureDisabled => facts.route.and_then(|route| flag_name(policy, route.flag?)).map(Change::FlagOn).into_iter().collect(),
+        DenyReason::FeatureDisabled => {
+            facts.route.and_then(|route| flag_name(policy, route.flag?)).map(Change::FlagOn).into_iter().collect()
+        }
         DenyReason::UpgradeRefused => facts.route.map(|route| Change::Upgrade(route.exchange.upgrade())).into_iter().collect(),
         DenyReason::CredentialMissing => accepted(policy, facts.gateway),
         DenyReason::CredentialRefused(fault) => of_credential(policy, facts.gateway, fault),

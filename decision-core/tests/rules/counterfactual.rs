@@ -122,9 +122,7 @@ impl World {
             Change::Upgrade(upgrade) => vec![Self { upgrade: *upgrade, ..self.clone() }],
             Change::FlagOn(flag) => one(&|world| world.set_flag(flag, FlagState::On)),
             Change::FlagOff(flag) => one(&|world| world.set_flag(flag, FlagState::Off)),
-            Change::Token { issuers } => {
-                issuers.iter().map(|issuer| Self { asker: self.good(issuer), ..self.clone() }).collect()
-            }
+            Change::Token { issuers } => issuers.iter().map(|issuer| Self { asker: self.good(issuer), ..self.clone() }).collect(),
             Change::GoodToken(_) | Change::Unrevoked(_) => {
                 let issuer = if self.gateway == Gateway::Pp { "pp" } else { "cp" };
                 vec![Self { asker: self.good(issuer), ..self.clone() }]
@@ -142,7 +140,8 @@ impl World {
             Change::PermissionGiven(permission) => one(&|world| {
                 let issuer = world.user().issuer.to_string();
                 let assignable = world.source.issuers.iter().find(|known| known.name == issuer).unwrap().roles.clone();
-                let given = |role: &&mut decision_core::policy::source::RoleSource| assignable.is_empty() || assignable.contains(&role.name);
+                let given =
+                    |role: &&mut decision_core::policy::source::RoleSource| assignable.is_empty() || assignable.contains(&role.name);
                 let role = world.source.roles.iter_mut().find(given).unwrap();
                 role.permissions.push(permission.clone());
                 let name = role.name.as_str().into();
@@ -177,18 +176,20 @@ impl World {
 fn flags() -> impl Strategy<Value = Vec<FlagSource>> {
     let state = || prop_oneof![3 => Just(FlagState::On), 1 => Just(FlagState::Off)];
     let switch = proptest::sample::select(Switch::ALL.to_vec());
-    (state(), state(), proptest::collection::vec(switch, 1..3), proptest::option::of(0..=100_u8)).prop_map(|(one, other, mut switches, rollout)| {
-        switches.sort();
-        switches.dedup();
-        let flag = |name: &str, default, switches, rollout_percent| FlagSource {
-            name: name.into(),
-            default,
-            overrides: Vec::new(),
-            rollout_percent,
-            switches,
-        };
-        vec![flag("gate", one, Vec::new(), None), flag("checks", other, switches, rollout)]
-    })
+    (state(), state(), proptest::collection::vec(switch, 1..3), proptest::option::of(0..=100_u8)).prop_map(
+        |(one, other, mut switches, rollout)| {
+            switches.sort();
+            switches.dedup();
+            let flag = |name: &str, default, switches, rollout_percent| FlagSource {
+                name: name.into(),
+                default,
+                overrides: Vec::new(),
+                rollout_percent,
+                switches,
+            };
+            vec![flag("gate", one, Vec::new(), None), flag("checks", other, switches, rollout)]
+        },
+    )
 }
 
 fn policies() -> impl Strategy<Value = PolicySource> {
@@ -247,14 +248,8 @@ fn worlds() -> impl Strategy<Value = World> {
     let gateway = prop_oneof![Just(Gateway::Cp), Just(Gateway::Pp), Just(Gateway::Plant), Just(Gateway::Admin)];
     let upgrade = prop_oneof![6 => Just(Upgrade::None), 1 => Just(Upgrade::Websocket), 1 => Just(Upgrade::Other)];
     let verdict = prop_oneof![Just(RuleVerdict::Allow { target: None }), Just(RuleVerdict::Deny)];
-    (policies(), gateway, request, upgrade, askers(), verdict).prop_map(|(source, gateway, (method, path), upgrade, asker, verdict)| World {
-        source,
-        gateway,
-        method,
-        path,
-        upgrade,
-        asker,
-        verdict,
+    (policies(), gateway, request, upgrade, askers(), verdict).prop_map(|(source, gateway, (method, path), upgrade, asker, verdict)| {
+        World { source, gateway, method, path, upgrade, asker, verdict }
     })
 }
 
@@ -275,7 +270,8 @@ const OF_DECISIONS: [&str; 11] = [
 
 #[test]
 fn what_is_said_to_have_to_change_takes_the_reason_away() {
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() });
     let reached = std::cell::RefCell::new(BTreeSet::new());
     let tried = std::cell::RefCell::new(BTreeSet::new());
     runner
@@ -301,8 +297,24 @@ fn what_is_said_to_have_to_change_takes_the_reason_away() {
     assert!(OF_DECISIONS.iter().all(|code| reached.contains(code)), "reached only {reached:?}");
     let tried = tried.into_inner();
     let wanted = [
-        "method", "gateway", "route", "upgrade", "flag_on", "flag_off", "token", "good_token", "unrevoked", "registration_key", "role",
-        "permission_given", "trial_until", "paid_user", "route_open_to_trials", "customer_id", "governor", "rule_allows",
+        "method",
+        "gateway",
+        "route",
+        "upgrade",
+        "flag_on",
+        "flag_off",
+        "token",
+        "good_token",
+        "unrevoked",
+        "registration_key",
+        "role",
+        "permission_given",
+        "trial_until",
+        "paid_user",
+        "route_open_to_trials",
+        "customer_id",
+        "governor",
+        "rule_allows",
     ];
     assert!(wanted.iter().all(|name| tried.contains(name)), "tried only {tried:?}");
 }
@@ -310,7 +322,13 @@ fn what_is_said_to_have_to_change_takes_the_reason_away() {
 #[test]
 fn every_reason_has_something_that_would_change_it_and_words_for_it() {
     let policy = compile(&PolicySource {
-        flags: vec![FlagSource { name: "gate".into(), default: FlagState::Off, overrides: vec![], rollout_percent: None, switches: vec![] }],
+        flags: vec![FlagSource {
+            name: "gate".into(),
+            default: FlagState::Off,
+            overrides: vec![],
+            rollout_percent: None,
+            switches: vec![],
+        }],
         ..{
             let mut source = source();
             source.routes[4].flag = Some("gate".into());
