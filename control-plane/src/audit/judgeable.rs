@@ -1,6 +1,5 @@
 //! Records of the audit log, as far as another policy can judge their requests: the one place where replay and explain read it.
 
-use crate::holders::HolderId;
 use authoring::replay::{RecordedCharge, RecordedOutcome, RecordedRequest, RecordedUser};
 use decision_core::facts::Upgrade;
 use decision_core::gateway::Gateway;
@@ -13,15 +12,19 @@ use sqlx::{FromRow, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What is read of a record: no more than decisions read, and what names it.
-const COLUMNS: &str = "holder, sequence, \"timestamp\", request_id, correlation_id, gateway_type, http_method, endpoint, upgrade, issuer, \
-     subject, user_id, email, customer_id, agent_id, governor_agent_id, roles, tier, trial_mode, trial_until, decision, reason, rule, route, \
-     sandbox, approval_id IS NOT NULL AS approval, charges, usage, \
-     checks @> '[{\"check\": \"budget\", \"outcome\": \"failed_open\"}]' AS failed_open, revision, sampled_of";
-
-/// Records of requests that ended, from a time on and before another, of one gateway or all.
-const SELECTED: &str = "FROM gateway_audit_logs WHERE phase = 'outcome' AND \"timestamp\" >= $1 AND \"timestamp\" < $2 \
-     AND ($3::text IS NULL OR gateway_type = $3)";
+/// A query of records of requests that ended: no more of them than decisions read, and what names them.
+macro_rules! judgeable {
+    ($rest:literal) => {
+        concat!(
+            "SELECT holder, sequence, \"timestamp\", request_id, correlation_id, gateway_type, http_method, endpoint, upgrade, issuer, \
+             subject, user_id, email, customer_id, agent_id, governor_agent_id, roles, tier, trial_mode, trial_until, decision, reason, \
+             rule, route, sandbox, approval_id IS NOT NULL AS approval, charges, usage, \
+             checks @> '[{\"check\": \"budget\", \"outcome\": \"failed_open\"}]' AS failed_open, revision, sampled_of \
+             FROM gateway_audit_logs WHERE phase = 'outcome' AND ",
+            $rest
+        )
+    };
+}
 
 /// A record.
 #[derive(Clone, Debug, FromRow)]
@@ -190,13 +193,14 @@ fn timestamp(at: OffsetDateTime) -> Timestamp {
 /// The next records of a range after a place, in the order of time. Each page is a statement of its own: a cursor would keep a
 /// transaction open for as long as the reader takes.
 pub async fn page(database: &PgPool, range: &Range, after: Option<Place>, limit: i64) -> Result<Vec<JudgeableRecord>, sqlx::Error> {
-    let statement = format!(
-        "SELECT {COLUMNS} {SELECTED} AND ($4::timestamptz IS NULL OR (\"timestamp\", holder, sequence) > ($4, $5, $6)) \
+    let statement = judgeable!(
+        "\"timestamp\" >= $1 AND \"timestamp\" < $2 AND ($3::text IS NULL OR gateway_type = $3) \
+         AND ($4::timestamptz IS NULL OR (\"timestamp\", holder, sequence) > ($4, $5, $6)) \
          ORDER BY \"timestamp\", holder, sequence LIMIT $7"
     );
     // The place's own time bounds the scan too: a row comparison alone would not with every index.
     let since = after.map_or(range.since, |place| place.at);
-    sqlx::query_as(sqlx::AssertSqlSafe(statement))
+    sqlx::query_as(statement)
         .persistent(false)
         .bind(since)
         .bind(range.until)
@@ -211,27 +215,21 @@ pub async fn page(database: &PgPool, range: &Range, after: Option<Place>, limit:
 
 /// About how many records a range has, as the planner thinks: counting them would take as long as reading them.
 pub async fn estimate(database: &PgPool, range: &Range) -> Result<u64, sqlx::Error> {
-    let statement = format!("EXPLAIN (FORMAT JSON) SELECT 1 {SELECTED}");
-    let (Json(plan),): (Json<serde_json::Value>,) = sqlx::query_as(sqlx::AssertSqlSafe(statement))
-        .persistent(false)
-        .bind(range.since)
-        .bind(range.until)
-        .bind(range.gateway)
-        .fetch_one(database)
-        .await?;
+    let statement = "EXPLAIN (FORMAT JSON) SELECT FROM gateway_audit_logs WHERE phase = 'outcome' AND \"timestamp\" >= $1 \
+         AND \"timestamp\" < $2 AND ($3::text IS NULL OR gateway_type = $3)";
+    let query = sqlx::query_as(statement).persistent(false).bind(range.since).bind(range.until).bind(range.gateway);
+    let (Json(plan),): (Json<serde_json::Value>,) = query.fetch_one(database).await?;
     Ok(plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_u64).unwrap_or_default())
 }
 
 /// The record of this id, or of the request of this id: how it ended.
 pub async fn find(database: &PgPool, id: &str) -> Result<Option<JudgeableRecord>, sqlx::Error> {
-    let place = id.rsplit_once('-').and_then(|(holder, sequence)| Some((HolderId(holder.parse().ok()?), sequence.parse::<i64>().ok()?)));
-    let statement = format!(
-        "SELECT {COLUMNS} FROM gateway_audit_logs WHERE phase = 'outcome' AND {} LIMIT 1",
-        if place.is_some() { "holder = $1 AND sequence = $2" } else { "request_id = $1" }
-    );
-    let query = sqlx::query_as(sqlx::AssertSqlSafe(statement));
+    let place = id.rsplit_once('-').and_then(|(holder, sequence)| Some((Uuid::parse_str(holder).ok()?, sequence.parse::<i64>().ok()?)));
     match place {
-        Some((holder, sequence)) => query.bind(holder.0).bind(sequence).fetch_optional(database).await,
-        None => query.bind(id).fetch_optional(database).await,
+        Some((holder, sequence)) => {
+            let query = sqlx::query_as(judgeable!("holder = $1 AND sequence = $2 LIMIT 1"));
+            query.bind(holder).bind(sequence).fetch_optional(database).await
+        }
+        None => sqlx::query_as(judgeable!("request_id = $1 LIMIT 1")).bind(id).fetch_optional(database).await,
     }
 }

@@ -1,8 +1,11 @@
 //! The audit log: ingest of the holders' records, and queries. A record is never lost and never stops the next one:
 //! what cannot be stored as it is goes to quarantine, with its bytes.
 
+pub mod explain;
 pub mod hits;
 pub mod http;
+pub mod judgeable;
+pub mod replay;
 pub mod store;
 
 use std::borrow::Cow;
