@@ -28,8 +28,10 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Validate, test, compare, publish, shadow, activate and roll back policies.
     Policy(Box<policy::Arguments>),
-    /// Ask how the policy in force decides a request, and why.
+    /// Ask how the policy in force decides a request, or why a recorded one was decided so.
     Explain(Box<policy::ExplainArguments>),
+    /// Decide recorded requests again by another revision, and say what would be decided otherwise.
+    Replay(Box<policy::ReplayArguments>),
     /// Revoke tokens, keys, customers and agents; list and lift revocations.
     Revoke(Box<revoke::Arguments>),
     /// Show accounts of budgets, set caps and grant override accounts.
@@ -59,6 +61,7 @@ impl Command {
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
             Self::Policy(arguments) => Ok(policy::run(&arguments)?),
             Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),
+            Self::Replay(arguments) => Ok(policy::run_replay(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
             Self::Budget(arguments) => Ok(budget::run(&arguments)?),
             Self::Keys(arguments) => Ok(keys::run(&arguments)?),
