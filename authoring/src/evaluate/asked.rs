@@ -1,6 +1,7 @@
 //! A request that is not made, only asked about.
 
 use authn::{Algorithm, JwsHeader};
+use decision_core::budget::BudgetId;
 use decision_core::counterfactual::{self, Change, CheckTold, FactRead, Situation};
 use decision_core::decision::{Check, Conditional, Decision, DenyReason, Finding};
 use decision_core::explain::{ExplainedOutcome, Explanation};
@@ -158,31 +159,35 @@ pub fn changes_of(policy: &CompiledPolicy, asked: &Asked<'_>, reason: DenyReason
     let Ok(path) = CanonicalPath::parse(asked.path.as_bytes()) else { return vec![Change::CanonicalPath] };
     let facts = facts(policy, asked, &path);
     let situation = Situation { policy, facts: &facts, path: path.path(), now: asked.now };
-    match reason {
-        // Which of its budgets it was is not recorded.
-        DenyReason::BudgetSpent(_) | DenyReason::BudgetUnscoped(_) => {
-            let of = |id| {
-                if matches!(reason, DenyReason::BudgetSpent(_)) { DenyReason::BudgetSpent(id) } else { DenyReason::BudgetUnscoped(id) }
-            };
-            let charged = match decision_core::decide(policy, &facts, asked.now) {
-                Decision::Permit(permit) => permit.charges().iter().map(|charge| charge.budget).collect(),
-                Decision::Conditional(_) | Decision::Deny(_) => {
-                    facts.route.map_or_else(Vec::new, |route| route.charges.iter().map(|charge| charge.budget).collect())
-                }
-            };
-            charged.into_iter().flat_map(|id| counterfactual::changes(&situation, of(id))).fold(Vec::new(), |mut all, change| {
-                if !all.contains(&change) {
-                    all.push(change);
-                }
-                all
-            })
+    let all = |reasons: Vec<DenyReason>| {
+        let mut found = Vec::new();
+        for change in reasons.into_iter().flat_map(|reason| counterfactual::changes(&situation, reason)) {
+            if !found.contains(&change) {
+                found.push(change);
+            }
         }
-        DenyReason::ClientLimited(_) => facts
-            .route
-            .and_then(|route| route.limit)
-            .map(|limit| counterfactual::changes(&situation, DenyReason::ClientLimited(limit)))
-            .unwrap_or_default(),
-        other => counterfactual::changes(&situation, other),
+        found
+    };
+    // Which of its budgets it was is not recorded.
+    if let DenyReason::BudgetSpent(_) = reason {
+        return all(charged(policy, &facts, asked.now).into_iter().map(DenyReason::BudgetSpent).collect());
+    }
+    if let DenyReason::BudgetUnscoped(_) = reason {
+        return all(charged(policy, &facts, asked.now).into_iter().map(DenyReason::BudgetUnscoped).collect());
+    }
+    if let DenyReason::ClientLimited(_) = reason {
+        return all(facts.route.and_then(|route| route.limit).map(DenyReason::ClientLimited).into_iter().collect());
+    }
+    all(vec![reason])
+}
+
+/// The budgets that the request is charged to, as far as the tables permit it; else those of its route.
+fn charged(policy: &CompiledPolicy, facts: &RequestFacts<'_>, now: Timestamp) -> Vec<BudgetId> {
+    match decision_core::decide(policy, facts, now) {
+        Decision::Permit(permit) => permit.charges().iter().map(|charge| charge.budget).collect(),
+        Decision::Conditional(_) | Decision::Deny(_) => {
+            facts.route.map(|route| route.charges.iter().map(|charge| charge.budget).collect()).unwrap_or_default()
+        }
     }
 }
 

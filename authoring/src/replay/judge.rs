@@ -1,6 +1,6 @@
 //! One record, decided again.
 
-use super::recorded::{Depends, Established, PATH_BYTES_MAX, Principals, Sighted};
+use super::recorded::{Established, PATH_BYTES_MAX, Principals, Sighted, check_of_state};
 use super::{Difference, Outcome, RecordedOutcome, RecordedRequest, Spending, Verdict, Why};
 use crate::evaluate::{Asker, Judge, Tabled};
 use decision_core::decide;
@@ -232,7 +232,7 @@ impl<'r, 'p> Judged<'_, 'r, 'p, '_> {
     fn compared(&mut self, permit: &Permit) -> Outcome {
         let route = self.policy.route_by_id(permit.route());
         let Some(before) = self.sighted.denied else { return self.both_permitted(permit) };
-        if let Depends::OnState(check) = Depends::of(before) {
+        if let Some(check) = check_of_state(before) {
             return self.of_state(permit, before, check);
         }
         if let Some(unscoped) = self.unscoped(permit) {

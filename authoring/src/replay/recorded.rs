@@ -104,51 +104,38 @@ pub struct RecordedCharge<'r> {
     pub amount: i64,
 }
 
-/// What a coded reason of a record depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Depends {
-    /// On the request's bytes alone: it is refused under every policy.
-    OnNothing,
-    /// On a header that is repeated: refused by every policy that looks at it.
-    OnHeader,
-    /// On policy and facts: it can be decided again.
-    OnPolicy,
-    /// On what was left in a budget, what a governor said, or what was in the body: it cannot be repeated, only compared.
-    OnState(Check),
-}
-
-impl Depends {
-    pub(super) const fn of(reason: DenyReason) -> Self {
-        match reason {
-            DenyReason::AmbiguousPath(_) => Self::OnNothing,
-            DenyReason::AmbiguousHeader(_) => Self::OnHeader,
-            DenyReason::NoRoute
-            | DenyReason::FeatureDisabled
-            | DenyReason::UpgradeRefused
-            | DenyReason::CredentialMissing
-            | DenyReason::CredentialRefused(_)
-            | DenyReason::RegistrationKeyRefused
-            | DenyReason::PermissionMissing
-            | DenyReason::TrialExpired
-            | DenyReason::TrialRestricted
-            | DenyReason::OwnerMissing
-            | DenyReason::RuleRefused
-            | DenyReason::BudgetUnscoped(_) => Self::OnPolicy,
-            DenyReason::ClientLimited(_)
-            | DenyReason::BodyNotObject
-            | DenyReason::BodyKeyRepeated
-            | DenyReason::BodyTooLarge
-            | DenyReason::ApprovalHeader(_)
-            | DenyReason::ApprovalRequired
-            | DenyReason::ApprovalRefused
-            | DenyReason::ApprovalBodyTooLarge
-            | DenyReason::MeteredBody
-            | DenyReason::MeteredBodyTooLarge
-            | DenyReason::OutputUnlimited
-            | DenyReason::CostUnbounded(_)
-            | DenyReason::ModelUnpriced
-            | DenyReason::BudgetSpent(_) => Self::OnState(reason.check()),
-        }
+/// The check that refused for something that is not recorded: what was left in a budget, what a governor said, what was in the
+/// body. Nothing where policy and facts decide alone.
+pub(super) const fn check_of_state(reason: DenyReason) -> Option<Check> {
+    match reason {
+        DenyReason::AmbiguousPath(_)
+        | DenyReason::AmbiguousHeader(_)
+        | DenyReason::NoRoute
+        | DenyReason::FeatureDisabled
+        | DenyReason::UpgradeRefused
+        | DenyReason::CredentialMissing
+        | DenyReason::CredentialRefused(_)
+        | DenyReason::RegistrationKeyRefused
+        | DenyReason::PermissionMissing
+        | DenyReason::TrialExpired
+        | DenyReason::TrialRestricted
+        | DenyReason::OwnerMissing
+        | DenyReason::RuleRefused
+        | DenyReason::BudgetUnscoped(_) => None,
+        DenyReason::ClientLimited(_)
+        | DenyReason::BodyNotObject
+        | DenyReason::BodyKeyRepeated
+        | DenyReason::BodyTooLarge
+        | DenyReason::ApprovalHeader(_)
+        | DenyReason::ApprovalRequired
+        | DenyReason::ApprovalRefused
+        | DenyReason::ApprovalBodyTooLarge
+        | DenyReason::MeteredBody
+        | DenyReason::MeteredBodyTooLarge
+        | DenyReason::OutputUnlimited
+        | DenyReason::CostUnbounded(_)
+        | DenyReason::ModelUnpriced
+        | DenyReason::BudgetSpent(_) => Some(reason.check()),
     }
 }
 

@@ -85,7 +85,7 @@ impl World {
     fn user(&mut self) -> &mut Identity {
         match &mut self.asker {
             Asker::User(identity) => identity,
-            other => unreachable!("{other:?}"),
+            other @ (Asker::Anonymous | Asker::Registered | Asker::Refused(_)) => unreachable!("{other:?}"),
         }
     }
 

@@ -197,7 +197,7 @@ fn what_was_decided_is_the_same_under_the_same_policy() {
                 match verdict.outcome {
                     Outcome::Same => {}
                     Outcome::Undecidable(Why::UserForgotten) if forgotten => {}
-                    other => panic!("{whole:?} as {recorded:?} is {other:?}"),
+                    other @ (Outcome::Different(_) | Outcome::Undecidable(_)) => panic!("{whole:?} as {recorded:?} is {other:?}"),
                 }
                 assert!(verdict.spending.budgets.iter().all(|(_, before, after)| before == after), "{recorded:?}: {:?}", verdict.spending);
                 // Without the policy that decided less is known, and nothing else is said.
