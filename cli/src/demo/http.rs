@@ -229,6 +229,10 @@ impl Client {
                 rest = next;
             }
         }
+        // The last line need not end like one.
+        if head.status.is_success() && !rest.is_empty() {
+            line(&rest);
+        }
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Bytes::from(rest), took: start.elapsed() })
     }
 

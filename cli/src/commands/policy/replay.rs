@@ -177,7 +177,10 @@ mod tests {
 
     #[test]
     fn an_age_is_counted_from_now_and_a_time_is_itself() {
-        let age = |text| (OffsetDateTime::now_utc() - moment(text).unwrap()).whole_minutes();
+        let age = |text| {
+            let at = moment(text).unwrap();
+            (OffsetDateTime::now_utc() - at).whole_minutes()
+        };
         assert_eq!((age("90m"), age("36h"), age("7d")), (90, 36 * 60, 7 * 24 * 60));
         assert_eq!(moment("2026-01-15T12:00:00Z").unwrap().unix_timestamp(), 1_768_478_400);
         for text in ["", "d", "7", "-7d", "7w", "yesterday", "9223372036854775807d", "7é"] {
