@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod opa;
 pub mod oracle;
 mod place;
+pub mod replay;
 pub mod rules;
 pub mod schema;
 

@@ -89,6 +89,8 @@ fn operators_routes() -> OpenApiRouter<AppState> {
         .merge(approvals::http::router())
         .merge(audit::http::router())
         .merge(audit::retention::router())
+        .merge(audit::explain::router())
+        .merge(audit::replay::router())
         .merge(keys::http::router())
         .merge(revocations::http::router())
         .merge(webhooks::http::router())

@@ -59,6 +59,7 @@ fn rows() -> Vec<Row> {
     let draft = |_: &World| json!({ "name": "a draft", "reason": "a test" });
     let beginning = |_: &World| json!({ "revision": 1, "reason": "a test" });
     let question = |_: &World| json!({ "gateway": "PP", "method": "GET", "path": "/api/v1/agents", "anonymous": true });
+    let again = |_: &World| json!({ "revision": "1", "since": "2026-01-01T00:00:00Z" });
     let verdict = |_: &World| json!({ "decision": "approve", "reason": "a test" });
     let revocation = |_: &World| json!({ "kind": "customer", "value": "nobody", "reason": "a test" });
     let others = vec![
@@ -102,6 +103,8 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/audit/holds", "/admin/v1/audit/holds", activation, StatusCode::CREATED),
         row(Method::POST, "/admin/v1/audit/holds/{id}/release", "/admin/v1/audit/holds/999/release", activation, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
+        row(Method::GET, "/admin/v1/audit/{id}/explanation", "/admin/v1/audit/nobody/explanation", nothing, StatusCode::NOT_FOUND),
+        row(Method::POST, "/admin/v1/audit/replays", "/admin/v1/audit/replays", again, StatusCode::OK),
         row(Method::GET, "/admin/v1/keys", "/admin/v1/keys", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/keys/{issuer}/refresh", "/admin/v1/keys/cp/refresh", nothing, StatusCode::NOT_FOUND),
         row(Method::POST, "/admin/v1/revocations", "/admin/v1/revocations", revocation, StatusCode::CREATED),

@@ -102,6 +102,9 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
+
     /// From the request line; case matters.
     #[must_use]
     pub fn parse(name: &[u8]) -> Option<Self> {

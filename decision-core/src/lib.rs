@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod budget;
 pub mod causes;
+pub mod counterfactual;
 pub mod decide;
 pub mod decision;
 pub mod explain;

@@ -1,6 +1,8 @@
 //! A request that is not made, only asked about.
 
 use authn::{Algorithm, JwsHeader};
+use decision_core::budget::BudgetId;
+use decision_core::counterfactual::{self, Change, CheckTold, FactRead, Situation};
 use decision_core::decision::{Check, Conditional, Decision, DenyReason, Finding};
 use decision_core::explain::{ExplainedOutcome, Explanation};
 use decision_core::facts::{Authentication, RequestFacts, Upgrade};
@@ -121,6 +123,10 @@ impl Judge for NoRules {
 pub struct Explained {
     /// The story.
     pub explanation: Explanation,
+    /// Every check again, with what it read.
+    pub checks: Vec<CheckTold>,
+    /// What would have to change for the request to go on; any one of them is enough for the check that stands in its way.
+    pub changes: Vec<Change>,
     /// What custom rules said, if they were asked.
     pub ruling: Option<Arc<Ruling>>,
 }
@@ -130,7 +136,7 @@ pub struct Explained {
 pub fn explain(policy: &CompiledPolicy, asked: &Asked<'_>, judge: &mut dyn Judge) -> Explained {
     let path = match CanonicalPath::parse(asked.path.as_bytes()) {
         Ok(path) => path,
-        Err(ambiguous) => return Explained { explanation: refused_path(policy, DenyReason::AmbiguousPath(ambiguous)), ruling: None },
+        Err(ambiguous) => return refused_path(policy, asked, DenyReason::AmbiguousPath(ambiguous)),
     };
     let facts = facts(policy, asked, &path);
     let mut ruling = None;
@@ -140,7 +146,49 @@ pub fn explain(policy: &CompiledPolicy, asked: &Asked<'_>, judge: &mut dyn Judge
         ruling = Some(ruled);
         verdict
     });
-    Explained { explanation, ruling }
+    let situation = Situation { policy, facts: &facts, path: path.path(), now: asked.now };
+    let checks = counterfactual::told(&situation, &explanation);
+    let changes = counterfactual::outcome_changes(&situation, &explanation);
+    Explained { explanation, checks, changes, ruling }
+}
+
+/// What would have to change for a refusal that is not decided by the policy alone: for what was left in a budget, what was in a
+/// body, what a governor said.
+#[must_use]
+pub fn changes_of(policy: &CompiledPolicy, asked: &Asked<'_>, reason: DenyReason) -> Vec<Change> {
+    let Ok(path) = CanonicalPath::parse(asked.path.as_bytes()) else { return vec![Change::CanonicalPath] };
+    let facts = facts(policy, asked, &path);
+    let situation = Situation { policy, facts: &facts, path: path.path(), now: asked.now };
+    let all = |reasons: Vec<DenyReason>| {
+        let mut found = Vec::new();
+        for change in reasons.into_iter().flat_map(|reason| counterfactual::changes(&situation, reason)) {
+            if !found.contains(&change) {
+                found.push(change);
+            }
+        }
+        found
+    };
+    // Which of its budgets it was is not recorded.
+    if let DenyReason::BudgetSpent(_) = reason {
+        return all(charged(policy, &facts, asked.now).into_iter().map(DenyReason::BudgetSpent).collect());
+    }
+    if let DenyReason::BudgetUnscoped(_) = reason {
+        return all(charged(policy, &facts, asked.now).into_iter().map(DenyReason::BudgetUnscoped).collect());
+    }
+    if let DenyReason::ClientLimited(_) = reason {
+        return all(facts.route.and_then(|route| route.limit).map(DenyReason::ClientLimited).into_iter().collect());
+    }
+    all(vec![reason])
+}
+
+/// The budgets that the request is charged to, as far as the tables permit it; else those of its route.
+fn charged(policy: &CompiledPolicy, facts: &RequestFacts<'_>, now: Timestamp) -> Vec<BudgetId> {
+    match decision_core::decide(policy, facts, now) {
+        Decision::Permit(permit) => permit.charges().iter().map(|charge| charge.budget).collect(),
+        Decision::Conditional(_) | Decision::Deny(_) => {
+            facts.route.map(|route| route.charges.iter().map(|charge| charge.budget).collect()).unwrap_or_default()
+        }
+    }
 }
 
 /// What the policy would decide: the reason and the route when it refuses, with what custom rules said.
@@ -182,12 +230,16 @@ fn facts<'r>(policy: &'r CompiledPolicy, asked: &Asked<'r>, path: &CanonicalPath
     }
 }
 
-fn refused_path(policy: &CompiledPolicy, reason: DenyReason) -> Explanation {
-    Explanation {
+fn refused_path(policy: &CompiledPolicy, asked: &Asked<'_>, reason: DenyReason) -> Explained {
+    let explanation = Explanation {
         checks: vec![(Check::Path, Finding::Refused(reason))],
         route: None,
         action: None,
         outcome: ExplainedOutcome::Deny(reason),
         status: Some(reason.status(Some(policy))),
-    }
+    };
+    let changes = vec![Change::CanonicalPath];
+    let read = vec![FactRead { name: "path", value: asked.path.to_owned() }];
+    let told = CheckTold { check: Check::Path, finding: Finding::Refused(reason), read, changes: changes.clone() };
+    Explained { explanation, checks: vec![told], changes, ruling: None }
 }

@@ -241,7 +241,7 @@ fn answer(decision: Verdict, status: u16, reason: &str, route: Option<String>, t
 
 /// Everything that the caller presents reaches the decision, also what the route does not ask for; where it asks for a
 /// registration key, a good one is what counts.
-fn asker(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case) -> Asker {
+pub(crate) fn asker(document: &PolicyDocument, bundle: &LoadedBundle, case: &Case) -> Asker {
     let registered = case.registration_key == Some(RegistrationKey::Valid);
     let presented = match &case.token {
         Token::None(_) if registered => return Asker::Registered,

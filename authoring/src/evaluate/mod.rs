@@ -5,8 +5,10 @@ mod candidate;
 mod case;
 mod flags;
 
-pub use asked::{Asked, Asker, Explained, Judge, NoRules, Tabled, decide, explain, unasked};
+pub use asked::{Asked, Asker, Explained, Judge, NoRules, Tabled, changes_of, decide, explain, unasked};
 pub use candidate::Candidate;
+#[cfg(test)]
+pub(crate) use case::asker;
 pub use case::{Answer, Evaluation, claims, compare, evaluate, skipped};
 pub use flags::{UnknownFlag, with_flags};
 

@@ -124,19 +124,28 @@ impl AdminApi {
     /// Asks something that must succeed.
     pub(super) async fn json(&mut self, ask: Ask) -> Result<Value, ApiCommandError> {
         let answer: Answer = self.client.send(&ask.bearer(&self.token)).await?;
-        if (200..300).contains(&answer.status) {
-            return Ok(answer.json());
-        }
-        let problem = answer.json();
-        let detail = problem.get("detail").and_then(Value::as_str).map_or_else(|| answer.text(), str::to_owned);
-        // The place in a policy that is refused, where there is one.
-        let place = problem.get("file").and_then(Value::as_str).map(|file| match problem.get("line").and_then(Value::as_u64) {
-            Some(line) => format!("{file}:{line}: "),
-            None => format!("{file}: "),
-        });
-        let detail = escaped(&(place.unwrap_or_default() + &detail));
-        Err(ApiCommandError::Refused { status: answer.status, detail })
+        if (200..300).contains(&answer.status) { Ok(answer.json()) } else { Err(refused(&answer)) }
     }
+
+    /// Asks something that is answered line by line, each of them JSON.
+    pub(super) async fn lines(&mut self, ask: Ask, mut line: impl FnMut(Value)) -> Result<(), ApiCommandError> {
+        let read = |bytes: &[u8]| line(serde_json::from_slice(bytes).unwrap_or_default());
+        let answer = self.client.send_for_lines(&ask.bearer(&self.token), read).await?;
+        if (200..300).contains(&answer.status) { Ok(()) } else { Err(refused(&answer)) }
+    }
+}
+
+/// What a refusal says.
+fn refused(answer: &Answer) -> ApiCommandError {
+    let problem = answer.json();
+    let detail = problem.get("detail").and_then(Value::as_str).map_or_else(|| answer.text(), str::to_owned);
+    // The place in a policy that is refused, where there is one.
+    let place = problem.get("file").and_then(Value::as_str).map(|file| match problem.get("line").and_then(Value::as_u64) {
+        Some(line) => format!("{file}:{line}: "),
+        None => format!("{file}: "),
+    });
+    let detail = escaped(&(place.unwrap_or_default() + &detail));
+    ApiCommandError::Refused { status: answer.status, detail }
 }
 
 /// Runs one command to its end.

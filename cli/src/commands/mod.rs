@@ -31,8 +31,10 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Validate, test, compare, publish, shadow, activate and roll back policies.
     Policy(Box<policy::Arguments>),
-    /// Ask how the policy in force decides a request, and why.
+    /// Ask how the policy in force decides a request, or why a recorded one was decided so.
     Explain(Box<policy::ExplainArguments>),
+    /// Decide recorded requests again by another revision, and say what would be decided otherwise.
+    Replay(Box<policy::ReplayArguments>),
     /// Revoke tokens, keys, customers and agents; list and lift revocations.
     Revoke(Box<revoke::Arguments>),
     /// Query, trace, export, keep and verify the audit log.
@@ -64,6 +66,7 @@ impl Command {
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
             Self::Policy(arguments) => Ok(policy::run(&arguments)?),
             Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),
+            Self::Replay(arguments) => Ok(policy::run_replay(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
             Self::Audit(arguments) => Ok(audit::run(&arguments)?),
             Self::Budget(arguments) => Ok(budget::run(&arguments)?),

@@ -208,6 +208,34 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.exchange(ask)).await.map_err(timed_out)?
     }
 
+    /// Sends it, and gives every line of a good answer to `line` as it comes. A line may be long in coming, but not longer than any
+    /// other answer. What is no success is read whole.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub async fn send_for_lines(&mut self, ask: &Ask, mut line: impl FnMut(&[u8])) -> Result<Answer, HttpError> {
+        let timed_out = |_| HttpError::TimedOut { line: ask.line() };
+        let broken = |source| HttpError::Broken { line: ask.line(), source };
+        let start = Instant::now();
+        let mut connection = self.connect().await?;
+        let response = tokio::time::timeout(PATIENCE, connection.send_request(ask.request(&self.authority)?)).await.map_err(timed_out)?;
+        let (head, mut body) = response.map_err(broken)?.into_parts();
+        let mut rest: Vec<u8> = Vec::new();
+        while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(timed_out)? {
+            rest.extend_from_slice(frame.map_err(broken)?.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| head.status.is_success()) {
+                let next = rest.split_off(end.saturating_add(1));
+                line(rest.get(..end).unwrap_or_default());
+                rest = next;
+            }
+        }
+        // The last line need not end like one.
+        if head.status.is_success() && !rest.is_empty() {
+            line(&rest);
+        }
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Bytes::from(rest), took: start.elapsed() })
+    }
+
     async fn exchange(&mut self, ask: &Ask) -> Result<Answer, HttpError> {
         loop {
             let kept = self.connection.take();

@@ -1,6 +1,6 @@
 //! As whom the audit log is read and written. Postgres enforces what each may see, whatever a handler forgets.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 /// A role of the audit log, for one transaction, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,16 @@ impl Access<'_> {
             Self::Reader { .. } => "plant_gateway_audit_reader",
             Self::Owner => "plant_gateway_audit_owner",
         }
+    }
+
+    /// Begins a transaction in the role.
+    ///
+    /// # Errors
+    /// Postgres failed, or the control plane's own login may not take the role.
+    pub async fn begin(self, database: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let mut transaction = database.begin().await?;
+        self.enter(&mut transaction).await?;
+        Ok(transaction)
     }
 
     /// Takes the role until the transaction ends, or [`leave`].

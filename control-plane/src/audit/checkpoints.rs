@@ -295,8 +295,7 @@ struct Last {
 /// # Errors
 /// Nothing was signed.
 pub async fn sign_heads(database: &PgPool, database_id: Uuid, key: &SigningKey) -> Result<Option<i64>, SigningError> {
-    let mut transaction = database.begin().await?;
-    Access::Writer { envoy_id: "" }.enter(&mut transaction).await?;
+    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
     let last = lock_last(&mut transaction).await?;
     if last.as_ref().is_some_and(|last| last.recent) {
         return Ok(None);
@@ -362,8 +361,7 @@ async fn append(
 /// # Errors
 /// Nothing was dropped. Where somebody reads the partition for longer than a second, it is tried again the next time.
 pub async fn drop_one(database: &PgPool, database_id: Uuid, key: &SigningKey) -> Result<Option<(String, Date)>, SigningError> {
-    let mut transaction = database.begin().await?;
-    Access::Writer { envoy_id: "" }.enter(&mut transaction).await?;
+    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
     let last = lock_last(&mut transaction).await?;
     Access::Owner.enter(&mut transaction).await?;
     let due: Option<(String, Date)> = sqlx::query_as(
@@ -530,8 +528,7 @@ async fn catch_up(export: &mut Option<Export>, path: &Path, database: &PgPool) -
 /// # Errors
 /// Postgres failed.
 pub async fn after(database: &PgPool, number: i64, limit: i64) -> Result<Vec<(i64, String)>, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    Access::Writer { envoy_id: "" }.enter(&mut transaction).await?;
+    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
     let found = sqlx::query_as("SELECT number, jws FROM gateway_audit.checkpoints WHERE number > $1 ORDER BY number LIMIT $2")
         .bind(number)
         .bind(limit)

@@ -4,10 +4,13 @@
 pub mod access;
 pub mod chain;
 pub mod checkpoints;
+pub mod explain;
 pub mod hits;
 pub mod http;
+pub mod judgeable;
 pub mod partitions;
 pub mod query;
+pub mod replay;
 pub mod retention;
 pub mod store;
 pub mod trace;

@@ -12,8 +12,7 @@ const AHEAD_DAYS: i32 = 7;
 /// # Errors
 /// Postgres failed.
 pub async fn create_ahead(database: &PgPool) -> Result<i32, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    Access::Writer { envoy_id: "" }.enter(&mut transaction).await?;
+    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
     let (made,): (i32,) =
         sqlx::query_as("SELECT gateway_audit.create_partitions($1)").bind(AHEAD_DAYS).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
@@ -34,8 +33,7 @@ pub fn is_missing(error: &sqlx::Error) -> bool {
 /// # Errors
 /// Postgres failed.
 pub async fn sum_up_one(database: &PgPool) -> Result<Option<(String, Date)>, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    Access::Owner.enter(&mut transaction).await?;
+    let mut transaction = Access::Owner.begin(database).await?;
     let due: Option<(String, Date)> = sqlx::query_as(
         "SELECT gateway_type, day FROM gateway_audit.partitions \
          WHERE summed_up_at IS NULL AND day < ((now() - interval '5 minutes') AT TIME ZONE 'UTC')::date \

@@ -283,8 +283,7 @@ pub async fn page(
         "AND ($16::bigint IS NULL OR (\"timestamp\", holder, sequence) < (timestamptz 'epoch' + $16 * interval '1 microsecond', $17, $18)) \
          ORDER BY \"timestamp\" DESC, holder DESC, sequence DESC LIMIT $19"
     );
-    let mut transaction = database.begin().await?;
-    access.enter(&mut transaction).await?;
+    let mut transaction = access.begin(database).await?;
     let records = with_filter!(sqlx::query_as(statement), filter)
         .bind(cursor.map(|cursor| cursor.at_us))
         .bind(cursor.map(|cursor| cursor.holder))
@@ -302,8 +301,7 @@ pub async fn page(
 /// Postgres failed.
 pub async fn count(database: &PgPool, access: Access<'_>, filter: &Filter) -> Result<i64, sqlx::Error> {
     let statement = filtered!("SELECT count(*)", "");
-    let mut transaction = database.begin().await?;
-    access.enter(&mut transaction).await?;
+    let mut transaction = access.begin(database).await?;
     let (count,): (i64,) = with_filter!(sqlx::query_as(statement), filter).fetch_one(&mut *transaction).await?;
     transaction.rollback().await?;
     Ok(count)
@@ -342,8 +340,7 @@ pub async fn gaps(
     to: Option<OffsetDateTime>,
     limit: i64,
 ) -> Result<Vec<Gap>, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    Access::Auditor.enter(&mut transaction).await?;
+    let mut transaction = Access::Auditor.begin(database).await?;
     let gaps = sqlx::query_as(
         "SELECT holder, (SELECT envoy_id FROM holders AS h WHERE h.holder = g.holder) AS envoy_id, after_sequence, before_sequence, from_at, \
              to_at, reason FROM audit_gaps AS g \
@@ -412,8 +409,7 @@ pub struct OfWhom {
 /// # Errors
 /// Postgres failed.
 pub async fn summaries(database: &PgPool, access: Access<'_>, of: &OfWhom, limit: i64) -> Result<Vec<Summary>, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    access.enter(&mut transaction).await?;
+    let mut transaction = access.begin(database).await?;
     let summaries = sqlx::query_as(
         "SELECT * FROM gateway_audit.daily_summaries WHERE ($1::text IS NULL OR user_id = $1) AND ($2::text IS NULL OR customer_id = $2) \
          AND ($3::text IS NULL OR gateway_type = $3) ORDER BY day DESC, gateway_type, requests DESC, issuer, subject LIMIT $4",

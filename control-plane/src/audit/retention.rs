@@ -111,8 +111,7 @@ async fn note(
 /// How long records are kept, and which holds there are.
 #[utoipa::path(get, path = "/admin/v1/audit/retention", operation_id = "audit.retention", responses((status = 200, body = Kept)))]
 async fn read(State(state): State<AppState>) -> Result<Json<Kept>, ApiError> {
-    let mut transaction = state.database.begin().await?;
-    Access::Owner.enter(&mut transaction).await?;
+    let mut transaction = Access::Owner.begin(&state.database).await?;
     let gateways = sqlx::query_as(
         "SELECT gateway_type AS gateway, days, min(day) FILTER (WHERE dropped_at IS NULL) AS oldest, max(day) AS until \
          FROM gateway_audit.retention LEFT JOIN gateway_audit.partitions USING (gateway_type) GROUP BY gateway_type, days ORDER BY gateway_type",
@@ -145,8 +144,7 @@ async fn keep(
     if !(1..=36_500).contains(&asked.days) {
         return Err(ApiError::invalid("`days` is 1 to 36500"));
     }
-    let mut transaction = state.database.begin().await?;
-    Access::Owner.enter(&mut transaction).await?;
+    let mut transaction = Access::Owner.begin(&state.database).await?;
     let (before,): (i32,) = sqlx::query_as(
         "UPDATE gateway_audit.retention AS r SET days = $2 FROM gateway_audit.retention AS before \
          WHERE r.gateway_type = $1 AND before.gateway_type = $1 RETURNING before.days",
@@ -173,8 +171,7 @@ async fn hold(
 ) -> Result<(StatusCode, Json<Hold>), ApiError> {
     asked.gateway.as_deref().map_or(Ok(()), check_gateway)?;
     admin_events::check_reason(&asked.reason)?;
-    let mut transaction = state.database.begin().await?;
-    Access::Owner.enter(&mut transaction).await?;
+    let mut transaction = Access::Owner.begin(&state.database).await?;
     let placed: Hold = sqlx::query_as(
         "INSERT INTO gateway_audit.holds (gateway_type, reason, placed_by) VALUES ($1, $2, $3) \
          RETURNING id, gateway_type AS gateway, reason, placed_by, placed_at",
@@ -203,8 +200,7 @@ async fn release(
     JsonBody(asked): JsonBody<Release>,
 ) -> Result<StatusCode, ApiError> {
     admin_events::check_reason(&asked.reason)?;
-    let mut transaction = state.database.begin().await?;
-    Access::Owner.enter(&mut transaction).await?;
+    let mut transaction = Access::Owner.begin(&state.database).await?;
     let released =
         sqlx::query("UPDATE gateway_audit.holds SET released_by = $2, released_at = now() WHERE id = $1 AND released_at IS NULL")
             .bind(id)

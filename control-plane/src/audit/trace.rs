@@ -39,8 +39,7 @@ pub struct Trace {
 /// # Errors
 /// Postgres failed.
 pub async fn trace(database: &PgPool, access: Access<'_>, correlation_id: &str) -> Result<Trace, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    access.enter(&mut transaction).await?;
+    let mut transaction = access.begin(database).await?;
     let mut found: BTreeMap<String, StoredRecord> = BTreeMap::new();
     let mut ids = BTreeSet::from([correlation_id.to_owned()]);
     let mut unasked: Vec<String> = ids.iter().cloned().collect();

@@ -90,8 +90,8 @@ async fn compare(
     _caller: Caller,
     QueryOf(CompareQuery { from, to }): QueryOf<CompareQuery>,
 ) -> Result<Json<PolicyDiff>, ApiError> {
-    let (old_files, old) = version(&state, &from).await?;
-    let (new_files, new) = version(&state, &to).await?;
+    let (old_files, old) = named(&state, &from).await?;
+    let (new_files, new) = named(&state, &to).await?;
     let work = move || {
         let text = diff::text(&old_files, &new_files);
         let Comparison { changes, compared, changed, truncated, summary } = diff::decisions(&side(&old), &side(&new));
@@ -106,7 +106,11 @@ fn side(policy: &ActivePolicy) -> Side<'_> {
     Side { document: &policy.document, compiled: &policy.loaded.policy }
 }
 
-async fn version(state: &AppState, name: &str) -> Result<(Files, ActivePolicy), ApiError> {
+/// The files of what is named, and the policy that they are: a revision, or a draft.
+///
+/// # Errors
+/// There is no such thing, or it does not compile here.
+pub(crate) async fn named(state: &AppState, name: &str) -> Result<(Files, ActivePolicy), ApiError> {
     let files = match name.strip_prefix("draft:") {
         Some(id) => {
             let id = DraftId(number(id)?);
@@ -119,5 +123,5 @@ async fn version(state: &AppState, name: &str) -> Result<(Files, ActivePolicy), 
 }
 
 fn number(text: &str) -> Result<i64, ApiError> {
-    text.parse().map_err(|_cause| ApiError::invalid("`from` and `to` are numbers of revisions, or `draft:` and the number of a draft"))
+    text.parse().map_err(|_cause| ApiError::invalid("a policy is named by the number of a revision, or `draft:` and the number of a draft"))
 }

@@ -9,12 +9,14 @@ use authoring::cases;
 use authoring::evaluate::{self, Asked, Asker, Explained, Judge, Tabled, unasked};
 use axum::Json;
 use axum::extract::State;
+use decision_core::counterfactual::{Change, CheckTold, FactRead};
 use decision_core::explain::{ExplainedCharge, ExplainedOutcome, ExplainedPermit, Explanation};
 use decision_core::facts::Upgrade;
 use decision_core::time::Timestamp;
 use rules::Ruling;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -72,6 +74,9 @@ pub struct Answer {
     /// `none`, or `governor` when a grant has to be consumed first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<&'static str>,
+    /// What would have to change for the request to go on; any one of them is enough for the check that stands in its way. Empty
+    /// where nothing does, or nothing is known to help.
+    pub changes: Vec<ChangeTold>,
     /// What would have to be reserved. Whether there is room is not asked.
     pub charges: Vec<ChargeDue>,
     /// The budget that counts the requests of its client address.
@@ -102,12 +107,42 @@ pub struct RulingTold {
 }
 
 /// A check, and how it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CheckMade {
     /// Its name.
     pub check: &'static str,
     /// `ok`, `skipped_by_flag`, or the coded reason.
     pub outcome: &'static str,
+    /// The facts that it read, by name. A name may come twice.
+    pub read: Vec<FactTold>,
+}
+
+/// A fact that a check read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FactTold {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value; empty where there is none.
+    pub value: String,
+}
+
+/// Something that would have to be otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ChangeTold {
+    /// Its kind: `role`, `trial_until`, `next_window`, …
+    pub change: &'static str,
+    /// Whose doing it would be: `caller`, `issuer`, `governor`, `time` or `operator`.
+    pub by: &'static str,
+    /// In words.
+    pub text: String,
+    /// The names and values that it is about.
+    pub values: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl From<&Change> for ChangeTold {
+    fn from(change: &Change) -> Self {
+        Self { change: change.name(), by: change.by().name(), text: change.to_string(), values: change.values().into_iter().collect() }
+    }
 }
 
 /// A charge on one budget.
@@ -186,13 +221,27 @@ pub fn answer(policy: &ActivePolicy, question: &Question) -> Result<Answer, ApiE
         asker: &asker(&policy.loaded, question, now)?,
         now,
     };
-    let Explained { explanation, ruling } = evaluate::explain(&policy.loaded.policy, &asked, &mut InForce(policy));
+    Ok(answered(policy, &asked))
+}
+
+/// The answer of one policy to a request that is asked about.
+#[must_use]
+pub fn answered(policy: &ActivePolicy, asked: &Asked<'_>) -> Answer {
+    let Explained { explanation, checks, changes, ruling } = evaluate::explain(&policy.loaded.policy, asked, &mut InForce(policy));
     let ruling = ruling.map(|said| RulingTold { rule: said.rule.to_string(), reason: said.reason.to_string() });
-    Ok(Answer { ruling, ..told(policy, explanation) })
+    let fact = |FactRead { name, value }| FactTold { name, value };
+    let made = |CheckTold { check, finding, read, changes: _ }| CheckMade {
+        check: check.name(),
+        outcome: finding.code(),
+        read: read.into_iter().map(fact).collect(),
+    };
+    let checks = checks.into_iter().map(made).collect();
+    let changes = changes.iter().map(ChangeTold::from).collect();
+    Answer { ruling, checks, changes, ..told(policy, explanation) }
 }
 
 /// The very rules that filters evaluate, by the same code. Where they cannot be asked they refuse, as there.
-struct InForce<'p>(&'p ActivePolicy);
+pub(crate) struct InForce<'p>(pub(crate) &'p ActivePolicy);
 
 impl Judge for InForce<'_> {
     fn judge(&mut self, tabled: &Tabled<'_>) -> Arc<Ruling> {
@@ -222,15 +271,14 @@ fn asker(bundle: &LoadedBundle, question: &Question, now: Timestamp) -> Result<A
 }
 
 fn told(policy: &ActivePolicy, explanation: Explanation) -> Answer {
-    let checks =
-        explanation.checks.into_iter().map(|(check, finding)| CheckMade { check: check.name(), outcome: finding.code() }).collect();
     let answer = Answer {
         decision: "deny",
         reason: "ok",
         refused_by: None,
         rule: explanation.route,
         action: explanation.action,
-        checks,
+        checks: Vec::new(),
+        changes: Vec::new(),
         target: None,
         approval: None,
         charges: Vec::new(),

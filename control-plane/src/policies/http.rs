@@ -256,13 +256,13 @@ pub(super) async fn find(state: &AppState, revision: Revision) -> Result<Revisio
     found.ok_or_else(|| ApiError::not_found("revision", revision))
 }
 
-pub(super) async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiError> {
+pub(crate) async fn files_of(state: &AppState, revision: Revision) -> Result<Files, ApiError> {
     let found = store::revision_files(&state.database, revision).await?;
     found.ok_or_else(|| ApiError::not_found("revision", revision))
 }
 
 /// Compiles with this replica's secrets. The version is a placeholder: the result is looked at and never served.
-pub(super) async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
+pub(crate) async fn compile_candidate(state: &AppState, files: Files) -> Result<ActivePolicy, ApiError> {
     check_files(&files)?;
     let secrets = SecretsDirectory::new(&state.settings.secrets_dir);
     let compiled = follow::compile_as(&state.database, files.clone(), secrets, state.settings.gate(), BundleVersion::default()).await?;

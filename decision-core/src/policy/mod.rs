@@ -304,6 +304,38 @@ impl CompiledPolicy {
         }
     }
 
+    /// The issuers whose tokens `gateway` accepts, by name.
+    pub fn issuers_of(&self, gateway: Gateway) -> impl Iterator<Item = &str> {
+        let mut names: Vec<&str> =
+            self.issuers.iter().filter(|(_, powers)| powers.gateways.contains(gateway)).map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names.into_iter()
+    }
+
+    /// The roles and aliases that carry `permission` and that the issuer of that name may assign, by name.
+    pub fn roles_with(&self, permission: Permission, issuer: &str) -> impl Iterator<Item = &str> {
+        let powers = self.issuers.get(issuer);
+        let mut names: Vec<&str> = self.roles.iter().filter(|(_, set)| set.covers(permission)).map(|(name, _)| &**name).collect();
+        names.retain(|role| powers.is_some_and(|powers| powers.may_assign(role)));
+        names.sort_unstable();
+        names.into_iter()
+    }
+
+    /// Whether the issuer of that name may assign this role.
+    #[must_use]
+    pub fn may_assign(&self, issuer: &str, role: &str) -> bool {
+        self.issuers.get(issuer).is_some_and(|powers| powers.may_assign(role))
+    }
+
+    /// Whether the issuer of that name may assign roles here that it may not assign under `other`: what was known there of its
+    /// users' roles is not everything then.
+    #[must_use]
+    pub fn assigns_more_than(&self, other: &Self, issuer: &str) -> bool {
+        // Of users of an issuer that only one of them has, nothing was known or nothing counts.
+        let Some((ours, theirs)) = self.issuers.get(issuer).zip(other.issuers.get(issuer)) else { return false };
+        self.roles.keys().any(|role| ours.may_assign(role) && !theirs.may_assign(role))
+    }
+
     /// The identity under this policy. Roles that its issuer may not assign count as unknown, so that a portal cannot
     /// mint an administrator of another. `None` when no role is left.
     #[must_use]

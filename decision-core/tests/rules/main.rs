@@ -6,6 +6,7 @@ mod accounts;
 mod audit;
 mod budgets;
 mod compiling;
+mod counterfactual;
 mod denials;
 #[path = "../fixture/mod.rs"]
 mod fixture;

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, ValueEnum};
 use decision_core::causes::chain;
+use decision_core::counterfactual::{Change, CheckTold, FactRead};
 use decision_core::explain::{ExplainedCharge, ExplainedOutcome, ExplainedPermit};
 use decision_core::facts::Upgrade;
 use decision_core::gateway::Gateway;
@@ -18,8 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{POLICIES, PolicyError, print, source};
-use crate::commands::admin_api::shown;
-use crate::commands::admin_api::{Connection, Format};
+use crate::commands::admin_api::{Connection, Format, encoded, shown};
 use crate::demo::http::Ask;
 use crate::token::now;
 use crate::{key_file, policy, refusal};
@@ -46,8 +46,33 @@ pub(super) struct Question {
     at: Option<OffsetDateTime>,
 }
 
+/// A record, or a request and who makes it.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+pub(super) struct RecordOrQuestion {
+    /// A record of the audit log, by its id or that of its request: by the revision that decided it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["gateway", "method", "path", "upgrade", "at", "Caller"])]
+    record: Option<String>,
+    /// Where the request comes to.
+    #[arg(long, value_name = "CP|PP|PLANT|ADMIN", value_parser = gateway, required_unless_present = "record")]
+    gateway: Option<Gateway>,
+    /// Its method.
+    #[arg(long, required_unless_present = "record")]
+    method: Option<String>,
+    /// Its path, with or without a query.
+    #[arg(long, required_unless_present = "record")]
+    path: Option<String>,
+    #[command(flatten)]
+    caller: Caller,
+    /// A protocol that the request asks to change to.
+    #[arg(long, value_enum)]
+    upgrade: Option<Protocol>,
+    /// When, in RFC 3339 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
 struct Caller {
     /// The caller's token; `-` is standard input. It stays here: the control plane is told its claims.
     #[arg(long, allow_hyphen_values = true)]
@@ -98,7 +123,16 @@ pub struct Remote {
     #[command(flatten)]
     pub(super) connection: Connection,
     #[command(flatten)]
-    pub(super) question: Question,
+    pub(super) asked: RecordOrQuestion,
+}
+
+impl Caller {
+    /// Somebody asks.
+    fn given(&self) -> Result<(), PolicyError> {
+        let given = self.token.is_some() || self.claims.is_some() || self.anonymous || self.registered;
+        let needed = "one of --token, --claims, --anonymous and --registered is needed";
+        if given { Ok(()) } else { Err(PolicyError::Usage(needed.to_owned())) }
+    }
 }
 
 fn gateway(name: &str) -> Result<Gateway, String> {
@@ -111,6 +145,7 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
 
 /// By the policy in a folder.
 pub(super) fn local(arguments: &Local, format: Format) -> Result<(), PolicyError> {
+    arguments.question.caller.given()?;
     let mut candidate = source::candidate(&arguments.folder)?;
     let question = &arguments.question;
     let now = Timestamp::from_seconds(question.at.map_or_else(now, OffsetDateTime::unix_timestamp));
@@ -125,9 +160,17 @@ pub(super) fn local(arguments: &Local, format: Format) -> Result<(), PolicyError
     Ok(())
 }
 
-/// By the policy in force.
-pub(super) fn remote(question: &Question, connection: &Connection) -> Result<(), PolicyError> {
-    let mut body = json!({"gateway": question.gateway.name(), "method": question.method, "path": question.path});
+/// By the policy in force, or a record by the revision that decided it.
+pub(super) fn remote(asked: &RecordOrQuestion, connection: &Connection) -> Result<(), PolicyError> {
+    if let Some(id) = &asked.record {
+        let answer = source::ask(connection, Ask::get(&format!("/admin/v1/audit/{}/explanation", encoded(id))))?;
+        print::answer(connection.format, &answer, record_words);
+        return Ok(());
+    }
+    let question = asked;
+    question.caller.given()?;
+    let gateway = question.gateway.map(Gateway::name);
+    let mut body = json!({"gateway": gateway, "method": question.method, "path": question.path});
     let caller = match claims(&question.caller)? {
         Some(claims) => ("claims", Value::Object(claims)),
         None if question.caller.registered => ("registered", json!(true)),
@@ -185,9 +228,11 @@ fn claims(caller: &Caller) -> Result<Option<Map<String, Value>>, PolicyError> {
 /// In the words of the control plane's own answer.
 fn told(story: &Explained) -> Value {
     let explanation = &story.explanation;
-    let checks: Vec<Value> =
-        explanation.checks.iter().map(|(check, finding)| json!({"check": check.name(), "outcome": finding.code()})).collect();
-    let mut answer = json!({"rule": explanation.route, "action": explanation.action, "checks": checks, "charges": []});
+    let fact = |FactRead { name, value }: &FactRead| json!({"name": name, "value": value});
+    let made = |CheckTold { check, finding, read, changes: _ }: &CheckTold| json!({"check": check.name(), "outcome": finding.code(), "read": read.iter().map(fact).collect::<Vec<_>>()});
+    let checks: Vec<Value> = story.checks.iter().map(made).collect();
+    let changes: Vec<Value> = story.changes.iter().map(change).collect();
+    let mut answer = json!({"rule": explanation.route, "action": explanation.action, "checks": checks, "changes": changes, "charges": []});
     let outcome = match &explanation.outcome {
         ExplainedOutcome::Deny(reason) => {
             json!({"decision": "deny", "reason": reason.code(), "refused_by": reason.check().name()})
@@ -202,6 +247,11 @@ fn told(story: &Explained) -> Value {
         }
     }
     answer
+}
+
+fn change(change: &Change) -> Value {
+    let values: Map<String, Value> = change.values().into_iter().map(|(name, values)| (name.to_owned(), json!(values))).collect();
+    json!({"change": change.name(), "by": change.by().name(), "text": change.to_string(), "values": values})
 }
 
 fn permitted(permit: &ExplainedPermit) -> Value {
@@ -226,6 +276,39 @@ fn permitted(permit: &ExplainedPermit) -> Value {
     answer
 }
 
+/// A record, what its revision says of it, and whether both agree.
+fn record_words(answer: &Value) -> String {
+    let nothing = Value::Null;
+    let record = answer.get("record").unwrap_or(&nothing);
+    let of = |member| shown(record, member);
+    let mut text = format!("record {} of {}: {} {}\n", of("id"), of("at"), of("decision"), of("reason"));
+    text.push_str(&format!("  request   {}, correlation {}\n", of("request_id"), of("correlation_id")));
+    match answer.get("agreement").and_then(Value::as_str) {
+        Some("same") => text.push_str("  its revision decides it so again\n"),
+        Some(_) | None => {
+            text.push_str(&format!("  decided again by its revision: {}: {}\n", shown(answer, "agreement"), shown(answer, "because")))
+        }
+    }
+    if let Some(explained) = answer.get("answer") {
+        text.push_str(&words(explained));
+    }
+    // What was refused after the policy had permitted it is told by the record alone.
+    let told = answer.pointer("/answer/changes").and_then(Value::as_array).is_some_and(|changes| !changes.is_empty());
+    if !told {
+        text.push_str(&changes_words(answer));
+    }
+    if of("decision") == "deny" && answer.get("caller_can_help") == Some(&Value::Bool(false)) {
+        text.push_str("  nothing that the caller can change helps\n");
+    }
+    text
+}
+
+/// What would have to change, one a line.
+fn changes_words(answer: &Value) -> String {
+    let changes = answer.get("changes").map(|changes| print::entries(changes, "changes")).unwrap_or_default();
+    changes.into_iter().map(|change| format!("  unless    {} ({})\n", shown(change, "text"), shown(change, "by"))).collect()
+}
+
 fn words(answer: &Value) -> String {
     let of = |member| shown(answer, member);
     let mut text = match answer.get("decision").and_then(Value::as_str) {
@@ -240,7 +323,11 @@ fn words(answer: &Value) -> String {
     }
     for check in print::entries(answer.get("checks").unwrap_or(&Value::Null), "checks") {
         text.push_str(&format!("  check     {}: {}\n", shown(check, "check"), shown(check, "outcome")));
+        for fact in print::entries(check, "read") {
+            text.push_str(&format!("              {} = {}\n", shown(fact, "name"), shown(fact, "value")));
+        }
     }
+    text.push_str(&changes_words(answer));
     for charge in print::entries(answer.get("charges").unwrap_or(&Value::Null), "charges") {
         text.push_str(&format!("  charge    {}: {} of {}\n", shown(charge, "budget"), shown(charge, "amount"), shown(charge, "cap")));
     }

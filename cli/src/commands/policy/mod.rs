@@ -9,12 +9,14 @@ mod explain;
 mod import;
 mod lifecycle;
 mod print;
+mod replay;
 mod schema;
 mod source;
 mod testing;
 mod validate;
 
 pub use explain::Remote as ExplainArguments;
+pub use replay::Remote as ReplayArguments;
 
 use std::path::PathBuf;
 
@@ -48,7 +50,9 @@ enum Action {
     /// Decide a request by the policy in a folder, and say why.
     Eval(explain::Local),
     /// Ask the control plane how the policy in force decides a request, and why.
-    Explain(explain::Question),
+    Explain(explain::RecordOrQuestion),
+    /// Decide recorded requests again by another revision, and say what would be decided otherwise.
+    Replay(replay::Arguments),
     /// Print the JSON Schema of policy files.
     Schema(schema::Arguments),
     /// Publish a folder as a new revision. It is not in force before it is activated.
@@ -151,7 +155,8 @@ pub fn run(arguments: &Arguments) -> Result<(), PolicyError> {
         Action::Import(arguments) => import::run(arguments, format),
         Action::Diff(arguments) => diff::run(arguments, connection),
         Action::Eval(arguments) => explain::local(arguments, format),
-        Action::Explain(question) => explain::remote(question, connection),
+        Action::Explain(asked) => explain::remote(asked, connection),
+        Action::Replay(arguments) => replay::run(arguments, connection),
         Action::Schema(arguments) => schema::run(arguments),
         Action::Publish(arguments) => lifecycle::publish(arguments, connection),
         Action::Draft(action) => drafts::run(action, connection),
@@ -173,5 +178,13 @@ pub fn run(arguments: &Arguments) -> Result<(), PolicyError> {
 /// # Errors
 /// See [`PolicyError`].
 pub fn run_explain(arguments: &ExplainArguments) -> Result<(), PolicyError> {
-    explain::remote(&arguments.question, &arguments.connection)
+    explain::remote(&arguments.asked, &arguments.connection)
+}
+
+/// `plant-gateway replay`: the same as `policy replay`.
+///
+/// # Errors
+/// See [`PolicyError`].
+pub fn run_replay(arguments: &ReplayArguments) -> Result<(), PolicyError> {
+    replay::run(&arguments.replayed, &arguments.connection)
 }

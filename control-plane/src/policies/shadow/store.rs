@@ -224,8 +224,7 @@ pub async fn differences(database: &PgPool, run: i64) -> Result<(Vec<Difference>
 
 /// Records of the audit log that show a difference of this run.
 pub async fn examples(database: &PgPool, run: &Run) -> Result<Vec<Example>, sqlx::Error> {
-    let mut transaction = database.begin().await?;
-    Access::Auditor.enter(&mut transaction).await?;
+    let mut transaction = Access::Auditor.begin(database).await?;
     let examples = sqlx::query_as(
         "SELECT id, \"timestamp\", gateway_type, http_method, route, decision, reason, shadow FROM gateway_audit_logs \
          WHERE shadow IS NOT NULL AND (shadow->>'revision')::bigint = $1 AND revision = $2 AND \"timestamp\" >= $3 \
