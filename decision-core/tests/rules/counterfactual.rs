@@ -208,6 +208,11 @@ fn policies() -> impl Strategy<Value = PolicySource> {
         routes[4].ownership = bits[3].then(|| OwnershipSource { place: OwnershipPlace::Query, name: "customer_id".into() });
         routes[0].flag = bits[4].then(|| "gate".to_owned());
         routes.push(RouteSource { name: "gated".into(), path: "/gated".into(), flag: Some("gate".into()), ..routes[2].clone() });
+        let for_operators =
+            RouteSource { name: "operators".into(), gateways: vec![Gateway::Admin], cost_micros: Some(0), flag: None, ..routes[3].clone() };
+        routes.push(for_operators);
+        source.issuers[0].gateways.push(Gateway::Admin);
+        let routes = &mut source.routes;
         routes[2].exchange = if bits[5] { ExchangeKind::Websocket } else { ExchangeKind::Plain };
         source
     })

@@ -150,6 +150,9 @@ fn every_reason_goes_away_and_comes_back_with_the_policy() {
     let open = whole("GET /open", Asker::Anonymous);
     assert_eq!(replayed(&unchanged, &other, &open), different("open", "route", "ok", "upgrade_refused"));
     assert_eq!(replayed(&other, &unchanged, &open), different("open", "route", "upgrade_refused", "ok"));
+    // Whose request it was is not known, and does not matter before there is such a route.
+    let upgraded = Whole { upgrade: Upgrade::Websocket, ..whole("GET /a", Asker::Refused(CredentialFault::Expired)) };
+    assert_eq!(replayed(&unchanged, &unchanged, &upgraded), Outcome::Same);
 }
 
 /// A record of what only the filter can meet.

@@ -193,7 +193,7 @@ fn what_was_decided_is_the_same_under_the_same_policy() {
             with_record(&policy, whole, approved, |recorded, _seen| {
                 reasons.insert(recorded.reason.to_owned());
                 let verdict = replay.judge(recorded, Some(&mut own), &mut NoRules);
-                let forgotten = recorded.reason == "no_known_role" || (recorded.reason == "upgrade_refused" && recorded.user.is_none());
+                let forgotten = recorded.reason == "no_known_role";
                 match verdict.outcome {
                     Outcome::Same => {}
                     Outcome::Undecidable(Why::UserForgotten) if forgotten => {}
