@@ -1,6 +1,6 @@
 //! Who sees what of the audit log is said by Postgres: every table and partition, every verb, every role, every tenant.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;

@@ -186,6 +186,7 @@ async fn hits_are_counted_with_their_records_and_once(database: PgPool) {
         record(route, "ok"),
         AuditRecord { charges: vec![charged(5), charged(0)], ..record(route, "ok") },
         AuditRecord { rule: Some("hours".into()), ..record(route, "rule_refused") },
+        AuditRecord { phase: Phase::Intent, ..record(route, "ok") },
         AuditRecord {
             checks: vec![CheckOutcome { check: Check::Trial, outcome: Outcome::SkippedByFlag }],
             ..record("of an older policy", "ok")

@@ -4,7 +4,7 @@ use super::check_name;
 use crate::holders::HolderId;
 use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
-use wire::audit::{AuditRecord, Mention, Outcome};
+use wire::audit::{AuditRecord, Mention, Outcome, Phase};
 
 /// How long counts are kept.
 pub const KEEP_DAYS: i32 = 400;
@@ -40,8 +40,11 @@ impl Kind {
 pub struct Hits<'a>(BTreeMap<(&'static str, &'a str, &'a str), i64>);
 
 impl<'a> Hits<'a> {
-    /// Counts what a record says matched.
+    /// Counts what a record says matched. An intent has its outcome's matches, which are counted once.
     pub fn count(&mut self, record: &'a AuditRecord<'_>) {
+        if record.phase == Phase::Intent {
+            return;
+        }
         if let Some(route) = record.route.as_deref() {
             self.add(Kind::Route, route, &record.reason);
         }
