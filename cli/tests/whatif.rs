@@ -1,5 +1,5 @@
 //! `plant-gateway replay` and `explain --record`: what they ask, what they print, and what they end with.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
@@ -44,7 +44,9 @@ fn a_replay_says_what_is_asked() {
     let since = ["--since", "2026-01-15T00:00:00Z", "--until", "2026-01-16T00:00:00Z", "--gateway", "PP"];
     plane.done(&[&["policy", "replay", "--revision", "draft:3"][..], &since].concat(), "");
     let body = json!({"revision": "draft:3", "since": "2026-01-15T00:00:00Z", "until": "2026-01-16T00:00:00Z", "gateway": "PP"});
-    assert_eq!(plane.last().body, body);
+    let seen = plane.last();
+    assert_eq!(seen.body, body);
+    assert!(seen.line.starts_with("POST /admin/v1/audit/replays ") && seen.head.contains("Bearer the-operator"), "{seen:?}");
 }
 
 #[test]
