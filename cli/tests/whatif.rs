@@ -1,7 +1,6 @@
 //! `plant-gateway replay` and `explain --record`: what they ask, what they print, and what they end with.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod plane;
 
 use plane::Plane;
