@@ -98,7 +98,9 @@ async fn what_rules_say_is_explained_by_the_code_that_filters_evaluate(database:
         "{night}"
     );
     assert_eq!(night["ruling"], json!({ "rule": "night", "reason": "Nothing is deleted before 8 and after 18 UTC" }));
-    assert_eq!(night["checks"].as_array().unwrap().last().unwrap(), &json!({ "check": "rules", "outcome": "rule_refused" }), "{night}");
+    let last = night["checks"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["check"], &last["outcome"]), (&json!("rules"), &json!("rule_refused")), "{night}");
+    assert_eq!(night["changes"][0]["change"], "rule_allows", "{night}");
     let day = explain(question("DELETE", "admin", 9, "PP")).await;
     assert_eq!(
         (&day["decision"], &day["ruling"]["rule"], &day["target"]),

@@ -28,13 +28,15 @@ async fn record(world: &World, database: &PgPool, count: i64) {
     sqlx::query(
         "INSERT INTO gateway_audit_logs (holder, envoy_id, sequence, \"timestamp\", gateway_type, stage, correlation_id, request_id, \
              http_method, endpoint, route, action, issuer, subject, user_id, customer_id, agent_id, roles, trial_mode, sandbox, decision, \
-             reason, checks, charges, activation, revision, key_set, status_code, total_us, cost) \
+             reason, checks, charges, activation, revision, key_set, status_code, total_us, cost, received_at, phase, sampled_of, \
+             revocation, hash) \
          SELECT '00000000-0000-7000-8000-000000000001', 'envoy-1', n, timestamptz '2026-01-15T12:00:00Z' + n * interval '1 microsecond', \
              'PP', 'filter', 'correlation-' || n, 'request-' || n, 'GET', '/api/v1/agents', $2, $3, \
              CASE WHEN n % 10 > 0 THEN 'pp' END, CASE WHEN n % 10 > 0 THEN 'ann' END, CASE WHEN n % 10 > 0 THEN 'ann' END, \
              CASE WHEN n % 10 > 0 THEN 'c' END, CASE WHEN n % 10 > 0 THEN 'a' END, CASE WHEN n % 10 > 0 THEN ARRAY['viewer'] END, false, \
              false, CASE WHEN n % 10 > 0 THEN 'permit' ELSE 'deny' END, CASE WHEN n % 10 > 0 THEN 'ok' ELSE 'credential_missing' END, \
-             '[]', CASE WHEN n % 10 > 0 THEN $4::jsonb ELSE '[]'::jsonb END, 1, 1, 1, 200, 1000, 'fixed' \
+             '[]', CASE WHEN n % 10 > 0 THEN $4::jsonb ELSE '[]'::jsonb END, 1, 1, 1, 200, 1000, 'fixed', now(), 'outcome', 1, 0, \
+             sha256('') \
          FROM generate_series(1, $1) AS n",
     )
     .bind(count)

@@ -16,7 +16,18 @@ use super::error::{FileContext, StackError};
 /// Directories of ours in the run directory.
 const FOLDERS: [&str; 3] = ["postgres", "valkey", "secrets"];
 /// Files of ours that tell nothing once the stack is gone.
-const FILES: [&str; 6] = ["state.json", "state.json.new", "envoy.yaml", "second-envoy.yaml", "data-plane-tokens", "children.json.new"];
+const FILES: [&str; 10] = [
+    "state.json",
+    "state.json.new",
+    "envoy.yaml",
+    "second-envoy.yaml",
+    "data-plane-tokens",
+    "children.json.new",
+    "audit-signing.pem",
+    "audit-signing.public.pem",
+    "control-plane.checkpoints",
+    "second-control-plane.checkpoints",
+];
 /// Logs.
 const LOGS: [&str; 8] = [
     "envoy.log",
