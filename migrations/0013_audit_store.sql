@@ -146,6 +146,8 @@ CREATE TABLE gateway_audit.chains (
     records      BIGINT      NOT NULL,
     head         BYTEA       NOT NULL,
     advanced_at  TIMESTAMPTZ NOT NULL,
+    -- How far a checkpoint has told of it.
+    signed_sequence BIGINT   NOT NULL DEFAULT 0,
     CONSTRAINT chains_pk PRIMARY KEY (holder, gateway_type),
     CONSTRAINT chains_hash CHECK (octet_length(head) = 32)
 ) WITH (fillfactor = 50);
@@ -215,8 +217,7 @@ CREATE TABLE gateway_audit.daily_summaries (
     average_us    BIGINT  NOT NULL,
     p50_us        BIGINT  NOT NULL,
     p95_us        BIGINT  NOT NULL,
-    p99_us        BIGINT  NOT NULL,
-    CONSTRAINT daily_summaries_once UNIQUE NULLS NOT DISTINCT (day, gateway_type, issuer, subject, user_id, customer_id, trial_mode)
+    p99_us        BIGINT  NOT NULL
 );
 CREATE INDEX daily_summaries_subject ON gateway_audit.daily_summaries (subject, day DESC);
 CREATE INDEX daily_summaries_customer ON gateway_audit.daily_summaries (customer_id, day DESC);
@@ -269,7 +270,7 @@ BEGIN
     END LOOP;
 END
 $$;
-GRANT UPDATE (sequence, records, head, advanced_at) ON gateway_audit.chains TO plant_gateway_audit_writer;
+GRANT UPDATE (sequence, records, head, advanced_at, signed_sequence) ON gateway_audit.chains TO plant_gateway_audit_writer;
 CREATE POLICY system_advances ON gateway_audit.chains FOR UPDATE TO plant_gateway_audit_writer USING (true);
 CREATE POLICY owner_sums_up ON gateway_audit.daily_summaries FOR INSERT TO plant_gateway_audit_owner WITH CHECK (true);
 -- Batches are forgotten some time after their holder was closed: nobody sends them again.
@@ -321,6 +322,8 @@ $$;
 CREATE FUNCTION gateway_audit.drop_partition(gateway TEXT, of_day DATE) RETURNS VOID
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- A hold that is being placed is waited for; one that comes later finds the partition gone.
+    LOCK TABLE gateway_audit.holds IN SHARE MODE;
     IF NOT EXISTS (
         SELECT FROM gateway_audit.retention WHERE gateway_type = gateway AND of_day + days < (now() AT TIME ZONE 'UTC')::date
     ) THEN

@@ -8,10 +8,10 @@ mod plane;
 mod records;
 
 use control_plane::audit::chain::{Hash, Hasher, beginning};
-use control_plane::audit::checkpoints::{Export, SigningKey, TrustedKeys, drop_one, sign_heads};
+use control_plane::audit::checkpoints::{Export, ExportError, SigningKey, TrustedKeys, drop_one, sign_heads};
 use control_plane::audit::partitions::sum_up_one;
 use control_plane::audit::query::StoredRecord;
-use control_plane::audit::verify::{Report, Wrong, examine, hash_of, verify};
+use control_plane::audit::verify::{Report, VerifyError, Wrong, examine, hash_of, verify};
 use control_plane::holders::HolderId;
 use plane::{Holder, state};
 use records::{batch, deliver, encode, record};
@@ -229,7 +229,9 @@ async fn every_forgery_is_found_and_its_place_named(pool: PgPool) {
             let named = match (kind, skill) {
                 // A good forger's work is seen where the next checkpoint was signed, and is between that and the one before.
                 (_, Skill::Hashes) => {
-                    finding.good_up_to.unwrap_or(0) < at && matches!(finding.wrong, Wrong::Forked | Wrong::CutOff) && sequence > before
+                    finding.good_up_to.unwrap_or(0) < at
+                        && matches!(finding.wrong, Wrong::Forked | Wrong::CutOff | Wrong::Unaccounted)
+                        && sequence > before
                 }
                 ("edit" | "reorder", _) => sequence == at && finding.wrong == Wrong::Broken,
                 ("delete", _) => sequence == next && matches!(finding.wrong, Wrong::Broken | Wrong::Forked),
@@ -277,6 +279,74 @@ async fn a_checkpoint_that_was_changed_or_taken_out_does_not_count(pool: PgPool)
     assert_eq!(wrongs(log.verify().await), [Wrong::CheckpointsForked], "the database forgot what was exported");
 }
 
+/// A chain of a holder that never was, made so well that the control plane signs for it.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_is_put_in_with_an_old_date_is_found_although_it_is_signed(pool: PgPool) {
+    let mut log = Log::new(pool).await;
+    let record = &log.chain(0).await[0];
+    let yesterday = "DO $$ DECLARE day DATE := (now() AT TIME ZONE 'UTC')::date - 1; BEGIN \
+         CREATE TABLE gateway_audit.cp_yesterday (LIKE gateway_audit.cp INCLUDING CONSTRAINTS INCLUDING GENERATED); \
+         EXECUTE format('ALTER TABLE gateway_audit.cp ATTACH PARTITION gateway_audit.cp_yesterday FOR VALUES FROM (%L) TO (%L)', \
+             day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC'); END $$";
+    sqlx::query(yesterday).execute(&log.pool).await.unwrap();
+    let invented = Uuid::now_v7();
+    let (columns,): (String,) = sqlx::query_as(
+        "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns \
+         WHERE table_name = 'gateway_audit_logs' AND is_generated = 'NEVER' AND column_name NOT IN ('received_at', 'holder')",
+    )
+    .fetch_one(&log.pool)
+    .await
+    .unwrap();
+    let sql = format!(
+        "INSERT INTO gateway_audit_logs (received_at, holder, {columns}) SELECT received_at - interval '10 minutes', $4, {columns} \
+         FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 AND gateway_type = $3"
+    );
+    let put_in = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(record.holder).bind(record.sequence).bind(&record.gateway_type).bind(invented);
+    assert_eq!(put_in.execute(&log.pool).await.unwrap().rows_affected(), 1);
+    sqlx::query(
+        "INSERT INTO gateway_audit.chains (holder, gateway_type, sequence, records, head, advanced_at) VALUES ($1, $2, 1, 1, sha256(''), now())",
+    )
+    .bind(invented)
+    .bind(&record.gateway_type)
+    .execute(&log.pool)
+    .await
+    .unwrap();
+    rehash(&mut log.pool.acquire().await.unwrap(), invented, &record.gateway_type).await;
+    later(&log.pool).await;
+    assert_eq!(sign_heads(&log.pool, log.database, &log.key).await.unwrap(), Some(6));
+    log.exported.clear();
+    let report = log.verify().await;
+    let [finding] = report.findings.as_slice() else { panic!("{report:?}") };
+    assert_eq!((finding.wrong, finding.record.clone()), (Wrong::Unaccounted, Some(format!("{invented}-{}", record.sequence))));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_list_of_roles_that_reads_the_same_is_not_the_same(pool: PgPool) {
+    let log = Log::new(pool).await;
+    let record = &log.chain(0).await[0];
+    for other in ["ARRAY['admin,viewer']", "ARRAY['admin', 'viewer', '']", "NULL"] {
+        let mut connection = log.pool.acquire().await.unwrap();
+        let mut transaction = connection.begin().await.unwrap();
+        let sql = format!("UPDATE gateway_audit_logs SET roles = {other} WHERE holder = $1 AND sequence = $2");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(record.holder).bind(record.sequence).execute(&mut *transaction).await.unwrap();
+        let report = examine(&mut transaction, &log.exported, &TrustedKeys::of(&log.key)).await.unwrap();
+        assert_eq!(report.findings.iter().map(|finding| finding.wrong).collect::<Vec<_>>(), [Wrong::Broken], "{other}");
+        transaction.rollback().await.unwrap();
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn checkpoints_are_not_appended_to_those_of_another_past(pool: PgPool) {
+    let log = Log::new(pool).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkpoints");
+    std::fs::write(&path, format!("{}\n", log.exported[1])).unwrap();
+    let refused = Export::open(&path).unwrap().catch_up(&log.pool).await.unwrap_err();
+    assert!(matches!(refused, ExportError::Diverged { number: 1, .. }), "{refused:?}");
+    std::fs::write(&path, format!("{}\n", log.exported[0])).unwrap();
+    assert_eq!(Export::open(&path).unwrap().catch_up(&log.pool).await.unwrap(), 4);
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPool) {
     let mut log = Log::new(pool).await;
@@ -309,6 +379,7 @@ async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPoo
         .await
         .unwrap();
     sqlx::query("DELETE FROM gateway_audit.checkpoints").execute(&log.pool).await.unwrap();
+    sqlx::query("UPDATE gateway_audit.chains SET signed_sequence = 0").execute(&log.pool).await.unwrap();
     assert_eq!(sign_heads(&log.pool, log.database, &log.key).await.unwrap(), Some(1));
     log.exported.clear();
     let before = log.verify().await;
@@ -327,6 +398,9 @@ async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPoo
     let after = log.verify().await;
     assert_eq!((after.records, summed), (450 - u64::try_from(old).unwrap(), old), "{after:?}");
     assert_eq!((after.chains, &after.findings), (9, &vec![]), "a signed drop is no truncation");
+    let mut connection = log.pool.acquire().await.unwrap();
+    let keyless = verify(&mut connection, &[], &TrustedKeys::default()).await;
+    assert!(matches!(keyless, Err(VerifyError::KeyNeeded)), "{keyless:?}");
     // The same without the signed record of it is one.
     sqlx::query("DELETE FROM gateway_audit.checkpoints WHERE kind = 'dropped'").execute(&log.pool).await.unwrap();
     let unsigned = log.verify().await;

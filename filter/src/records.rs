@@ -19,6 +19,8 @@ const BATCHES_FULL: usize = 48;
 #[derive(Debug)]
 pub(crate) struct RecordQueue {
     next_sequence: u64,
+    /// Everything before this number is stored.
+    stored_before: u64,
     /// Records that were not made since the open batch began: a gap behind it.
     left_out: u64,
     open: Batch,
@@ -59,6 +61,7 @@ impl Default for RecordQueue {
     fn default() -> Self {
         Self {
             next_sequence: 1,
+            stored_before: 1,
             left_out: 0,
             open: Batch::empty(1, Vec::new()),
             named: Named::default(),
@@ -198,17 +201,20 @@ impl RecordQueue {
 
     fn first_is_stored(&mut self) {
         if let Some(batch) = self.sealed.pop_front() {
+            self.stored_before = batch.end();
             self.intents_stored.extend(batch.intents);
         }
     }
 
-    /// The holder was closed: what waits goes out under the new one, numbered anew.
+    /// The holder was closed: what waits goes out under the new one, numbered from what is stored on. What was dropped stays a hole: the
+    /// closed holder's gap ends before it, so that only the new one's can tell of it.
     pub(crate) fn renumber(&mut self) {
-        self.next_sequence = 1;
+        let before = self.stored_before.saturating_sub(1);
         for batch in self.sealed.iter_mut().chain([&mut self.open]) {
-            batch.records.first_sequence = self.next_sequence;
-            self.next_sequence = batch.end();
+            batch.records.first_sequence = batch.records.first_sequence.saturating_sub(before);
         }
+        self.next_sequence = self.next_sequence.saturating_sub(before);
+        self.stored_before = 1;
     }
 
     /// Whether no request waits for a record of its to be stored.

@@ -65,6 +65,8 @@ impl Postgres {
         arguments.extend(setting("port", &self.port.to_string()));
         arguments.extend(setting("unix_socket_directories", ""));
         arguments.extend(setting("max_connections", "100"));
+        // A query of the audit log locks every partition that it may read, and its indexes: a year of four gateways is 25,000 locks.
+        arguments.extend(setting("max_locks_per_transaction", "1024"));
         // The cluster is thrown away with the run. A killed process loses nothing that it gave to the kernel, and a restart need not
         // wait for a slow disk: it would flush every file of the cluster first.
         arguments.extend(setting("fsync", "off"));

@@ -76,5 +76,6 @@ impl Access<'_> {
 /// # Errors
 /// Postgres failed.
 pub async fn leave(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT set_config('role', 'none', true)").execute(connection).await.map(|_set| ())
+    // To the one that the login begins with, which need not be its own.
+    sqlx::query("RESET ROLE").execute(connection).await.map(|_set| ())
 }

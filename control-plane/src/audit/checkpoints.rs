@@ -28,10 +28,6 @@ use wire::hex::hex;
 /// How often where the chains stand is signed.
 pub const PERIOD_S: u64 = 10;
 
-/// A checkpoint tells again what has not changed for so long. A batch that was begun before the last checkpoint and stored after it
-/// is in the next one.
-const TOLD_AGAIN_S: i32 = 300;
-
 /// Why a key cannot be used. Never shows it.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -286,7 +282,6 @@ pub enum SigningError {
 struct Last {
     number: i64,
     jws: String,
-    signed_at: OffsetDateTime,
     recent: bool,
 }
 
@@ -300,25 +295,24 @@ pub async fn sign_heads(database: &PgPool, database_id: Uuid, key: &SigningKey) 
     if last.as_ref().is_some_and(|last| last.recent) {
         return Ok(None);
     }
-    let since = last.as_ref().map(|last| last.signed_at);
+    // By what was told of each, not by time: no clock, and no delay, leaves one out. Those that grow at this moment are told the next time.
     let rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT holder, gateway_type, sequence, records, head FROM gateway_audit.chains \
-         WHERE $1::timestamptz IS NULL OR advanced_at > $1 - make_interval(secs => $2) ORDER BY gateway_type, holder",
+        "WITH grown AS (SELECT holder, gateway_type FROM gateway_audit.chains WHERE sequence > signed_sequence \
+             ORDER BY gateway_type, holder FOR UPDATE SKIP LOCKED) \
+         UPDATE gateway_audit.chains AS c SET signed_sequence = c.sequence FROM grown \
+         WHERE c.holder = grown.holder AND c.gateway_type = grown.gateway_type \
+         RETURNING c.holder, c.gateway_type, c.sequence, c.records, c.head",
     )
-    .bind(since)
-    .bind(f64::from(TOLD_AGAIN_S))
     .fetch_all(&mut *transaction)
     .await?;
     let heads: Vec<Standing> = rows
         .into_iter()
         .map(|(holder, gateway, sequence, records, hash)| Standing::new(holder, gateway, sequence, records, &hash))
         .collect();
-    let told = Told::Heads { heads };
-    let unchanged = last.as_ref().and_then(|last| TrustedKeys::of(key).open(&last.jws).ok()).is_some_and(|before| before.told == told);
-    if unchanged || told == (Told::Heads { heads: Vec::new() }) {
+    if heads.is_empty() {
         return Ok(None);
     }
-    let number = append(&mut transaction, database_id, key, last, told).await?;
+    let number = append(&mut transaction, database_id, key, last, Told::Heads { heads }).await?;
     transaction.commit().await?;
     Ok(Some(number))
 }
@@ -327,7 +321,7 @@ pub async fn sign_heads(database: &PgPool, database_id: Uuid, key: &SigningKey) 
 async fn lock_last(connection: &mut PgConnection) -> Result<Option<Last>, sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(7411160214)").execute(&mut *connection).await?;
     sqlx::query_as(
-        "SELECT number, jws, signed_at, kind = 'heads' AND signed_at > clock_timestamp() - make_interval(secs => $1) AS recent \
+        "SELECT number, jws, kind = 'heads' AND signed_at <= clock_timestamp() AND signed_at > clock_timestamp() - make_interval(secs => $1) AS recent \
          FROM gateway_audit.checkpoints ORDER BY number DESC LIMIT 1",
     )
     .bind(f64::from(u32::try_from(PERIOD_S).unwrap_or(u32::MAX)) * 0.9)
@@ -367,6 +361,8 @@ pub async fn drop_one(database: &PgPool, database_id: Uuid, key: &SigningKey) ->
     let due: Option<(String, Date)> = sqlx::query_as(
         "SELECT p.gateway_type, p.day FROM gateway_audit.partitions AS p JOIN gateway_audit.retention AS r USING (gateway_type) \
          WHERE p.dropped_at IS NULL AND p.summed_up_at IS NOT NULL AND p.day + r.days < (now() AT TIME ZONE 'UTC')::date \
+             AND NOT EXISTS (SELECT FROM gateway_audit.partitions AS o \
+                 WHERE o.gateway_type = p.gateway_type AND o.day < p.day AND o.dropped_at IS NULL) \
              AND NOT EXISTS (SELECT FROM gateway_audit.holds AS h WHERE h.released_at IS NULL \
                  AND (h.gateway_type IS NULL OR h.gateway_type = p.gateway_type)) \
          ORDER BY p.day, p.gateway_type LIMIT 1",
@@ -419,6 +415,14 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// The file goes on from another past than the database's: one of them was restored, or is another log's.
+    #[error("`{}` ends with another checkpoint {number} than the database has", path.display())]
+    Diverged {
+        /// Which.
+        path: PathBuf,
+        /// The last checkpoint in it.
+        number: i64,
+    },
     /// Postgres failed.
     #[error("database failure")]
     Database(#[from] sqlx::Error),
@@ -431,6 +435,8 @@ pub struct Export {
     file: File,
     /// How many it has.
     exported: i64,
+    /// The last of them.
+    last: Option<String>,
 }
 
 impl Export {
@@ -442,7 +448,7 @@ impl Export {
         let open = || {
             let file = File::options().read(true).append(true).create(true).open(path)?;
             let mut lines = BufReader::new(&file);
-            let (mut exported, mut whole, mut line) = (0_i64, 0_u64, Vec::new());
+            let (mut exported, mut whole, mut line, mut last) = (0_i64, 0_u64, Vec::new(), None);
             loop {
                 line.clear();
                 let read = lines.read_until(b'\n', &mut line)?;
@@ -450,10 +456,11 @@ impl Export {
                     break;
                 }
                 exported = exported.saturating_add(1);
+                last = String::from_utf8(line.trim_ascii_end().to_vec()).ok();
                 whole = whole.saturating_add(u64::try_from(read).unwrap_or(0));
             }
             file.set_len(whole)?;
-            Ok(Self { path: path.to_owned(), file, exported })
+            Ok(Self { path: path.to_owned(), file, exported, last })
         };
         open().map_err(|source| ExportError::File { path: path.to_owned(), source })
     }
@@ -464,17 +471,23 @@ impl Export {
     /// The database does not answer, or the file cannot be written.
     pub async fn catch_up(&mut self, database: &PgPool) -> Result<u64, ExportError> {
         let mut appended = 0_u64;
+        if let Some(last) = &self.last {
+            let known = after(database, self.exported.saturating_sub(1), 1).await?;
+            if known.first().is_none_or(|(number, jws)| (*number, jws) != (self.exported, last)) {
+                return Err(ExportError::Diverged { path: self.path.clone(), number: self.exported });
+            }
+        }
         loop {
             let page = after(database, self.exported, EXPORTED_AT_ONCE).await?;
             if page.is_empty() {
                 return Ok(appended);
             }
             for (number, jws) in page {
-                // A line at a time: a file that is full has whole lines all the same.
                 let line = format!("{jws}\n");
                 let failed = |source| ExportError::File { path: self.path.clone(), source };
                 self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data()).map_err(failed)?;
                 self.exported = number;
+                self.last = Some(jws);
                 appended = appended.saturating_add(1);
             }
         }
@@ -515,12 +528,15 @@ async fn run(state: &AppState, signing: &Signing) {
     }
 }
 
+/// After a failure the file is opened anew: what was not written to its end is cut off then.
 async fn catch_up(export: &mut Option<Export>, path: &Path, database: &PgPool) -> Result<(), ExportError> {
-    let opened = match export.take() {
+    let mut opened = match export.take() {
         Some(opened) => opened,
         None => Export::open(path)?,
     };
-    export.insert(opened).catch_up(database).await.map(|_appended| ())
+    opened.catch_up(database).await?;
+    *export = Some(opened);
+    Ok(())
 }
 
 /// Checkpoints with a number above `number`, in order, at most so many.

@@ -31,6 +31,12 @@ use wire::sync::RecordBatch;
 const INDEXED_MAX: usize = 1_024;
 /// Longest value of any other column.
 const TEXT_MAX: usize = 16 * 1_024;
+/// More charges than a request has: each of its budgets once.
+const CHARGES_MAX: usize = 256;
+/// More checks than there are.
+const CHECKS_MAX: usize = 64;
+/// As many headers or parameters as a filter records.
+const NAMED_MAX: usize = 64;
 /// Records of a later time are taken for damaged ones (the year is 2112).
 const MICROS_MAX: i64 = 1 << 52;
 
@@ -160,6 +166,11 @@ impl<'a> Row<'a> {
         let Ok((mut record, [])) = postcard::take_from_bytes::<AuditRecord<'a>>(bytes) else {
             return Err("the record does not decode");
         };
+        // A few bytes can name a long text that the batch has spelled out, over and over.
+        let named = [&record.query, &record.request_headers, &record.response_headers].map(Vec::len);
+        if record.charges.len() > CHARGES_MAX || record.checks.len() > CHECKS_MAX || named.into_iter().max() > Some(NAMED_MAX) {
+            return Err("the record has more charges, checks, headers or parameters than any request");
+        }
         mentions.resolve(&mut record).map_err(|_unknown| "the record mentions something that the batch has not spelled out")?;
         if !(0..MICROS_MAX).contains(&record.at_us) {
             return Err("the time is out of range");
@@ -273,6 +284,10 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
         [&mut user.issuer, &mut user.subject, &mut user.user_id].into_iter().for_each(&mut indexed);
         [&mut user.customer_id, &mut user.agent_id].into_iter().flatten().for_each(&mut indexed);
     }
+    for account in record.charges.iter_mut().filter_map(|charge| charge.account.get_mut()) {
+        indexed(&mut account.budget);
+        indexed(&mut account.scope);
+    }
     let mut other = |text: &mut Cow<'_, str>| clean_text(text, TEXT_MAX, &mut cut);
     if let Some(user) = record.user.as_mut().and_then(Mention::get_mut) {
         other(&mut user.roles);
@@ -282,10 +297,6 @@ fn clean(record: &mut AuditRecord<'_>) -> Cut {
     for named in [&mut record.query, &mut record.request_headers, &mut record.response_headers].into_iter().flatten() {
         other(&mut named.name);
         other(&mut named.value);
-    }
-    for account in record.charges.iter_mut().filter_map(|charge| charge.account.get_mut()) {
-        other(&mut account.budget);
-        other(&mut account.scope);
     }
     record.usage.iter_mut().for_each(|usage| other(&mut usage.model));
     cut

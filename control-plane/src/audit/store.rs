@@ -3,7 +3,7 @@
 use super::access::{self, Access};
 use super::chain::{Entry, Hash, Hasher, Head};
 use super::hits::{self, Hits};
-use super::{Decoded, Quarantined, Source};
+use super::{Decoded, Quarantined, Source, partitions};
 use crate::holders::HolderId;
 use sqlx::{Acquire, PgConnection};
 use std::collections::BTreeMap;
@@ -230,7 +230,8 @@ async fn insert_alone(connection: &mut PgConnection, source: Source<'_>, entry: 
 #[must_use]
 pub fn is_refusal(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+    // A partition that is missing refuses no record.
+    !partitions::is_missing(error) && code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
 }
 
 async fn quarantine(connection: &mut PgConnection, source: Source<'_>, refused: &[Quarantined<'_>]) -> Result<(), sqlx::Error> {

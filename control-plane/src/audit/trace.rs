@@ -59,6 +59,7 @@ pub async fn trace(database: &PgPool, access: Access<'_>, correlation_id: &str) 
         .bind(i64::try_from(room.saturating_add(1)).unwrap_or(i64::MAX))
         .fetch_all(&mut *transaction)
         .await?;
+        cut |= next.len() > room;
         unasked.clear();
         for record in next {
             if found.len() >= RECORDS_MAX && !found.contains_key(&record.id) {

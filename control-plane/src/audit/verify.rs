@@ -8,6 +8,7 @@ use super::query::{StoredRecord, micros};
 use crate::holders::HolderId;
 use crate::settings::Sensitive;
 use clap::Parser;
+use decision_core::gateway::Gateway;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
@@ -103,6 +104,9 @@ pub enum VerifyError {
     /// The database fails.
     #[error("the database does not answer")]
     Database(#[from] sqlx::Error),
+    /// Some of the log was dropped in its time.
+    #[error("partitions were dropped: only with a key (--key) can it be told where the rest begins")]
+    KeyNeeded,
     /// A key is not one.
     #[error("a key cannot be used")]
     Key(#[from] KeyError),
@@ -146,8 +150,8 @@ struct Signed {
     anchors: BTreeMap<Chain, BTreeMap<i64, (Hash, i64)>>,
     /// Where the partitions that are gone have ended.
     dropped: BTreeMap<Chain, Head>,
-    /// When the last was signed.
-    signed_at: Option<OffsetDateTime>,
+    /// When each was signed, by its number.
+    signed_at: BTreeMap<i64, OffsetDateTime>,
     checkpoints: u64,
     findings: Vec<Finding>,
 }
@@ -176,7 +180,7 @@ impl Signed {
             }
             before = Some((checkpoint.number, digest(jws)));
             self.checkpoints = self.checkpoints.saturating_add(1);
-            self.signed_at = Some(checkpoint.signed_at);
+            self.signed_at.insert(checkpoint.number, checkpoint.signed_at);
             self.note(&checkpoint);
         }
     }
@@ -191,7 +195,8 @@ impl Signed {
             self.anchors.entry(chain.clone()).or_default().entry(head.sequence).or_insert((head.hash, checkpoint.number));
             if dropped {
                 let gone = self.dropped.entry(chain).or_insert(Head { records: 0, ..head });
-                *gone = Head { records: gone.records.saturating_add(head.records), ..head };
+                let records = gone.records.saturating_add(head.records);
+                *gone = if head.sequence > gone.sequence { Head { records, ..head } } else { Head { records, ..*gone } };
             }
         }
     }
@@ -217,6 +222,9 @@ pub async fn examine(transaction: &mut PgConnection, exported: &[String], keys: 
     Access::Auditor.enter(&mut *transaction).await?;
     let stored: Vec<(String,)> =
         sqlx::query_as("SELECT jws FROM gateway_audit.checkpoints ORDER BY number").fetch_all(&mut *transaction).await?;
+    if keys.is_empty() && has_dropped(transaction).await? {
+        return Err(VerifyError::KeyNeeded);
+    }
     let mut signed = Signed::default();
     if !keys.is_empty() {
         // What is kept elsewhere counts; of the database's own only what came after it.
@@ -228,24 +236,34 @@ pub async fn examine(transaction: &mut PgConnection, exported: &[String], keys: 
         signed.read(exported.iter().copied().chain(later), keys);
     }
     let mut walk = Walk::new(signed, chains(&mut *transaction).await?);
-    let mut after = (String::new(), Uuid::nil(), 0_i64, OffsetDateTime::UNIX_EPOCH);
-    loop {
-        let page: Vec<StoredRecord> = sqlx::query_as(
-            "SELECT * FROM gateway_audit_logs WHERE (gateway_type, holder, sequence, received_at) > ($1, $2, $3, $4) \
-             ORDER BY gateway_type, holder, sequence, received_at LIMIT $5",
-        )
-        .bind(&after.0)
-        .bind(after.1)
-        .bind(after.2)
-        .bind(after.3)
-        .bind(PAGE)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let Some(last) = page.last() else { break };
-        after = (last.gateway_type.clone(), last.holder, last.sequence, last.received_at);
-        page.iter().for_each(|record| walk.take(record));
+    // One gateway after the other, in the order of the key: else each page would be sorted out of all records.
+    for gateway in Gateway::ALL {
+        let mut after = (Uuid::nil(), 0_i64, OffsetDateTime::UNIX_EPOCH);
+        loop {
+            let page: Vec<StoredRecord> = sqlx::query_as(
+                "SELECT * FROM gateway_audit_logs WHERE gateway_type = $1 AND (holder, sequence, received_at) > ($2, $3, $4) \
+                 ORDER BY holder, sequence, received_at LIMIT $5",
+            )
+            .bind(gateway.name())
+            .bind(after.0)
+            .bind(after.1)
+            .bind(after.2)
+            .bind(PAGE)
+            .fetch_all(&mut *transaction)
+            .await?;
+            let Some(last) = page.last() else { break };
+            after = (last.holder, last.sequence, last.received_at);
+            page.iter().for_each(|record| walk.take(record));
+        }
     }
     Ok(walk.end())
+}
+
+/// Whether partitions were dropped: then what is left begins where a signed checkpoint says.
+async fn has_dropped(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let (dropped,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT FROM gateway_audit.checkpoints WHERE kind = 'dropped')").fetch_one(connection).await?;
+    Ok(dropped)
 }
 
 /// Where the control plane has noted that the chains stand.
@@ -351,6 +369,15 @@ impl Walk {
             self.find(chain, sequence, Wrong::Forked, Some(number));
             return None;
         }
+        // It was signed for by the first checkpoint from it on, so it came after the one before that: else it was put in later.
+        let covering = anchors.and_then(|anchors| anchors.range(record.sequence..).next());
+        let before = covering.and_then(|(_, (_, number))| self.signed.signed_at.get(&number.saturating_sub(1)));
+        let too_old = before.is_some_and(|before| record.received_at < *before - SIGNED_WITHIN);
+        if too_old || walked.received_at.is_some_and(|earlier| record.received_at < earlier) {
+            let number = covering.map(|(_, (_, number))| *number);
+            self.find(chain, record.sequence, Wrong::Unaccounted, number);
+            return None;
+        }
         Some(head.advanced(record.sequence, hash))
     }
 
@@ -368,7 +395,7 @@ impl Walk {
             return self.find(chain, head.sequence.saturating_add(1), Wrong::CutOff, number);
         }
         // What came so long before the last checkpoint is in it.
-        let covered = self.signed.signed_at.map(|at| at - SIGNED_WITHIN);
+        let covered = self.signed.signed_at.last_key_value().map(|(_, at)| *at - SIGNED_WITHIN);
         if signed < head.sequence && covered.zip(*received_at).is_some_and(|(covered, received)| received < covered) {
             return self.find(chain, signed.saturating_add(1).max(*first), Wrong::Unaccounted, None);
         }
@@ -412,11 +439,18 @@ struct Texts {
     response_headers: Option<String>,
 }
 
+/// Roles as they were sent. A list that no such text is split into has a text that no record has.
+fn joined(roles: &[String]) -> String {
+    let text = roles.join(",");
+    let split: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
+    if split == roles { text } else { format!("\0{text}") }
+}
+
 impl Texts {
     fn of(record: &StoredRecord) -> Self {
         let json = |value: &Option<Json<Value>>| value.as_ref().map(|value| value.0.to_string());
         Self {
-            roles: record.roles.as_ref().map(|roles| roles.join(",")),
+            roles: record.roles.as_deref().map(joined),
             checks: record.checks.0.to_string(),
             charges: record.charges.0.to_string(),
             shadow: json(&record.shadow),

@@ -56,8 +56,16 @@ fn number(number: u64) -> Result<i64, SyncError> {
     i64::try_from(number).ok().filter(|number| *number < 1 << 53).ok_or(SyncError::Invalid("a number is too large"))
 }
 
+/// A filter seals a batch at half of this.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// A record has some twenty bytes at the least.
+const BATCH_RECORDS_MAX: u32 = 1 << 16;
+
 fn checked_batch(batch: Option<&RecordBatch>) -> Result<Option<(&RecordBatch, i64)>, SyncError> {
     let Some(batch) = batch else { return Ok(None) };
+    if batch.bytes.len() > BATCH_BYTES_MAX || batch.count > BATCH_RECORDS_MAX {
+        return Err(SyncError::Invalid("the batch of records is larger than any that a filter seals"));
+    }
     match number(batch.first_sequence)? {
         first @ 1.. => Ok(Some((batch, first))),
         ..1 => Err(SyncError::Invalid("the first sequence number is 1")),

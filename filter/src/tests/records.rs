@@ -122,6 +122,31 @@ fn a_new_holder_numbers_what_waits_from_one() {
     assert_eq!(queue.next_batch().unwrap().first_sequence, 2);
 }
 
+#[test]
+fn what_was_dropped_is_a_hole_in_the_numbers_of_a_new_holder_too() {
+    let mut queue = RecordQueue::default();
+    let long = "x".repeat(64 * 1_024);
+    let (mut pushed, mut dropped) = (0_u64, 0_u64);
+    while dropped == 0 {
+        pushed += 1;
+        dropped += u64::from(queue.push(&record(&long)));
+    }
+    // The answer for the first was lost: the refusal tells that it is stored.
+    let first = queue.next_batch().unwrap();
+    queue.stored_up_to(u64::from(first.count));
+    queue.renumber();
+    let next = queue.next_batch().unwrap();
+    assert_eq!(next.first_sequence, dropped + 1, "the new holder's first batch tells what is missing");
+    let left = pushed - u64::from(first.count) - dropped;
+    let mut sequence = next.first_sequence;
+    while let Some(batch) = queue.next_batch() {
+        assert_eq!(batch.first_sequence, sequence);
+        sequence += u64::from(batch.count);
+        queue.stored(batch.first_sequence);
+    }
+    assert_eq!(sequence, dropped + left + 1);
+}
+
 /// The next sync call, whenever it comes, with its records.
 fn sent(gate: &Gate) -> (Call, Option<RecordBatch>) {
     loop {
