@@ -28,6 +28,8 @@ pub(crate) struct Launch {
     pub(crate) account: Option<Account>,
     pub(crate) directory: PathBuf,
     pub(crate) log: PathBuf,
+    /// A lock file of its own. Killed in the moment in which it writes it, the part leaves it empty, and would never start again.
+    pub(crate) lock: Option<PathBuf>,
     /// What asks it to stop.
     pub(crate) stop: Signal,
     /// How long it may take to stop before it is killed.
@@ -38,6 +40,9 @@ impl Launch {
     /// Starts it. INVARIANT (parent thread): the calling thread must live as long as the child may, see `tie`.
     pub(crate) fn spawn(&self) -> std::io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        if let Some(lock) = self.lock.as_ref().filter(|lock| lock.metadata().is_ok_and(|lock| lock.len() == 0)) {
+            std::fs::remove_file(lock)?;
+        }
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -65,6 +70,36 @@ pub(crate) fn tie(command: &mut Command) {
         // allocates nor takes locks, and captures one integer. std runs it after setuid, which would have cleared the setting.
         unsafe {
             command.pre_exec(die_with_parent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_was_cut_off_keeps_nobody_from_starting_and_a_whole_one_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let lock = home.path().join("lock");
+        let launch = Launch {
+            part: Part::Postgres,
+            program: "true".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            account: None,
+            directory: home.path().to_owned(),
+            log: home.path().join("log"),
+            lock: Some(lock.clone()),
+            stop: Signal::SIGTERM,
+            patience: Duration::from_secs(1),
+        };
+        for (content, left) in [(None, false), (Some(""), false), (Some("17\n"), true)] {
+            if let Some(content) = content {
+                std::fs::write(&lock, content).unwrap();
+            }
+            launch.spawn().unwrap().wait().unwrap();
+            assert_eq!(lock.exists(), left, "{content:?}");
         }
     }
 }

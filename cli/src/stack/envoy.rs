@@ -44,6 +44,7 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
         account: None,
         directory: run_dir.path().to_owned(),
         log,
+        lock: None,
         stop: Signal::SIGTERM,
         patience: Duration::from_secs(5),
     })

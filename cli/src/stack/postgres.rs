@@ -80,6 +80,7 @@ impl Postgres {
             account: self.account,
             directory: self.home.clone(),
             log,
+            lock: Some(self.data().join("postmaster.pid")),
             // Fast shutdown: sessions are ended, what was committed is kept.
             stop: Signal::SIGINT,
             patience: Duration::from_secs(10),

@@ -50,6 +50,7 @@ impl ControlPlane<'_> {
             account: None,
             directory: run_dir.path().to_owned(),
             log,
+            lock: None,
             stop: Signal::SIGTERM,
             patience: Duration::from_secs(10),
         }
@@ -72,6 +73,7 @@ pub(crate) fn backend(run_dir: &RunDir, program: PathBuf, ports: Ports, log: Pat
         account: None,
         directory: run_dir.path().to_owned(),
         log,
+        lock: None,
         stop: Signal::SIGTERM,
         patience: Duration::from_secs(2),
     }

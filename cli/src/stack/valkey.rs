@@ -34,6 +34,7 @@ pub(crate) fn launch(run_dir: &RunDir, program: &Path, port: u16, password: &str
         account: None,
         directory: home,
         log,
+        lock: None,
         stop: Signal::SIGTERM,
         patience: Duration::from_secs(5),
     })
