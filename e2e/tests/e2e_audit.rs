@@ -1,6 +1,7 @@
 //! One audit record for every request: forwarded, refused by the filter, answered by it, or answered by Envoy before the filter was asked.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
+use std::process::Command;
 use std::time::Duration;
 
 use cli::stack::{Stack, State};
@@ -8,8 +9,9 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
 use e2e::raw;
-use e2e::stacks::{options, ports, told};
+use e2e::stacks::{eventually, options, ports, told};
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -46,7 +48,34 @@ async fn every_request_has_exactly_one_record() {
     assert!(of_filter.iter().all(|record| record["http_method"].is_string() && record["reason"] != ""), "{}", summary(records));
     let dropped = Client::new(&state.envoy_admin).send(&Ask::get("/stats?filter=audit_records_dropped")).await.unwrap().text();
     assert!(dropped.lines().all(|line| line.ends_with(": 0")), "{dropped}");
+    verified_until_it_is_touched(state).await;
     stack.stop();
+}
+
+/// By the program that operators have: whole, and after a row was changed behind the control plane's back not.
+async fn verified_until_it_is_touched(state: &State) {
+    let verify = || {
+        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+        let state_file = state.run_dir.join("state.json");
+        let output =
+            Command::new(program).args(["audit", "verify", "--state"]).arg(state_file).env_remove("DATABASE_URL").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let signed = eventually(Duration::from_secs(25), async || {
+        let (code, told) = verify();
+        (code == Some(0) && told.contains("every record is as it was written")).then_some(told)
+    });
+    println!("{}", signed.await.expect("a checkpoint every ten seconds"));
+    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let touched: (String,) = sqlx::query_as(
+        "UPDATE gateway_audit_logs SET status_code = 200 WHERE id = (SELECT min(id) FROM gateway_audit_logs WHERE status_code = 401) RETURNING id",
+    )
+    .fetch_one(&mut database)
+    .await
+    .unwrap();
+    let (code, told) = verify();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains(&touched.0), "{told}");
 }
 
 /// Sends what the filter decides on; says how much.

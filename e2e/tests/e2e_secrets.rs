@@ -162,8 +162,12 @@ fn logs(run_dir: &Path) -> Vec<(String, String)> {
 /// Every row of every table, as text.
 async fn tables(state: &State) -> Vec<(String, String)> {
     let mut database = PgConnection::connect(&state.database_url).await.unwrap();
-    let names =
-        sqlx::query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetch_all(&mut database).await.unwrap();
+    let names = sqlx::query(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'gateway_audit') ORDER BY 1",
+    )
+    .fetch_all(&mut database)
+    .await
+    .unwrap();
     let mut texts = Vec::new();
     for name in names.iter().map(|row| row.get::<String, _>(0)) {
         let rows =
