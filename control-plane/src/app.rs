@@ -91,6 +91,7 @@ fn operators_routes() -> OpenApiRouter<AppState> {
         .merge(audit::retention::router())
         .merge(audit::explain::router())
         .merge(audit::replay::router())
+        .merge(audit::requests::router())
         .merge(keys::http::router())
         .merge(revocations::http::router())
         .merge(webhooks::http::router())

@@ -33,6 +33,7 @@ fn nothing(_world: &World) -> Value {
     Value::Null
 }
 
+const THIS_YEAR: &str = "/admin/v1/audit/requests?from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z";
 const NOBODYS_APPROVAL: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000";
 const NOBODYS_DECISION: &str = "/admin/v1/approvals/00000000-0000-7000-8000-000000000000/decision";
 
@@ -104,6 +105,7 @@ fn rows() -> Vec<Row> {
         row(Method::POST, "/admin/v1/audit/holds/{id}/release", "/admin/v1/audit/holds/999/release", activation, StatusCode::NOT_FOUND),
         row(Method::GET, "/admin/v1/audit/count", "/admin/v1/audit/count", nothing, StatusCode::OK),
         row(Method::GET, "/admin/v1/audit/{id}/explanation", "/admin/v1/audit/nobody/explanation", nothing, StatusCode::NOT_FOUND),
+        row(Method::GET, "/admin/v1/audit/requests", THIS_YEAR, nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/audit/replays", "/admin/v1/audit/replays", again, StatusCode::OK),
         row(Method::GET, "/admin/v1/keys", "/admin/v1/keys", nothing, StatusCode::OK),
         row(Method::POST, "/admin/v1/keys/{issuer}/refresh", "/admin/v1/keys/cp/refresh", nothing, StatusCode::NOT_FOUND),

@@ -31,6 +31,10 @@ pub enum BenchError {
     Answer { what: &'static str, status: u16, bytes: usize },
     #[error("the stack has no {0}")]
     Lacks(&'static str),
+    #[error("the stack is not well again")]
+    Unwell,
+    #[error("the access log and the audit log do not agree")]
+    Disagree,
 }
 
 /// Tells what went wrong, if anything did.

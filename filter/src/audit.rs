@@ -3,6 +3,7 @@
 use crate::counters::name;
 use crate::exchange::{Exchange, Trace, Verdict, Verdicts};
 use crate::host::Host;
+use crate::ids::RequestId;
 use crate::meter::{self, Cost};
 use crate::named;
 use crate::records::RecordQueue;
@@ -24,6 +25,8 @@ pub(crate) use wire::audit::{Check, Outcome};
 use wire::pseudonym;
 
 const CHECKS_MAX: usize = 12;
+/// Where the access log finds why a request has no record.
+const UNRECORDED: &str = "plant_gateway_unrecorded";
 
 /// The checks that were made, in order, without allocating.
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,11 +160,34 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
         return vm.counters.add(host, name::RECORDS_DROPPED, 1);
     }
     let status = trace.status.or_else(|| sent_status(host));
-    let Some(sampled_of) = sampled_of(trace, status) else { return vm.counters.add(host, name::RECORDS_SAMPLED_OUT, 1) };
+    let Some(sampled_of) = sampled_of(trace, status) else {
+        host.leave_word(UNRECORDED, "sampled_out");
+        return vm.counters.add(host, name::RECORDS_SAMPLED_OUT, 1);
+    };
     let details = details(trace, status, host);
     let telling = Telling { phase: Phase::Outcome, verdict: trace.verdict, settled, status, details, sampled_of };
-    let dropped = queue(exchange, vm, telling, now);
+    let arrival = Arrival::of(trace).unwrap_or_else(|| Arrival::unseen(vm, host, now));
+    let dropped = queue(exchange, vm, telling, arrival, now);
     count_dropped(vm, host, dropped);
+}
+
+/// When a request came, by what id it is known, and whether the filter saw it come.
+struct Arrival {
+    at: Timestamp,
+    request_id: RequestId,
+    stage: Stage,
+}
+
+impl Arrival {
+    fn of(trace: &Trace) -> Option<Self> {
+        (trace.arrived != Timestamp::EPOCH).then_some(Self { at: trace.arrived, request_id: trace.request_id, stage: Stage::Filter })
+    }
+
+    /// Envoy answered before the filter was asked. Its access log has the id that Envoy gave, if it came so far.
+    fn unseen(vm: &mut Vm, host: &impl Host, now: Timestamp) -> Self {
+        let given = host.property(&["request", "id"]).and_then(|id| RequestId::parse(&id));
+        Self { at: now, request_id: given.unwrap_or_else(|| vm.ids.request_id(now)), stage: Stage::Envoy }
+    }
 }
 
 /// Queues the intent of a request that is about to go on. What it is charged stands in the outcome alone, so that the charges of
@@ -169,7 +195,8 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
 pub(crate) fn intend(exchange: &Exchange, vm: &mut Vm, host: &impl Host, verdict: Verdict, now: Timestamp) {
     let settled = Settled::nothing();
     let telling = Telling { phase: Phase::Intent, verdict, settled: &settled, status: None, details: None, sampled_of: 1 };
-    let dropped = queue(exchange, vm, telling, now);
+    let arrival = Arrival::of(&exchange.trace).unwrap_or_else(|| Arrival::unseen(vm, host, now));
+    let dropped = queue(exchange, vm, telling, arrival, now);
     count_dropped(vm, host, dropped);
 }
 
@@ -191,12 +218,11 @@ fn sampled_of(trace: &Trace, status: Option<u16>) -> Option<u32> {
     trace.request_id.is_chosen(of).then_some(of)
 }
 
-fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, now: Timestamp) -> u32 {
+fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, arrival: Arrival, now: Timestamp) -> u32 {
     let (trace, headers) = (&exchange.trace, &exchange.headers);
-    let seen = trace.arrived != Timestamp::EPOCH;
-    let arrived = if seen { trace.arrived } else { now };
+    let Arrival { at: arrived, request_id, stage } = arrival;
+    let seen = stage == Stage::Filter;
     let mut id_text = [0; 36];
-    let request_id = if seen { trace.request_id } else { vm.ids.request_id(now) };
     let id_text = request_id.text(&mut id_text);
     let active = trace.active.as_deref();
     let route = active.zip(trace.route).and_then(|(active, route)| active.policy.route_by_id(route));
@@ -210,7 +236,7 @@ fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, now: Timestamp)
         phase: telling.phase,
         at_us: arrived.as_micros(),
         gateway: exchange.settings.gateway.into(),
-        stage: if seen { Stage::Filter } else { Stage::Envoy },
+        stage,
         method: seen.then(|| String::from_utf8_lossy(headers.method())),
         path: seen.then(|| headers.path_lossy()),
         upgrade: match headers.upgrade() {

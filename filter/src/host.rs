@@ -59,6 +59,8 @@ pub(crate) trait Host {
     fn response_body(&self, size: usize) -> Vec<u8>;
     fn set_response_header(&self, name: &str, value: &[u8]);
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
+    /// Leaves a word with the stream, for the access log: `%FILTER_STATE(wasm.<name>:PLAIN)%`.
+    fn leave_word(&self, name: &str, word: &str);
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError>;
     fn resume_request(&self) -> Result<(), HostError>;
     fn select(&self, context: u32) -> Result<(), HostError>;
@@ -240,6 +242,10 @@ mod envoy {
 
         fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
             abi::get_property(path.to_vec()).ok().flatten()
+        }
+
+        fn leave_word(&self, name: &str, word: &str) {
+            abi::set_property(vec![name], Some(word.as_bytes())).unwrap_or(());
         }
 
         fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError> {

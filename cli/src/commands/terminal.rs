@@ -1,4 +1,15 @@
-//! Text that others wrote, on its way to a terminal.
+//! What is written to a terminal: progress, and text that others wrote.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A bar on standard error, in the words of `template`; hidden by itself where that is no terminal.
+pub(super) fn progress(template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// What would move a terminal's cursor or turn its text around is written as an escape; JSON stays the same JSON.
 pub(super) fn escaped(text: &str) -> String {

@@ -35,7 +35,7 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
     arguments.extend(["--concurrency".into(), settings.concurrency.to_string().into()]);
     // Several stacks may run beside each other; new connections are refused one second into a drain.
     arguments.extend(["--disable-hot-restart", "--drain-time-s", "1"].map(Into::into));
-    arguments.extend(["--file-flush-interval-msec", "100", "--log-level", "info"].map(Into::into));
+    arguments.extend(["--file-flush-interval-msec", "50", "--log-level", "info"].map(Into::into));
     Ok(Launch {
         part: settings.part,
         program: settings.program.to_owned(),
@@ -48,6 +48,11 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
         stop: Signal::SIGTERM,
         patience: Duration::from_secs(5),
     })
+}
+
+/// Each proxy writes its own: lines of two would run into each other.
+pub(crate) fn access_log(run_dir: &RunDir, part: Part) -> PathBuf {
+    run_dir.join(if part == Part::SecondEnvoy { "second-access.log" } else { "access.log" })
 }
 
 fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, String)> {
@@ -68,7 +73,7 @@ fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, St
         ("ADMIN_ADDRESS", loopback()),
         ("ADMIN_PORT", admin.to_string()),
         ("WASM_PATH", settings.wasm.display().to_string()),
-        ("ACCESS_LOG", run_dir.join("access.log").display().to_string()),
+        ("ACCESS_LOG", access_log(run_dir, settings.part).display().to_string()),
         ("ENVOY_ID", settings.id.to_owned()),
     ]
 }

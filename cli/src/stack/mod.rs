@@ -398,7 +398,8 @@ impl Plan {
             envoy_id: ENVOY_ID.to_owned(),
             data_plane_token: secrets.data_plane_token,
             run_dir: shared.run_dir.path().to_owned(),
-            access_log: shared.run_dir.join("access.log"),
+            access_log: envoy::access_log(&shared.run_dir, Part::Envoy),
+            second_access_log: envoy::access_log(&shared.run_dir, Part::SecondEnvoy),
             audit_key: secrets.audit_key.clone(),
             audit_checkpoints: services::audit_checkpoints(&shared.run_dir, Part::ControlPlane),
         }

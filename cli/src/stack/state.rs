@@ -52,6 +52,8 @@ pub struct State {
     pub run_dir: PathBuf,
     /// Envoy's access log.
     pub access_log: PathBuf,
+    /// The same of the second one, where there is one.
+    pub second_access_log: PathBuf,
     /// The public key that checkpoints of the audit log are signed with.
     pub audit_key: PathBuf,
     /// The checkpoints that the control plane exports.
@@ -142,6 +144,7 @@ impl State {
             envoy_id: ENVOY_ID.to_owned(),
             data_plane_token: secrets.data_plane_token,
             access_log: run_dir.join("access.log"),
+            second_access_log: run_dir.join("second-access.log"),
             audit_key: run_dir.join("audit-signing.public.pem"),
             audit_checkpoints: run_dir.join("control-plane.checkpoints"),
             run_dir: run_dir.path().to_owned(),

@@ -113,7 +113,7 @@ impl RecordQuery {
     }
 }
 
-fn moment(text: &str) -> Result<OffsetDateTime, ApiError> {
+pub(super) fn moment(text: &str) -> Result<OffsetDateTime, ApiError> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_invalid| ApiError::invalid("a time is not in RFC 3339")).and_then(utc)
 }
 

@@ -8,9 +8,11 @@ pub mod explain;
 pub mod hits;
 pub mod http;
 pub mod judgeable;
+mod lines;
 pub mod partitions;
 pub mod query;
 pub mod replay;
+pub mod requests;
 pub mod retention;
 pub mod store;
 pub mod trace;
@@ -143,6 +145,17 @@ impl<'a> Decoded<'a> {
     fn refuse(&mut self, sequence: i64, bytes: &'a [u8], error: &'static str) {
         self.quarantined.push(Quarantined { sequence, bytes, error });
     }
+}
+
+/// When the last request of a batch ended, microseconds since the epoch by its Envoy's clock; a holder queues records in that order.
+fn told_until_us(batch: &RecordBatch) -> Option<i64> {
+    let mut rest = batch.bytes.as_slice();
+    let mut last = None;
+    while let Some((bytes, after)) = take_record(rest) {
+        (last, rest) = (Some(bytes), after);
+    }
+    let (record, _rest) = postcard::take_from_bytes::<AuditRecord<'_>>(last?).ok()?;
+    record.at_us.checked_add(i64::try_from(record.total_us).ok()?).filter(|ended| (0..MICROS_MAX).contains(ended))
 }
 
 fn take_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

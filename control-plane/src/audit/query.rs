@@ -4,7 +4,7 @@ use super::access::Access;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sqlx::types::Json;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 use std::fmt;
 use std::str::FromStr;
 use time::{Date, OffsetDateTime};
@@ -234,7 +234,7 @@ macro_rules! filtered {
             " FROM gateway_audit_logs WHERE ($1::text IS NULL OR correlation_id = $1) AND ($2::text IS NULL OR user_id = $2) \
              AND ($3::text IS NULL OR customer_id = $3) AND ($4::text IS NULL OR agent_id = $4) \
              AND ($5::text IS NULL OR decision = $5) AND ($6::text IS NULL OR route = $6) AND ($7::int IS NULL OR status_code = $7) \
-             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8) AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) \
+             AND ($8::timestamptz IS NULL OR \"timestamp\" >= $8 AND received_at >= $8 - interval '1 day') AND ($9::timestamptz IS NULL OR \"timestamp\" < $9) \
              AND ($10::bool IS NOT TRUE OR shadow IS NOT NULL) AND ($10::bool IS NOT FALSE OR shadow IS NULL) \
              AND ($11::text IS NULL OR rule = $11) AND ($12::text IS NULL OR jsonb_path_query_array(charges, '$[*].budget') ? $12) \
              AND ($13::text IS NULL OR request_id = $13) AND ($14::text IS NULL OR approval_id = $14) \
@@ -341,7 +341,19 @@ pub async fn gaps(
     limit: i64,
 ) -> Result<Vec<Gap>, sqlx::Error> {
     let mut transaction = Access::Auditor.begin(database).await?;
-    let gaps = sqlx::query_as(
+    let gaps = gaps_in(&mut transaction, from, to, limit).await?;
+    transaction.rollback().await?;
+    Ok(gaps)
+}
+
+/// The same, for a transaction that is the auditor's already.
+pub(super) async fn gaps_in(
+    connection: &mut PgConnection,
+    from: Option<OffsetDateTime>,
+    to: Option<OffsetDateTime>,
+    limit: i64,
+) -> Result<Vec<Gap>, sqlx::Error> {
+    sqlx::query_as(
         "SELECT holder, (SELECT envoy_id FROM holders AS h WHERE h.holder = g.holder) AS envoy_id, after_sequence, before_sequence, from_at, \
              to_at, reason FROM audit_gaps AS g \
          WHERE ($1::timestamptz IS NULL OR to_at >= $1) AND ($2::timestamptz IS NULL OR from_at < $2) ORDER BY to_at DESC, id DESC LIMIT $3",
@@ -349,10 +361,8 @@ pub async fn gaps(
     .bind(from)
     .bind(to)
     .bind(limit)
-    .fetch_all(&mut *transaction)
-    .await?;
-    transaction.rollback().await?;
-    Ok(gaps)
+    .fetch_all(connection)
+    .await
 }
 
 /// A day of a user on a gateway.

@@ -3,6 +3,7 @@
 
 use super::gateway_name;
 use super::judgeable::{self, JudgeableRecord, Range};
+use super::lines::Lines;
 use crate::app::AppState;
 use crate::caller::Caller;
 use crate::extract::{JsonBody, utc};
@@ -16,14 +17,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -395,16 +392,4 @@ fn compiled(files: &Files) -> Option<Side> {
     let document = wire::sources::read(files).ok()?;
     let bundle = without_keys(&document).ok()?;
     Some(Side::new(Arc::new(bundle.policy)))
-}
-
-/// The lines of an answer, as they come.
-struct Lines(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
-    }
 }

@@ -40,9 +40,10 @@ pub async fn ingest(
     Access::Writer { envoy_id: source.envoy_id }.enter(connection).await?;
     let mut stored = Stored::default();
     let mut skipped = 0_i64;
+    let told_until_us = super::told_until_us(batch);
     while skipped < i64::from(batch.count) {
         let count = i64::from(batch.count).saturating_sub(skipped);
-        match claim(connection, source.holder, first_sequence.saturating_add(skipped), count).await? {
+        match claim(connection, source.holder, first_sequence.saturating_add(skipped), count, told_until_us).await? {
             Claim::Ours { newest } => {
                 let mut decoded = Decoded::from_batch(batch, first_sequence, skipped);
                 decoded.refuse_up_to(newest);
@@ -68,14 +69,23 @@ enum Claim {
 }
 
 /// Notes the batch, and the gap before it if there is one. The caller holds the lock on the holder.
-async fn claim(connection: &mut PgConnection, holder: HolderId, first_sequence: i64, count: i64) -> Result<Claim, sqlx::Error> {
+///
+/// What is missing later ended after `told_until_us`: the batch was on its way for a while, so its arrival would be too late a time.
+async fn claim(
+    connection: &mut PgConnection,
+    holder: HolderId,
+    first_sequence: i64,
+    count: i64,
+    told_until_us: Option<i64>,
+) -> Result<Claim, sqlx::Error> {
     let (ours, stored, newest): (bool, Option<i64>, i64) = sqlx::query_as(
         "WITH batch AS (INSERT INTO audit_batches (holder, first_sequence, count) VALUES ($1, $2, $3) \
              ON CONFLICT (holder, first_sequence) DO NOTHING RETURNING holder), \
          gap AS (INSERT INTO audit_gaps (holder, after_sequence, before_sequence, from_at, to_at, reason) \
              SELECT holder, last_sequence, $2, coalesce(last_records_at, first_seen_at), now(), 'sequence' \
              FROM holders JOIN batch USING (holder) WHERE last_sequence + 1 < $2 ON CONFLICT DO NOTHING), \
-         advanced AS (UPDATE holders AS h SET last_sequence = GREATEST(h.last_sequence, $2 + $3 - 1), last_records_at = now() \
+         advanced AS (UPDATE holders AS h SET last_sequence = GREATEST(h.last_sequence, $2 + $3 - 1), \
+                 last_records_at = LEAST(now(), timestamptz 'epoch' + $4 * interval '1 microsecond') \
              FROM batch WHERE h.holder = batch.holder) \
          SELECT EXISTS (SELECT FROM batch), (SELECT count FROM audit_batches WHERE holder = $1 AND first_sequence = $2), \
              (SELECT last_sequence FROM holders WHERE holder = $1)",
@@ -83,6 +93,7 @@ async fn claim(connection: &mut PgConnection, holder: HolderId, first_sequence: 
     .bind(holder.0)
     .bind(first_sequence)
     .bind(count)
+    .bind(told_until_us)
     .fetch_one(connection)
     .await?;
     // The statement sees the tables as they were before it.

@@ -259,6 +259,10 @@ impl Host for FakeHost {
         self.with_stream(|stream| stream.properties.get(&path.join(".")).cloned())?
     }
 
+    fn leave_word(&self, name: &str, word: &str) {
+        self.note(format!("leave_word {name} {word}"));
+    }
+
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError> {
         self.note("reply");
         let reply = Reply { status, details: details.into(), headers: owned(headers), body: body.into() };

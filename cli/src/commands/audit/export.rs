@@ -1,14 +1,14 @@
 //! `plant-gateway audit export`: every record that matches, page by page, so that any number takes the same memory.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::{AuditError, PATH, Which};
 use crate::commands::admin_api::{AdminApi, Connection, block_on};
 use crate::commands::tables::line;
+use crate::commands::terminal::progress;
 use crate::demo::http::Ask;
 
 /// As many as a page may have.
@@ -83,7 +83,8 @@ fn cell(value: Option<&Value>) -> String {
 pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), AuditError> {
     let mut api = AdminApi::open(connection)?;
     let count = block_on(api.json(Ask::get(&line(&format!("{PATH}/count"), &arguments.which.parameters()))))?;
-    let bar = bar(count.get("count").and_then(Value::as_u64).unwrap_or(0));
+    let bar = progress("{bar:40} {pos}/{len} records, {per_sec}, {eta} left");
+    bar.set_length(count.get("count").and_then(Value::as_u64).unwrap_or(0));
     let mut sink = Sink::new(arguments.form, io::BufWriter::new(io::stdout().lock()));
     let mut cursor = arguments.cursor.clone();
     loop {
@@ -106,15 +107,6 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
     }
     bar.finish_and_clear();
     Ok(())
-}
-
-fn bar(records: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(records), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} records, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `plant-gateway audit`: what is in the audit log, how it hangs together, how long it is kept, and whether it is what was written.
 
 mod export;
+mod reconcile;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -102,6 +103,9 @@ enum Action {
     /// Hold the log against its hash chains and signed checkpoints, in the database that `DATABASE_URL` names, or that of the running
     /// stack. Ends with 1 when something is not as it was written.
     Verify(verify::Arguments),
+    /// Hold Envoy's access log against the audit log: every request has a record, or lies in a gap that is known. Ends with 1 when one
+    /// does not.
+    Reconcile(reconcile::Arguments),
 }
 
 /// Which records; what is not given matches everything.
@@ -199,19 +203,46 @@ pub enum AuditError {
     /// It could not tell.
     #[error("the log cannot be verified: {0}")]
     NotVerified(String),
+    /// An access log cannot be read.
+    #[error("cannot read the access log `{}`", path.display())]
+    AccessLog {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nothing in it is a line of ours.
+    #[error(
+        "no line of `{}` is a JSON object with `time`, `request_id`, `code` and `duration_ms`: use the access_log of envoy/bootstrap.yaml",
+        path.display()
+    )]
+    NoLines {
+        /// Which.
+        path: std::path::PathBuf,
+    },
+    /// The two logs do not agree; how was printed.
+    #[error("the access log and the audit log do not agree")]
+    Disagree,
     /// It is not as it was written; that was printed.
     #[error("the log is not as it was written")]
     Tampered,
 }
 
 impl AuditError {
-    /// 1 when the log is not as it was written, 2 when nothing can be said, 3 when the control plane refuses.
+    /// 1 when the log is not as it was written or does not agree with another, 2 when nothing can be said, 3 when the control plane refuses.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Tampered => 1,
+            Self::Tampered | Self::Disagree => 1,
             Self::Api(error) => error.exit_code(),
-            Self::Output(_) | Self::Csv(_) | Self::NoDatabase | Self::Program { .. } | Self::NotVerified(_) => 2,
+            Self::Output(_)
+            | Self::Csv(_)
+            | Self::NoDatabase
+            | Self::Program { .. }
+            | Self::NotVerified(_)
+            | Self::AccessLog { .. }
+            | Self::NoLines { .. } => 2,
         }
     }
 }
@@ -223,6 +254,7 @@ impl AuditError {
 pub fn run(arguments: &Arguments) -> Result<(), AuditError> {
     let ask = match &arguments.action {
         Action::Verify(verify) => return verify::run(verify, &arguments.connection),
+        Action::Reconcile(reconcile) => return reconcile::run(reconcile, &arguments.connection),
         Action::Export(export) => return export::run(export, &arguments.connection),
         Action::List { which, limit, cursor } => {
             let mut parameters = which.parameters();
@@ -321,7 +353,7 @@ fn told(action: &Action, answer: &Value) -> Vec<String> {
         }
         Action::Hold { .. } => table(&HOLD, std::slice::from_ref(answer)),
         Action::Retention { .. } | Action::Release { .. } => vec!["done".to_owned()],
-        Action::Export(_) | Action::Verify(_) => Vec::new(),
+        Action::Export(_) | Action::Verify(_) | Action::Reconcile(_) => Vec::new(),
     }
 }
 

@@ -1,13 +1,13 @@
 //! `plant-gateway replay`: which recorded requests another revision would decide otherwise, told by the control plane as it reads.
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::{PolicyError, print};
 use crate::commands::admin_api::{AdminApi, ApiCommandError, Connection, Format, block_on, shown};
+use crate::commands::terminal::progress;
 use crate::demo::http::Ask;
 
 /// What to replay.
@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
         object.extend(until.into_iter().chain(gateway));
     }
     let mut api = AdminApi::open(connection)?;
-    let bar = progress();
+    let bar = progress("{bar:40} {pos} of about {len} records, {msg}, {per_sec}, {eta} left");
     let mut summary = None;
     let mut failed = None;
     let line = |line: Value| {
@@ -109,15 +109,6 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
         FailOn::Undecidable => count("different") > 0 || count("undecidable") > 0,
     };
     if fails { Err(PolicyError::Different) } else { Ok(()) }
-}
-
-/// Hidden by itself where standard error is no terminal.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of about {len} records, {msg}, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// The groups by rule, and the change in spend.

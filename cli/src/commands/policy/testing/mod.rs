@@ -12,10 +12,11 @@ use authoring::opa::OpaSet;
 use authoring::oracle::{Expected, Oracle, OracleReport};
 use authoring::rules::{Gate, GateReport, TestRun, gather};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::{POLICIES, PolicyError, print, source};
 use crate::commands::admin_api::Format;
+use crate::commands::terminal::progress;
 
 /// Arguments of `policy test`.
 #[derive(Debug, Args)]
@@ -75,7 +76,7 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
     let invalid = |fault| PolicyError::Invalid(Box::new(fault));
     let mut cases = read_directory(&arguments.folder).map_err(invalid)?;
     cases.retain(|filed| arguments.selects(&filed.file, &filed.case.name));
-    let bar = progress();
+    let bar = progress("{bar:40} {pos}/{len} cases and tests");
     let mut bodies = rule_tests(&candidate, &gate)?;
     if let Some(report) = &mut bodies {
         report.tests.retain(|test| arguments.selects(&test.file, &test.name));
@@ -104,15 +105,6 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), PolicyErr
         Format::Text => print::text(&report::as_text(&outcome, arguments.list_chosen)),
     }
     judge(arguments, &outcome)
-}
-
-/// Hidden by itself where standard error is no terminal.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} cases and tests") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// The tests of custom rules, run by the gate that publishing has.
