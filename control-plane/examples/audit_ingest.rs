@@ -10,7 +10,8 @@ use control_plane::audit::query::{Filter, page};
 use control_plane::audit::store::{Insertion, ingest};
 use control_plane::holders::HolderId;
 use control_plane::start::MIGRATOR;
-use sqlx::{AssertSqlSafe, PgPool};
+use futures_util::StreamExt as _;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 use wire::audit::{Account, AuditRecord, Charge, Check, CheckOutcome, CostBasis, Decision, Mention, Outcome, Phase, Stage, Upgrade, User};
@@ -27,6 +28,12 @@ struct Arguments {
     /// How many records are in each: about what fills half a megabyte.
     #[arg(long, default_value_t = 1_500)]
     records: u32,
+    /// Rows that are there before queries are made, spread over this and the next days.
+    #[arg(long, default_value_t = 0)]
+    fill: u64,
+    /// Over how many days.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
 }
 
 const GATEWAYS: [Gateway; 3] = [Gateway::Cp, Gateway::Pp, Gateway::Plant];
@@ -130,24 +137,93 @@ async fn store(database: &PgPool, holder: HolderId, batch: &RecordBatch) -> Dura
     began.elapsed()
 }
 
-/// The rows of a batch that is stored, once more, from a table without indexes: what Postgres takes for them alone.
-async fn insert_again(database: &PgPool, columns: &str, holder: HolderId, batch: &RecordBatch) -> Duration {
+/// The rows of a batch that is stored, once more, in two plain ways: from a table of the database that has no indexes, and by COPY from
+/// a client that has them ready.
+async fn insert_again(database: &PgPool, columns: &str, holder: HolderId, batch: &RecordBatch) -> [Duration; 2] {
     let last = batch.first_sequence + u64::from(batch.count) - 1;
     let mut connection = database.acquire().await.unwrap();
-    let mut run = async |sql: String| sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
     let (first, of) = (batch.first_sequence, holder.0);
-    run(format!(
+    let stage = format!(
         "CREATE TEMP TABLE stage AS SELECT {columns} FROM gateway_audit_logs WHERE holder = '{of}' AND sequence BETWEEN {first} AND {last}"
-    ))
-    .await;
-    // Another holder's, so that they have places of their own in the indexes that are unique or nearly so.
-    let other = Uuid::now_v7();
-    run(format!("UPDATE stage SET holder = '{other}', correlation_id = uuidv7()::text, request_id = uuidv7()::text")).await;
+    );
+    run(&mut connection, &stage).await;
+    make_others(&mut connection).await;
     let began = Instant::now();
-    run(format!("INSERT INTO gateway_audit_logs ({columns}) SELECT {columns} FROM stage")).await;
-    let took = began.elapsed();
-    run("DROP TABLE stage".to_owned()).await;
-    took
+    run(&mut connection, &format!("INSERT INTO gateway_audit_logs ({columns}) SELECT {columns} FROM stage")).await;
+    let inside = began.elapsed();
+    make_others(&mut connection).await;
+    let mut ready = Vec::new();
+    let mut rows = connection.copy_out_raw(&format!("COPY (SELECT {columns} FROM stage) TO STDOUT (FORMAT binary)")).await.unwrap();
+    while let Some(chunk) = rows.next().await {
+        ready.extend_from_slice(&chunk.unwrap());
+    }
+    drop(rows);
+    let began = Instant::now();
+    let copy = format!("COPY gateway_audit_logs ({columns}) FROM STDIN (FORMAT binary)");
+    let mut copy = connection.copy_in_raw(&copy).await.unwrap();
+    copy.send(ready).await.unwrap();
+    copy.finish().await.unwrap();
+    let copied = began.elapsed();
+    run(&mut connection, "DROP TABLE stage").await;
+    [inside, copied]
+}
+
+/// Another holder's, so that they have places of their own in the indexes that are unique or nearly so.
+async fn make_others(connection: &mut PgConnection) {
+    let other = Uuid::now_v7();
+    let renamed = format!("UPDATE stage SET holder = '{other}', correlation_id = uuidv7()::text, request_id = uuidv7()::text");
+    run(connection, &renamed).await;
+}
+
+async fn run(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
+}
+
+/// Makes so many rows out of those that are there, without indexes, and then the indexes.
+async fn fill(database: &PgPool, columns: &str, rows: u64, days: u32) {
+    let began = Instant::now();
+    let mut connection = database.acquire().await.unwrap();
+    run(&mut connection, &format!("SET ROLE plant_gateway_audit_writer; SELECT gateway_audit.create_partitions({days}); RESET ROLE")).await;
+    let indexes: Vec<(String, String)> = sqlx::query_as(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'gateway_audit_logs' AND indexname <> 'gateway_audit_logs_pk'",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
+    for (name, _definition) in &indexes {
+        run(&mut connection, &format!("DROP INDEX {name}")).await;
+    }
+    // Users, customers and ids of their own; the rest as it is.
+    let own = [
+        ("holder", "uuidv7()"),
+        ("sequence", "n"),
+        ("received_at", &*format!("received_at + (n % {days}) * interval '1 day'")),
+        ("\"timestamp\"", &*format!("\"timestamp\" + (n % {days}) * interval '1 day' - (n % 1000) * interval '1 ms'")),
+        ("correlation_id", "uuidv7()::text"),
+        ("request_id", "uuidv7()::text"),
+        ("user_id", "'user-' || (n * 7919 % 200000)"),
+        ("subject", "'subject-' || (n * 7919 % 200000)"),
+        ("customer_id", "'customer-' || (n * 7919 % 5000)"),
+    ];
+    let value =
+        |column: &str| own.iter().find(|(name, _)| *name == column).map_or_else(|| column.to_owned(), |(_, value)| (*value).to_owned());
+    let values: Vec<String> = columns.split(", ").map(value).collect();
+    let source =
+        "(SELECT *, row_number() OVER () AS r FROM gateway_audit_logs WHERE holder = (SELECT holder FROM holders LIMIT 1) LIMIT 10000)";
+    run(
+        &mut connection,
+        &format!(
+            "CREATE TEMP TABLE model AS SELECT * FROM {source} AS s; \
+             INSERT INTO gateway_audit_logs ({columns}) SELECT {} FROM generate_series(1, {rows}) AS n JOIN model ON r = 1 + n % 10000",
+            values.join(", ")
+        ),
+    )
+    .await;
+    println!("{rows} rows in {:.0} s", began.elapsed().as_secs_f64());
+    for (_name, definition) in &indexes {
+        run(&mut connection, definition).await;
+    }
+    println!("and their indexes in {:.0} s", began.elapsed().as_secs_f64());
 }
 
 async fn query(database: &PgPool, name: &str, filter: Filter) {
@@ -183,15 +259,25 @@ async fn main() {
     .fetch_one(&database)
     .await
     .unwrap();
-    let (mut ours, mut plain) = (Duration::ZERO, Duration::ZERO);
+    let (mut ours, mut inside, mut copied) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for number in 0..arguments.batches {
         let batch = batch(number * arguments.records + 1, arguments.records);
         ours += store(&database, holder, &batch).await;
-        plain += insert_again(&database, &columns, holder, &batch).await;
+        let [from_table, by_copy] = insert_again(&database, &columns, holder, &batch).await;
+        inside += from_table;
+        copied += by_copy;
     }
     let rows = f64::from(arguments.batches * arguments.records);
-    let (ours, plain) = (rows / ours.as_secs_f64(), rows / plain.as_secs_f64());
-    println!("ingest {ours:.0} records/s, a plain bulk insert of the same rows {plain:.0}/s: {:.2} of it", ours / plain);
+    let [ours, inside, copied] = [ours, inside, copied].map(|took| rows / took.as_secs_f64());
+    println!(
+        "ingest {ours:.0} records/s; a plain bulk insert of the same rows by COPY {copied:.0}/s: {:.2} of it; from a table of the database \
+         {inside:.0}/s: {:.2} of it",
+        ours / copied,
+        ours / inside
+    );
+    if arguments.fill > 0 {
+        fill(&database, &columns, arguments.fill, arguments.days).await;
+    }
     sqlx::query("ANALYZE gateway_audit_logs").execute(&database).await.unwrap();
     let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM gateway_audit_logs").fetch_one(&database).await.unwrap();
     let (id,): (String,) = sqlx::query_as("SELECT correlation_id FROM gateway_audit_logs LIMIT 1").fetch_one(&database).await.unwrap();

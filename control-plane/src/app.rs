@@ -8,6 +8,7 @@ use crate::outbound::GuardedClient;
 use crate::policies::{ActivePolicy, PolicyFaults};
 use crate::revocations::{self, Revoked};
 use crate::settings::Settings;
+use crate::sync::places::Places;
 use crate::{approvals, audit, budgets, caller, data_plane, keys, openapi, pages, policies, probes, problem, request_log, webhooks};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -54,6 +55,8 @@ pub struct AppState {
     pub keys_asked: Arc<keys::Asked>,
     /// What signs where the audit log stands, if anything does.
     pub signing: Option<Arc<Signing>>,
+    /// How many sync calls are carried out at a time.
+    pub sync_places: Places,
     /// How this process was configured.
     pub settings: Arc<Settings>,
     /// Counters of this process.

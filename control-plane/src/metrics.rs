@@ -71,6 +71,8 @@ pub struct Metrics {
     pub admin_requests: Family<Outcome, Counter>,
     /// Answers to `POST /data-plane/v1/sync`.
     pub sync_calls: Family<Outcome, Counter>,
+    /// Sync calls that were refused because too many were being carried out.
+    pub sync_calls_shed: Counter,
     /// How long a sync call took.
     pub sync_seconds: Histogram,
     /// Audit records stored.
@@ -121,6 +123,7 @@ impl Metrics {
             bundle_answers: Family::default(),
             admin_requests: Family::default(),
             sync_calls: Family::default(),
+            sync_calls_shed: Counter::default(),
             sync_seconds: Histogram::new(LATENCY_BUCKETS),
             audit_records_stored: Counter::default(),
             audit_records_quarantined: Counter::default(),
@@ -154,6 +157,11 @@ impl Metrics {
         registry.register("bundle_answers", "Answers to bundle polls", self.bundle_answers.clone());
         registry.register("admin_requests", "Admin requests by authorisation", self.admin_requests.clone());
         registry.register("sync_calls", "Answers to sync calls", self.sync_calls.clone());
+        registry.register(
+            "sync_calls_shed",
+            "Sync calls that were refused because too many were being carried out",
+            self.sync_calls_shed.clone(),
+        );
         registry.register("sync_seconds", "Duration of sync calls", self.sync_seconds.clone());
         registry.register("audit_records_stored", "Audit records stored", self.audit_records_stored.clone());
         registry.register(

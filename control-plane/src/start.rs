@@ -18,6 +18,7 @@ use crate::problem::ApiError;
 use crate::revocations;
 use crate::secrets::SecretsDirectory;
 use crate::settings::Settings;
+use crate::sync::places::Places;
 use crate::webhooks;
 use axum::Router;
 use decision_core::causes::chain;
@@ -191,6 +192,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         webhooks,
         keys_asked: Arc::default(),
         signing,
+        sync_places: Places::of(settings.database_connections_max),
         settings: Arc::new(settings),
         metrics: Arc::new(metrics),
         shutdown: CancellationToken::new(),

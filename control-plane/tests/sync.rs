@@ -46,6 +46,23 @@ async fn a_call_is_answered_in_its_own_format(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn more_calls_than_can_be_carried_out_are_refused_at_once_and_change_nothing(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let request = holder.request(vec![holder.want("daily", "agent=1", 0, 3, 3)]);
+    let taken = state.sync_places.take_all().unwrap();
+    let (status, headers, body) = post(&holder, "envoy-1", frame::encode(&request).unwrap()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{}", String::from_utf8_lossy(&body));
+    assert!(headers.contains_key(header::RETRY_AFTER));
+    // Who it is matters more than how many there are.
+    assert_eq!(status_of(&holder, "nobody", &request).await, 401);
+    let (holders,): (i64,) = sqlx::query_as("SELECT count(*) FROM holders").fetch_one(&pool).await.unwrap();
+    assert_eq!(holders, 0);
+    drop(taken);
+    assert_eq!(status_of(&holder, "envoy-1", &request).await, 200);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn each_refusal_has_its_status_and_changes_nothing(pool: PgPool) {
     let state = state(&pool, 100).await;
     let mut holder = Holder::new(&state).await;

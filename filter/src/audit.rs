@@ -27,6 +27,8 @@ use wire::pseudonym;
 const CHECKS_MAX: usize = 12;
 /// Where the access log finds why a request has no record.
 const UNRECORDED: &str = "plant_gateway_unrecorded";
+/// Where it finds the id of one that was not forwarded.
+const RECORD_ID: &str = "plant_gateway_record_id";
 
 /// The checks that were made, in order, without allocating.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,7 +168,11 @@ pub(crate) fn record(exchange: &Exchange, vm: &mut Vm, host: &impl Host, settled
     };
     let details = details(trace, status, host);
     let telling = Telling { phase: Phase::Outcome, verdict: trace.verdict, settled, status, details, sampled_of };
-    let arrival = Arrival::of(trace).unwrap_or_else(|| Arrival::unseen(vm, host, now));
+    let arrival = Arrival::of(trace).unwrap_or_else(|| Arrival::unseen(vm, now));
+    if trace.forwarded_at.is_none() {
+        // No header has it, and one that the client sent would say something else.
+        host.leave_word(RECORD_ID, arrival.request_id.text(&mut [0; 36]));
+    }
     let dropped = queue(exchange, vm, telling, arrival, now);
     count_dropped(vm, host, dropped);
 }
@@ -183,10 +189,9 @@ impl Arrival {
         (trace.arrived != Timestamp::EPOCH).then_some(Self { at: trace.arrived, request_id: trace.request_id, stage: Stage::Filter })
     }
 
-    /// Envoy answered before the filter was asked. Its access log has the id that Envoy gave, if it came so far.
-    fn unseen(vm: &mut Vm, host: &impl Host, now: Timestamp) -> Self {
-        let given = host.property(&["request", "id"]).and_then(|id| RequestId::parse(&id));
-        Self { at: now, request_id: given.unwrap_or_else(|| vm.ids.request_id(now)), stage: Stage::Envoy }
+    /// Envoy answered before the filter was asked.
+    fn unseen(vm: &mut Vm, now: Timestamp) -> Self {
+        Self { at: now, request_id: vm.ids.request_id(now), stage: Stage::Envoy }
     }
 }
 
@@ -195,7 +200,7 @@ impl Arrival {
 pub(crate) fn intend(exchange: &Exchange, vm: &mut Vm, host: &impl Host, verdict: Verdict, now: Timestamp) {
     let settled = Settled::nothing();
     let telling = Telling { phase: Phase::Intent, verdict, settled: &settled, status: None, details: None, sampled_of: 1 };
-    let arrival = Arrival::of(&exchange.trace).unwrap_or_else(|| Arrival::unseen(vm, host, now));
+    let arrival = Arrival::of(&exchange.trace).unwrap_or_else(|| Arrival::unseen(vm, now));
     let dropped = queue(exchange, vm, telling, arrival, now);
     count_dropped(vm, host, dropped);
 }

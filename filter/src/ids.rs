@@ -41,11 +41,6 @@ impl IdSource {
 }
 
 impl RequestId {
-    /// From its usual text.
-    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        uuid::Uuid::try_parse_ascii(text).ok().map(|uuid| Self { uuid })
-    }
-
     pub(crate) const fn bytes(self) -> [u8; 16] {
         self.uuid.into_bytes()
     }

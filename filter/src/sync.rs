@@ -34,6 +34,8 @@ pub(crate) struct SyncState {
     hurried: bool,
     /// What the call in flight tells, if there is one.
     telling: Enforced,
+    /// The first number of the batch that it delivers.
+    delivering: Option<u64>,
     /// What the control plane has heard; none before its first answer.
     told: Option<Enforced>,
 }
@@ -148,6 +150,7 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
         records: if regular || vm.records.is_urgent() { vm.records.next_batch() } else { None },
         shadow: vm.comparison.report(),
     };
+    vm.sync.delivering = request.records.as_ref().map(|batch| batch.first_sequence);
     vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());
     let authorization = authorization();
     let headers: [(&str, &[u8]); 5] = [
@@ -194,7 +197,14 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     match result.status(host) {
         Some(200) => match frame::decode::<SyncAnswer>(&host.call_body(result.body_size)) {
             Ok(answer) if answer.call == vm.sync.call => {
+                let stored = answer.records_stored;
+                let failures = vm.sync.failures;
                 apply(vm, answer);
+                // It answers and does not store: as far as records go it is not there, and must not be called again without a pause.
+                if vm.sync.delivering.is_some() && stored != vm.sync.delivering {
+                    vm.sync.failures = failures;
+                    failed(vm, host, now);
+                }
             }
             Ok(answer) => {
                 host.log(Level::Error, &format!("sync call {} was answered as {}", vm.sync.call, answer.call));

@@ -1,5 +1,6 @@
 //! `POST /data-plane/v1/sync`.
 
+use super::places::Place;
 use super::{SyncError, answer};
 use crate::app::AppState;
 use crate::caller::Envoy;
@@ -19,10 +20,11 @@ use wire::sync::SyncRequest;
 /// Reports, asks and delivers; the answer holds grants, recalls, approvals and the acknowledgement of records.
 ///
 /// # Errors
-/// The body is not a sync call, the call is stale or foreign, the holder is closed, or the database is away.
+/// The body is not a sync call, the call is stale or foreign, the holder is closed, there are more calls than places, or the database is away.
 pub async fn sync(
     State(state): State<AppState>,
     envoy: Envoy,
+    _place: Place,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {

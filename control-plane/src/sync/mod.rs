@@ -4,6 +4,7 @@
 //! is admitted, and may fail without harm. Nothing here decides: the rules are in `budgets::ledger`, `approvals::store` and `audit::store`.
 
 pub mod http;
+pub mod places;
 pub mod store;
 
 use crate::app::AppState;

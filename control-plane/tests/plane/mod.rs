@@ -99,6 +99,7 @@ pub(crate) async fn state(database: &PgPool, cap: i64) -> AppState {
         webhooks: GuardedClient::new(AllowedHosts::default(), Vec::new(), None, Limits::SMALL).unwrap().with_purpose(Purpose::Webhooks),
         keys_asked: Arc::default(),
         signing: None,
+        sync_places: control_plane::sync::places::Places::of(1),
         settings: Arc::new(Settings::parse_from(arguments)),
         metrics: Arc::new(Metrics::new()),
         shutdown: CancellationToken::new(),

@@ -12,21 +12,20 @@ use cli::demo::http::{Ask, Client};
 use cli::stack::{Copies, Options, Part, Stack, State, repository};
 use e2e::bench::{BenchError, exit, token};
 use e2e::load::{Load, Running, Samples};
-use e2e::policies::with_budget;
+use e2e::policies::without_budgets;
 use e2e::stacks::eventually;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const ROUTES: &str = "
+const POLICY: &str = "
+budgets:
+  - { name: logged-money, unit: micro_usd, window: month, scope: \"agent:{agent_id|subject}\", cap: 4000000000000, gateways: [CP], on_unavailable: closed }
 routes:
   - { name: logged.buffered, gateways: [CP], methods: [POST], path: /logged/buffered, require: authenticated, cost_micros: 7 }
   - { name: logged.required, gateways: [CP], methods: [POST], path: /logged/required, require: authenticated, cost_micros: 7, audit: required }
   - { name: logged.sampled, gateways: [CP], methods: [GET], path: /logged/sampled, require: authenticated, cost_micros: 0, audit: { sampled: 10 } }
-";
-const BUDGETS: &str = "
-  - { name: logged-requests, unit: requests, window: month, scope: \"user:{subject}\", cap: 4000000000, gateways: [CP], on_unavailable: open }
 ";
 /// Silence after which a worker's holder is closed: in production a minute.
 const SILENCE_S: u64 = 8;
@@ -68,8 +67,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let home = tempfile::tempdir()?;
     let mut options = Options::from_environment(&repository());
-    options.policies = with_budget(home.path(), BUDGETS)?;
-    std::fs::write(options.policies.join("routes/zz-logged.yaml"), ROUTES)?;
+    options.policies = without_budgets(home.path(), POLICY)?;
     options.run_dir = repository().join(&arguments.run_dir);
     options.port_base = arguments.port_base;
     options.envoys = Copies::Two;

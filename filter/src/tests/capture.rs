@@ -273,6 +273,19 @@ fn of_requests_that_went_well_one_of_so_many_is_recorded_and_the_others_are_coun
     assert!((34..=166).contains(&chosen.len()), "{}", chosen.len());
     let left_out = gate.host.metric("gateway.audit_records_sampled_out_total");
     assert_eq!(left_out + i64::try_from(chosen.len()).unwrap(), 1_000);
+    let told = gate.host.words.borrow().iter().filter(|(name, _)| name == "plant_gateway_unrecorded").count();
+    assert_eq!(i64::try_from(told).unwrap(), left_out, "the access log says which");
+}
+
+#[test]
+fn the_access_log_has_the_id_of_a_record_that_no_header_has() {
+    let mut gate = gate(|_| {});
+    let forwarded = gate.send(&list());
+    gate.complete(&forwarded);
+    let refused = gate.send(&Request::new("GET", "/none").with("x-request-id", "0192d3a0-0000-7000-8000-000000000001"));
+    gate.finish(&refused);
+    let id = uuid::Uuid::from_slice(&serde_json::from_value::<Vec<u8>>(gate.last_record()["request_id"].clone()).unwrap()).unwrap();
+    assert_eq!(*gate.host.words.borrow(), [("plant_gateway_record_id".to_owned(), id.to_string())]);
 }
 
 #[test]

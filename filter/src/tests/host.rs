@@ -89,6 +89,8 @@ pub(crate) struct FakeHost {
     /// Every call, by its name; of metrics and headers with theirs.
     pub(crate) calls: RefCell<Vec<String>>,
     pub(crate) logs: RefCell<Vec<(Level, String)>>,
+    /// What was left for the access log.
+    pub(crate) words: RefCell<Vec<(String, String)>>,
     pub(crate) call_outs: RefCell<Vec<Call>>,
     pub(crate) answer: RefCell<Answer>,
     /// Clusters that cannot be called.
@@ -132,6 +134,7 @@ impl FakeHost {
             selected: Cell::new(ROOT),
             calls: RefCell::default(),
             logs: RefCell::default(),
+            words: RefCell::default(),
             call_outs: RefCell::default(),
             answer: RefCell::default(),
             unreachable: RefCell::default(),
@@ -260,7 +263,8 @@ impl Host for FakeHost {
     }
 
     fn leave_word(&self, name: &str, word: &str) {
-        self.note(format!("leave_word {name} {word}"));
+        self.note(format!("leave_word {name}"));
+        self.words.borrow_mut().push((name.to_owned(), word.to_owned()));
     }
 
     fn reply(&self, status: u16, details: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), HostError> {

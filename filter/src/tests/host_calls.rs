@@ -39,7 +39,7 @@ const PERMIT: [&str; 11] = [
     "increment",
 ];
 
-const DENY: [&str; 5] = ["now", "request_headers", "reply", "now", "increment"];
+const DENY: [&str; 6] = ["now", "request_headers", "reply", "now", "leave_word plant_gateway_record_id", "increment"];
 
 #[test]
 fn a_permit_with_a_known_token_and_a_lease() {

@@ -89,7 +89,9 @@ fn an_answer_that_stores_nothing_lets_nothing_on() {
     let (mut call, mut request, _) = pressed(&gate);
     let begun = gate.host.now.get();
     let first = request.records.clone();
+    let mut calls = 0;
     while gate.reply(&stream).is_none() {
+        calls += 1;
         assert_eq!(request.records, first, "the same batch until it is stored");
         let mut answer = grant_all(&request);
         answer.records_stored = None;
@@ -99,13 +101,15 @@ fn an_answer_that_stores_nothing_lets_nothing_on() {
         assert!(gate.host.now.get().since(begun) <= Duration::from_millis(3_100));
         (call, request) = gate.taken_call().unwrap_or_else(|| next_call(&gate));
     }
+    // Who stores nothing is not asked again and again: after two such answers nobody waits for the next.
+    assert!(calls <= 2, "{calls}");
     unavailable(&gate, &stream);
     gate.finish(&stream);
     assert_eq!(gate.held(), 0);
     gate.answer_sync(&call, &grant_all(&request));
     let record = gate.last_record();
     assert_eq!((&record["phase"], &record["reason"], &record["status"]), (&json!("Outcome"), &json!("audit_unavailable"), &json!(503)));
-    assert_eq!((&record["decision"], record["ours_us"].as_u64().unwrap() >= 3_000_000), (&json!("Indeterminate"), true));
+    assert_eq!(record["decision"], json!("Indeterminate"));
     gate.assert_nothing_is_left();
 }
 

@@ -18,7 +18,7 @@ const SAMPLED_OUT: &str = "sampled_out";
 /// A line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Logged {
-    /// Envoy gives ids late: what it refuses early has none.
+    /// What the filter never heard of has none.
     pub(super) request_id: Option<Uuid>,
     pub(super) at_us: i64,
     pub(super) ended_us: i64,
@@ -45,6 +45,7 @@ pub(super) struct AccessLog {
 struct Line<'l> {
     time: &'l str,
     request_id: Option<&'l str>,
+    record_id: Option<&'l str>,
     code: Option<u16>,
     duration_ms: Option<i64>,
     unrecorded: Option<&'l str>,
@@ -101,7 +102,8 @@ impl Logged {
         let at_us = i64::try_from(at.unix_timestamp_nanos().checked_div(1_000)?).ok()?;
         let lasted_us = line.duration_ms.unwrap_or(0).checked_mul(1_000)?;
         Some(Self {
-            request_id: line.request_id.and_then(|id| Uuid::try_parse(id).ok()),
+            // Of a request that was not forwarded `request_id` is whatever the client has sent.
+            request_id: line.record_id.or(line.request_id).and_then(|id| Uuid::try_parse(id).ok()),
             at_us,
             ended_us: at_us.checked_add(lasted_us)?,
             // Envoy writes 0 where nothing was sent.
@@ -139,6 +141,13 @@ mod tests {
         let line = r#"{"code":0,"duration_ms":null,"request_id":null,"time":"2026-11-27T10:00:00.250Z"}"#;
         let [line] = read(line).lines.try_into().unwrap();
         assert_eq!((line.request_id, line.status, line.ended_us), (None, None, line.at_us));
+    }
+
+    #[test]
+    fn an_id_that_the_client_sent_does_not_count() {
+        let own = "0192d3a0-0000-7000-8000-00000000000f";
+        let [line] = read(&LINE.replace("\"path\"", &format!("\"record_id\":\"{own}\",\"path\""))).lines.try_into().unwrap();
+        assert_eq!(line.request_id, Uuid::try_parse(own).ok());
     }
 
     #[test]

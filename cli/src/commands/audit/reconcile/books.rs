@@ -213,7 +213,7 @@ impl Books {
         }
     }
 
-    /// What Envoy refused before it gave an id: its record has one of its own, and is told by status and time.
+    /// Lines without an id, of Envoys that do not log what the filter leaves with a stream: told by status and time.
     fn pair_without_ids(&mut self) {
         let mut nameless: BTreeMap<Option<u16>, BTreeSet<(i64, usize)>> = BTreeMap::new();
         for (at, line) in self.lines.iter().enumerate().filter(|(_, line)| line.request_id.is_none()) {
