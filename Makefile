@@ -1,7 +1,7 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench chaos fuzz differential deny clean
+.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench chaos audit-chaos fuzz differential deny clean
 
 GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
@@ -72,6 +72,11 @@ CYCLES ?= 100
 
 chaos: build ## kill, halt and cut off parts under load, CYCLES=100 times, and check the budgets after each (SEED=… repeats a run)
 	cargo run --quiet --package e2e --bin chaos -- --cycles $(CYCLES) $(if $(SEED),--seed $(SEED)) $(CHAOS_OPTIONS)
+
+REQUESTS ?= 1000000
+
+audit-chaos: build ## kill parts under REQUESTS=1000000 requests, and hold Envoy's access logs against the audit log (SEED=… repeats a run)
+	cargo run --quiet --package e2e --bin audit-chaos -- --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := jws jwk jwks claims

@@ -48,19 +48,49 @@ async fn every_request_has_exactly_one_record() {
     assert!(of_filter.iter().all(|record| record["http_method"].is_string() && record["reason"] != ""), "{}", summary(records));
     let dropped = Client::new(&state.envoy_admin).send(&Ask::get("/stats?filter=audit_records_dropped")).await.unwrap().text();
     assert!(dropped.lines().all(|line| line.ends_with(": 0")), "{dropped}");
+    reconciled_until_a_line_is_added(state, sent).await;
     verified_until_it_is_touched(state).await;
     stack.stop();
 }
 
+/// What the operators' program says, run with these arguments on the stack.
+fn audit(state: &State, arguments: &[&str]) -> (Option<i32>, String) {
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+    let mut command = Command::new(program);
+    command.arg("audit").args(arguments).arg("--state").arg(state.run_dir.join("state.json")).env_remove("DATABASE_URL");
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr))
+}
+
+/// Every line of Envoy's access log has its record, whoever answered and whatever id the client sent; and one that has none is found.
+async fn reconciled_until_a_line_is_added(state: &State, sent: u64) {
+    let forged = "0192d3a0-0000-7000-8000-000000000001";
+    for ask in [Ask::get("/nowhere"), Ask::get("/health")] {
+        Client::new(&state.gateways["CP"]).send(&ask.header("x-request-id", forged)).await.unwrap();
+    }
+    let path = state.access_log.to_str().unwrap();
+    let reconciled = eventually(FLUSH, async || {
+        let (code, told) = audit(state, &["reconcile", "--format", "json", "--access-log", path]);
+        let report: Value = serde_json::from_str(&told).ok()?;
+        (code == Some(0) && report["on_their_way"] == 0 && report["recorded"].as_u64() > Some(sent)).then_some(report)
+    });
+    let report = reconciled.await.unwrap_or_else(|| panic!("{:?}", audit(state, &["reconcile", "--access-log", path])));
+    println!("{report}");
+    assert_eq!((&report["recorded"], &report["unlogged"], &report["cut_off"]), (&report["lines"], &Value::from(0), &Value::from(0)));
+    let log = std::fs::read_to_string(path).unwrap();
+    let longer = state.run_dir.join("longer-access.log");
+    let line = log.lines().nth(5).unwrap();
+    let id = serde_json::from_str::<Value>(line).unwrap()["record_id"].as_str().unwrap().to_owned();
+    std::fs::write(&longer, format!("{log}{}\n", line.replace(&id, forged))).unwrap();
+    let (code, told) = audit(state, &["reconcile", "--access-log", longer.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("1 LINES HAVE NO RECORD") && told.contains(forged), "{told}");
+    std::fs::remove_file(longer).unwrap();
+}
+
 /// By the program that operators have: whole, and after a row was changed behind the control plane's back not.
 async fn verified_until_it_is_touched(state: &State) {
-    let verify = || {
-        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
-        let state_file = state.run_dir.join("state.json");
-        let output =
-            Command::new(program).args(["audit", "verify", "--state"]).arg(state_file).env_remove("DATABASE_URL").output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
+    let verify = || audit(state, &["verify"]);
     let signed = eventually(Duration::from_secs(25), async || {
         let (code, told) = verify();
         (code == Some(0) && told.contains("every record is as it was written")).then_some(told)

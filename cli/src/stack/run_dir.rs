@@ -29,7 +29,7 @@ const FILES: [&str; 10] = [
     "second-control-plane.checkpoints",
 ];
 /// Logs.
-const LOGS: [&str; 8] = [
+const LOGS: [&str; 9] = [
     "envoy.log",
     "second-envoy.log",
     "control-plane.log",
@@ -38,6 +38,7 @@ const LOGS: [&str; 8] = [
     "valkey.log",
     "postgres.log",
     "access.log",
+    "second-access.log",
 ];
 /// How the names of our directories outside begin.
 pub(crate) const FOLDER_ELSEWHERE: &str = "plant-gateway-";
