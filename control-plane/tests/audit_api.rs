@@ -157,3 +157,35 @@ async fn retention_and_holds_are_set_with_a_reason_and_recorded(pool: PgPool) {
     let events: Vec<(&str, &str)> = events.iter().map(|(action, target)| (action.as_str(), target.as_str())).collect();
     assert_eq!(events, [("audit.retention", "CP"), ("audit.hold", "1"), ("audit.release", "1")]);
 }
+
+/// The lines of an answer, each as JSON.
+async fn lines(state: &AppState, path: &str) -> Vec<Value> {
+    let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {}", token("ada", "admin", false)));
+    let response = admin_app(state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn requests_and_gaps_of_a_time_are_told_line_by_line(pool: PgPool) {
+    let state = state(&pool, 100).await;
+    let mut holder = Holder::new(&state).await;
+    let told = |at: i64, phase: Phase| {
+        encode(&AuditRecord { phase, total_us: 250_000, ..request(at, "c", None, Uuid::from_u128(at.unsigned_abs())) })
+    };
+    deliver(&mut holder, batch(1, &[told(1, Phase::Intent), told(2, Phase::Outcome), told(3_000_000, Phase::Outcome)])).await;
+    deliver(&mut holder, batch(9, &[told(60_000_000, Phase::Outcome)])).await;
+    let lines = lines(&state, "/admin/v1/audit/requests?from=1970-01-01T00:00:00Z&to=2100-01-01T00:00:00Z").await;
+    let kinds: Vec<&str> = lines.iter().map(|line| line.as_object().unwrap().keys().next().unwrap().as_str()).collect();
+    assert_eq!(kinds, ["request", "request", "request", "gap", "end"], "an intent is no request of its own: {lines:?}");
+    let [first, .., gap, end] = lines.as_slice() else { unreachable!("five lines") };
+    assert_eq!(first["request"]["ended_us"].as_i64().unwrap() - first["request"]["at_us"].as_i64().unwrap(), 250_000);
+    assert_eq!(end["end"], json!({"requests": 3, "gaps": 1}));
+    // What is missing ended after the last that was told, however long the batch was on its way.
+    let (from,): (i64,) =
+        sqlx::query_as("SELECT (extract(epoch FROM from_at) * 1000000)::bigint FROM audit_gaps").fetch_one(&pool).await.unwrap();
+    assert_eq!(from, START_US + 3_000_000 + 250_000, "{gap}");
+    let (status, _) = call(&state, Method::GET, "/admin/v1/audit/requests?from=yesterday&to=2100-01-01T00:00:00Z", None).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
