@@ -266,7 +266,7 @@ fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, arrival: Arriva
             Verdicts::Indeterminate => Decision::Indeterminate,
         },
         reason: Cow::Borrowed(telling.verdict.reason),
-        rule: refusing_rule(trace),
+        rule: refusing_rule(trace).or_else(|| refusing_budget(trace, active)),
         shadow: trace.shadow.map(|sample| sample.note(active)),
         checks: trace.checks.made.iter().flatten().copied().collect(),
         activation: version.activation,
@@ -294,6 +294,11 @@ fn queue(exchange: &Exchange, vm: &mut Vm, telling: Telling<'_>, arrival: Arriva
 fn refusing_rule(trace: &Trace) -> Option<Cow<'_, str>> {
     let ruling = trace.ruling.as_ref().filter(|ruling| ruling.verdict == RuleVerdict::Deny)?;
     Some(Cow::Borrowed(&*ruling.rule))
+}
+
+/// A budget is a rule too: which one refused is told in its place, and the reason tells which it is.
+fn refusing_budget<'a>(trace: &Trace, active: Option<&'a Active>) -> Option<Cow<'a, str>> {
+    Some(Cow::Borrowed(&*active?.policy.budget(trace.refusing_budget?)?.name))
 }
 
 fn mention_charge<'h>(

@@ -13,6 +13,7 @@ use crate::revoked::VerifiedToken;
 use crate::settings::Settings;
 use crate::shadow;
 use crate::vm::Active;
+use decision_core::budget::BudgetId;
 use decision_core::decision::{Permit, Target};
 use decision_core::gateway::Method;
 use decision_core::holder::{Reservations, Wait};
@@ -54,6 +55,8 @@ pub(crate) struct Trace {
     pub(crate) noted: Noted,
     pub(crate) shadow: Option<shadow::Sample>,
     pub(crate) verdict: Verdict,
+    /// The budget that had nothing left, or whose account cannot be named.
+    pub(crate) refusing_budget: Option<BudgetId>,
     /// What the custom rules said, where they were asked.
     pub(crate) ruling: Option<Arc<Ruling>>,
     pub(crate) approval_id: Option<String>,

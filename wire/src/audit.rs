@@ -59,7 +59,7 @@ pub struct AuditRecord<'a> {
     /// The coded reason: `ok`, `permission_missing`, `expired`, …
     #[serde(borrow)]
     pub reason: Text<'a>,
-    /// The custom rule that refused, as it names itself.
+    /// The custom rule or the budget that refused, as it names itself.
     #[serde(borrow)]
     pub rule: Option<Text<'a>>,
     /// Every check that was made, in order.

@@ -64,7 +64,7 @@ pub struct Recorded {
     pub reason: String,
     /// The route that matched.
     pub route: Option<String>,
-    /// The custom rule that refused, as it names itself.
+    /// The custom rule or the budget that refused, as it names itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// The revision that decided.

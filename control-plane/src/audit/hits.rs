@@ -4,7 +4,7 @@ use super::check_name;
 use crate::holders::HolderId;
 use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
-use wire::audit::{AuditRecord, Mention, Outcome, Phase};
+use wire::audit::{AuditRecord, Check, CheckOutcome, Mention, Outcome, Phase};
 
 /// How long counts are kept.
 pub const KEEP_DAYS: i32 = 400;
@@ -12,7 +12,7 @@ pub const KEEP_DAYS: i32 = 400;
 /// What matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A budget: outcome `charged`, or `released` when nothing was charged in the end.
+    /// A budget: outcome `charged`, or `released` when nothing was charged in the end; `refused` where it had nothing left.
     Budget,
     /// A check that a feature flag skipped.
     Flag,
@@ -49,7 +49,8 @@ impl<'a> Hits<'a> {
             self.add(Kind::Route, route, &record.reason);
         }
         if let Some(rule) = record.rule.as_deref() {
-            self.add(Kind::Rule, rule, "deny");
+            let of_budget = record.checks.contains(&CheckOutcome { check: Check::Budget, outcome: Outcome::Deny });
+            if of_budget { self.add(Kind::Budget, rule, "refused") } else { self.add(Kind::Rule, rule, "deny") }
         }
         for (account, amount) in record.charges.iter().filter_map(|charge| Some((Mention::get(&charge.account)?, charge.amount))) {
             self.add(Kind::Budget, &account.budget, if amount == 0 { "released" } else { "charged" });

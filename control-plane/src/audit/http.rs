@@ -44,7 +44,7 @@ pub struct RecordQuery {
     pub outcome: Option<String>,
     /// The route.
     pub route: Option<String>,
-    /// The custom rule that refused.
+    /// The custom rule or the budget that refused.
     pub rule: Option<String>,
     /// A budget that was charged.
     pub budget: Option<String>,

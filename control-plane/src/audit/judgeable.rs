@@ -56,7 +56,7 @@ pub struct JudgeableRecord {
     pub decision: String,
     /// The coded reason.
     pub reason: String,
-    /// The custom rule that refused.
+    /// The custom rule or the budget that refused.
     pub rule: Option<String>,
     /// The route that matched.
     pub route: Option<String>,

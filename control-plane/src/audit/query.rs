@@ -27,7 +27,7 @@ pub struct Filter {
     pub outcome: Option<String>,
     /// The route.
     pub route: Option<String>,
-    /// The custom rule that refused.
+    /// The custom rule or the budget that refused.
     pub rule: Option<String>,
     /// The budget that was charged.
     pub budget: Option<String>,
@@ -167,7 +167,7 @@ pub struct StoredRecord {
     pub decision: String,
     /// The coded reason.
     pub reason: String,
-    /// The custom rule that refused, as it names itself.
+    /// The custom rule or the budget that refused, as it names itself.
     pub rule: Option<String>,
     /// Every check and its outcome, in order.
     #[schema(value_type = Vec<Object>)]

@@ -215,5 +215,6 @@ fn d48_two_spent_budgets_are_one_refusal_that_names_the_first() {
     let told = problem(&gate, &stream);
     assert_eq!((&told["status"], &told["budget"]["name"]), (&json!(402), &json!("agent-daily")));
     gate.finish(&stream);
-    assert_eq!(gate.last_record()["reason"], json!("budget_spent"));
+    let record = gate.last_record();
+    assert_eq!((&record["reason"], &record["rule"]), (&json!("budget_spent"), &json!("agent-daily")), "the record names it too");
 }

@@ -132,7 +132,7 @@ struct Which {
     /// The route.
     #[arg(long)]
     route: Option<String>,
-    /// The custom rule that refused.
+    /// The custom rule or the budget that refused.
     #[arg(long)]
     rule: Option<String>,
     /// A budget that was charged.
