@@ -276,6 +276,16 @@ CREATE POLICY owner_sums_up ON gateway_audit.daily_summaries FOR INSERT TO plant
 -- Batches are forgotten some time after their holder was closed: nobody sends them again.
 CREATE POLICY owner_forgets ON audit_batches FOR DELETE TO plant_gateway_audit_owner USING (true);
 
+-- A database that lacks what was exported was restored from a backup: nothing is granted from then on, until it is recovered. What was
+-- spent after the backup is unknown, so windows that began by the end of the recovery grant nothing more.
+ALTER TABLE gateway_database
+    ADD COLUMN fenced_at            TIMESTAMPTZ,
+    -- The newest checkpoint that is known outside.
+    ADD COLUMN fenced_by            BIGINT,
+    ADD COLUMN windows_closed_until TIMESTAMPTZ,
+    ADD CONSTRAINT gateway_database_fence CHECK ((fenced_at IS NULL) = (fenced_by IS NULL));
+GRANT SELECT ON gateway_database TO plant_gateway_audit_writer;
+
 GRANT USAGE ON SCHEMA gateway_audit TO plant_gateway_audit_reader, plant_gateway_audit_writer, plant_gateway_audit_auditor;
 -- Beside the audit log: what is written together with a batch.
 GRANT SELECT (holder, last_sequence, last_records_at, first_seen_at), UPDATE (last_sequence, last_records_at) ON holders

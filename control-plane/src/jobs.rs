@@ -73,7 +73,7 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
 
 async fn drop_partitions(state: &AppState, signing: &Signing) {
     loop {
-        match checkpoints::drop_one(&state.database, signing.database_id, &signing.key).await {
+        match checkpoints::drop_one(&state.database, &signing.key).await {
             Ok(None) => return,
             Ok(Some((gateway, day))) => tracing::info!(gateway, %day, "a partition of the audit log was dropped at the end of its time"),
             Err(error) => {
