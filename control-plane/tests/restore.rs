@@ -33,8 +33,6 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 use wire::sync::{ApprovalOutcome, ApprovalRefusal, SyncAnswer};
 
-const SCOPE: &str = "agent:agent_id=7:agent-1";
-
 /// A log that goes on after the backup, and the backup, restored.
 struct Story {
     /// The restored database.
@@ -51,6 +49,8 @@ struct Story {
     used: Uuid,
     /// One that was asked for and granted after it.
     unheard: Uuid,
+    /// Whose budgets: all tests share the counters that may be lost.
+    scope: String,
 }
 
 fn url_of(options: &PgConnectOptions) -> String {
@@ -98,8 +98,8 @@ async fn granted(holder: &mut Holder, path: &str) -> Uuid {
     id
 }
 
-async fn lease(holder: &mut Holder, budget: &str, used: i64, target: i64) -> i64 {
-    let want = holder.want(budget, SCOPE, used, target, target);
+async fn lease(holder: &mut Holder, (budget, scope): (&str, &str), used: i64, target: i64) -> i64 {
+    let want = holder.want(budget, scope, used, target, target);
     holder.report(want).await.granted
 }
 
@@ -120,10 +120,11 @@ impl Story {
         let key = SigningKey::read(&pem).unwrap();
         let path = directory.path().join("checkpoints");
 
+        let scope = format!("agent:{}", Uuid::now_v7());
         let before = state(&pool, 100).await;
         let mut known = Holder::new(&before).await;
-        assert_eq!(lease(&mut known, "daily", 10, 40).await, 40);
-        assert_eq!(lease(&mut known, "hourly", 10, 40).await, 40);
+        assert_eq!(lease(&mut known, ("daily", &scope), 10, 40).await, 40);
+        assert_eq!(lease(&mut known, ("hourly", &scope), 10, 40).await, 40);
         deliver(&mut known, batch(1, &records(0, 20))).await;
         let used = granted(&mut known, "/used").await;
         assert_eq!(sign(&pool, &key).await, Some(1));
@@ -138,10 +139,10 @@ impl Story {
         let pool = connect(&source).await;
         let after = state(&pool, 100).await;
         known.state = after.clone();
-        assert_eq!(lease(&mut known, "daily", 40, 60).await, 60);
+        assert_eq!(lease(&mut known, ("daily", &scope), 40, 60).await, 60);
         deliver(&mut known, batch(26, &records(25, 15))).await;
         let mut lost = Holder::new(&after).await;
-        assert_eq!(lease(&mut lost, "daily", 0, 20).await, 20);
+        assert_eq!(lease(&mut lost, ("daily", &scope), 0, 20).await, 20);
         deliver(&mut lost, batch(1, &records(100, 10))).await;
         assert_eq!(present(&mut known, "/used", Some(used)).await, Some(ApprovalOutcome::Granted));
         let unheard = granted(&mut lost, "/unheard").await;
@@ -154,7 +155,7 @@ impl Story {
         let pool = connect(&source.clone().database(&backup)).await;
         let restored = state(&pool, 100).await;
         (known.state, lost.state) = (restored.clone(), restored);
-        Self { pool, source, directory, key, known, lost, used, unheard }
+        Self { pool, source, directory, key, known, lost, used, unheard, scope }
     }
 
     fn exported(&self) -> PathBuf {
@@ -217,6 +218,7 @@ async fn ready(state: &AppState) -> (StatusCode, Value) {
 #[sqlx::test(migrations = "../migrations")]
 async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recovered(pool: PgPool) {
     let mut story = Story::new(pool).await;
+    let scope = story.scope.clone();
     let (database,): (Uuid,) = sqlx::query_as("SELECT id FROM gateway_database").fetch_one(&story.pool).await.unwrap();
     assert!(story.wrongs().await.contains(&Wrong::CheckpointsForked), "not recovered, it is a truncation like any other");
     story.fence().await;
@@ -226,7 +228,7 @@ async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recove
     assert_eq!(closed(&refused(&mut story.known).await), Some(25), "what is stored is not sent again");
     assert_eq!(closed(&refused(&mut story.lost).await), Some(0));
     let mut fenced = Holder::new(&story.known.state).await;
-    assert_eq!((lease(&mut fenced, "daily", 0, 5).await, lease(&mut fenced, "hourly", 0, 5).await), (0, 0));
+    assert_eq!((lease(&mut fenced, ("daily", &scope), 0, 5).await, lease(&mut fenced, ("hourly", &scope), 0, 5).await), (0, 0));
     assert_eq!(present(&mut fenced, "/used", Some(story.used)).await, None);
     assert_eq!(present(&mut fenced, "/new", None).await, None);
     assert_eq!(deliver(&mut fenced, batch(1, &records(200, 10))).await, Some(1));
@@ -253,8 +255,8 @@ async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recove
     assert_eq!(closed(&refused(&mut fenced).await), Some(10));
     assert_eq!(closed(&refused(&mut story.lost).await), Some(0), "however late it comes");
     let mut anew = Holder::new(&story.known.state).await;
-    assert_eq!((lease(&mut anew, "daily", 0, 5).await, lease(&mut anew, "hourly", 0, 5).await), (0, 0), "their windows began before");
-    let next = wire::sync::AccountReport { window_start: plane::window_start(&anew.state, "daily") + 86_400, ..anew.want("daily", SCOPE, 0, 5, 5) };
+    assert_eq!((lease(&mut anew, ("daily", &scope), 0, 5).await, lease(&mut anew, ("hourly", &scope), 0, 5).await), (0, 0), "their windows began before");
+    let next = wire::sync::AccountReport { window_start: plane::window_start(&anew.state, "daily") + 86_400, ..anew.want("daily", &scope, 0, 5, 5) };
     assert_eq!(anew.report(next).await.granted, 5, "the next window is a new one");
     for (path, id, outcome) in [
         ("/used", story.used, ApprovalOutcome::Refused(ApprovalRefusal::Expired)),
@@ -266,7 +268,7 @@ async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recove
     assert_eq!(present(&mut anew, "/used", Some(id)).await, Some(ApprovalOutcome::Granted), "what is approved now can be used");
     // An hour and a day later.
     story.run("UPDATE gateway_database SET windows_closed_until = windows_closed_until - interval '2 days'").await;
-    assert_eq!((lease(&mut anew, "daily", 0, 5).await, lease(&mut anew, "hourly", 0, 5).await), (5, 5));
+    assert_eq!((lease(&mut anew, ("daily", &scope), 0, 5).await, lease(&mut anew, ("hourly", &scope), 0, 5).await), (5, 5));
 
     deliver(&mut anew, batch(1, &records(300, 10))).await;
     assert_eq!(sign(&story.pool, &story.key).await, Some(5));
@@ -363,7 +365,8 @@ async fn a_process_says_that_it_is_fenced_and_ends_when_it_is_not_any_more(pool:
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("audit.pem");
     std::fs::write(&pem, ed25519_compact::KeyPair::generate().sk.to_pem()).unwrap();
-    let mut holder = Holder::new(&world.state).await;
+    let envoy = plane::envoy(&pool, "envoy-9").await;
+    let mut holder = Holder { state: world.state.clone(), envoy, id: *Uuid::now_v7().as_bytes(), call: 0 };
     deliver(&mut holder, batch(1, &records(0, 3))).await;
     assert_eq!(sign(&pool, &SigningKey::read(&pem).unwrap()).await, Some(1));
     let exported = directory.path().join("checkpoints");
