@@ -65,6 +65,7 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
         drop_partitions(state, signing).await;
     }
     audit::hits::forget(&state.database).await?;
+    while audit::forget::forget(&state.database).await? > 0 {}
     policies::shadow::store::forget(&state.database).await?;
     while budgets::accounts::store::forget(&state.database).await? > 0 {}
     while budgets::caps::store::forget(&state.database).await? > 0 {}

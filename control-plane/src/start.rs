@@ -3,7 +3,7 @@
 use crate::app::{AppState, admin_app, data_plane_app};
 use crate::audit::checkpoints::{KeyError, Signing, SigningKey};
 use crate::audit::export::{self, ExportError};
-use crate::audit::partitions;
+use crate::audit::{partitions, publish};
 use crate::budgets::caps;
 use crate::envoys::{self, TokensFileError};
 use crate::jobs;
@@ -322,6 +322,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
         watched("jobs", jobs::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
         watched("fence", fence::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
         watched("checkpoints", export::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("checkpoint posts", publish::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
         watched("webhooks", webhooks::deliver::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
     ];
     let servers = [

@@ -240,7 +240,8 @@ async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recove
     assert_eq!(data_plane_app(fenced.state.clone()).oneshot(feed.unwrap()).await.unwrap().status(), StatusCode::OK);
 
     let done = story.recover().await.unwrap();
-    let numbers = ["kept", "checkpoints", "checkpoint", "holders", "approvals", "records", "went_on"].map(|name| done[name].as_i64().unwrap());
+    let numbers =
+        ["kept", "checkpoints", "checkpoint", "holders", "approvals", "records", "went_on"].map(|name| done[name].as_i64().unwrap());
     assert_eq!(numbers, [1, 2, 4, 1, 1, 35, 0], "{done}");
     assert_eq!((done["windows"].as_i64(), done["lost"].as_array().unwrap().len()), (Some(1), 2), "{done}");
     assert_ne!(done["database"], json!(database), "workers take what has lower numbers than they know");
@@ -255,8 +256,15 @@ async fn a_restored_backup_grants_nothing_and_uses_up_nothing_until_it_is_recove
     assert_eq!(closed(&refused(&mut fenced).await), Some(10));
     assert_eq!(closed(&refused(&mut story.lost).await), Some(0), "however late it comes");
     let mut anew = Holder::new(&story.known.state).await;
-    assert_eq!((lease(&mut anew, ("daily", &scope), 0, 5).await, lease(&mut anew, ("hourly", &scope), 0, 5).await), (0, 0), "their windows began before");
-    let next = wire::sync::AccountReport { window_start: plane::window_start(&anew.state, "daily") + 86_400, ..anew.want("daily", &scope, 0, 5, 5) };
+    assert_eq!(
+        (lease(&mut anew, ("daily", &scope), 0, 5).await, lease(&mut anew, ("hourly", &scope), 0, 5).await),
+        (0, 0),
+        "their windows began before"
+    );
+    let next = wire::sync::AccountReport {
+        window_start: plane::window_start(&anew.state, "daily") + 86_400,
+        ..anew.want("daily", &scope, 0, 5, 5)
+    };
     assert_eq!(anew.report(next).await.granted, 5, "the next window is a new one");
     for (path, id, outcome) in [
         ("/used", story.used, ApprovalOutcome::Refused(ApprovalRefusal::Expired)),
@@ -293,7 +301,8 @@ async fn only_what_the_signed_record_says_is_lost_by_a_restore(pool: PgPool) {
     let (records,): (i64,) = sqlx::query_as("SELECT count(*) FROM gateway_audit_logs").fetch_one(&story.pool).await.unwrap();
     assert_eq!(records, 25);
     // Without the record, or with one of another's, nothing is explained.
-    let (jws,): (String,) = sqlx::query_as("SELECT jws FROM gateway_audit.checkpoints WHERE number = 4").fetch_one(&story.pool).await.unwrap();
+    let (jws,): (String,) =
+        sqlx::query_as("SELECT jws FROM gateway_audit.checkpoints WHERE number = 4").fetch_one(&story.pool).await.unwrap();
     story.run("DELETE FROM gateway_audit.checkpoints WHERE number = 4").await;
     assert_eq!(story.wrongs().await, [Wrong::CutOff, Wrong::CutOff]);
     let forged = format!("{}.{}", jws.rsplit_once('.').unwrap().0, "A".repeat(86));
@@ -372,7 +381,10 @@ async fn a_process_says_that_it_is_fenced_and_ends_when_it_is_not_any_more(pool:
     let exported = directory.path().join("checkpoints");
     Export::open(&exported).unwrap().catch_up(&pool).await.unwrap();
     // What a backup of before would have.
-    sqlx::raw_sql("DELETE FROM gateway_audit.checkpoints; UPDATE gateway_audit.chains SET signed_sequence = 0").execute(&pool).await.unwrap();
+    sqlx::raw_sql("DELETE FROM gateway_audit.checkpoints; UPDATE gateway_audit.chains SET signed_sequence = 0")
+        .execute(&pool)
+        .await
+        .unwrap();
 
     let url = url_of(&pool.connect_options());
     let path = |name: &str| world.directory.path().join(name);

@@ -1,7 +1,24 @@
 //! How checkpoints hang together: each is signed, has the next number and names the one before it.
 
 use super::checkpoints::{Checkpoint, InvalidCheckpoint, Told, TrustedKeys, digest};
+use serde_json::Value;
+use std::collections::HashSet;
 use uuid::Uuid;
+
+/// The checkpoints of a text that has one a line, each with the number of its line: as they are exported, or as a receiver was told of them,
+/// which may have been more than once.
+#[must_use]
+pub fn lines(text: &str) -> Vec<(usize, String)> {
+    let mut known = HashSet::new();
+    let told = text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty()).map(|(line, number)| (number, jws_of(line)));
+    told.filter(|(_, jws)| known.insert(digest(jws))).collect()
+}
+
+fn jws_of(line: &str) -> String {
+    let event: Option<Value> = serde_json::from_str(line).ok();
+    let jws = event.as_ref().and_then(|event| event.pointer("/data/jws")).and_then(Value::as_str);
+    jws.unwrap_or(line).to_owned()
+}
 
 /// Why a checkpoint does not follow from those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,5 +84,17 @@ impl<'k> Links<'k> {
             Told::Restored { kept, .. } => !same_database && (0..=before.number).contains(&kept),
         };
         in_place && checkpoint.number == before.number.saturating_add(1) && checkpoint.previous.as_ref() == Some(&before.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_checkpoints_as_they_are_exported_or_told() {
+        let text = "a.b.c\n\n{\"type\":\"audit.checkpoint\",\"data\":{\"jws\":\"a.b.d\",\"number\":2}}\na.b.d\n{\"data\":1}\n";
+        let expected = [(1, "a.b.c"), (3, "a.b.d"), (5, "{\"data\":1}")].map(|(number, jws)| (number, jws.to_owned()));
+        assert_eq!(lines(text), expected, "told twice is told once, and what is none is not left out");
     }
 }

@@ -4,7 +4,7 @@
 use super::access::Access;
 use super::chain::{Entry, Hash, Hasher, Head};
 use super::checkpoints::{Checkpoint, KeyError, Standing, Told, TrustedKeys};
-use super::links::{BrokenLink, Links};
+use super::links::{BrokenLink, Links, lines};
 use super::query::{StoredRecord, micros};
 use crate::holders::HolderId;
 use crate::settings::Sensitive;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::path::PathBuf;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -133,8 +133,7 @@ pub async fn run(arguments: &Arguments) -> Result<Report, VerifyError> {
     let exported = match &arguments.checkpoints {
         Some(path) => {
             let failed = |source| VerifyError::Checkpoints { path: path.clone(), source };
-            let lines = BufReader::new(std::fs::File::open(path).map_err(failed)?).lines();
-            lines.collect::<Result<Vec<String>, _>>().map_err(failed)?
+            lines(&std::fs::read_to_string(path).map_err(failed)?).into_iter().map(|(_, jws)| jws).collect()
         }
         None => Vec::new(),
     };

@@ -61,7 +61,8 @@ pub async fn close(database: &PgPool, number: i64) -> Result<Fencing, sqlx::Erro
     let mut transaction = database.begin().await?;
     // Whoever signs now has looked at the fence already.
     lock_signing(&mut transaction).await?;
-    let (before,): (Option<i64>,) = sqlx::query_as("SELECT fenced_by FROM gateway_database FOR UPDATE").fetch_one(&mut *transaction).await?;
+    let (before,): (Option<i64>,) =
+        sqlx::query_as("SELECT fenced_by FROM gateway_database FOR UPDATE").fetch_one(&mut *transaction).await?;
     sqlx::query("UPDATE gateway_database SET fenced_at = coalesce(fenced_at, now()), fenced_by = greatest(fenced_by, $1)")
         .bind(number)
         .execute(&mut *transaction)

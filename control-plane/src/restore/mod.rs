@@ -48,20 +48,18 @@ impl Past {
 /// # Errors
 /// Postgres failed.
 pub async fn past(connection: &mut PgConnection) -> Result<Past, sqlx::Error> {
-    let (fenced, closed_until_us): (bool, Option<i64>) = sqlx::query_as(
-        "SELECT fenced_at IS NOT NULL, (extract(epoch FROM windows_closed_until) * 1000000)::bigint FROM gateway_database",
-    )
-    .fetch_one(connection)
-    .await?;
+    let (fenced, closed_until_us): (bool, Option<i64>) =
+        sqlx::query_as("SELECT fenced_at IS NOT NULL, (extract(epoch FROM windows_closed_until) * 1000000)::bigint FROM gateway_database")
+            .fetch_one(connection)
+            .await?;
     Ok(Past::of(fenced, closed_until_us))
 }
 
 /// Closes every holder that is open: each goes on under a new id, with a new chain and without leases. What it had leased, as far as is
 /// known here, is charged in full. Says how many.
 async fn close_holders(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let open: Vec<(Uuid,)> = sqlx::query_as("SELECT holder FROM holders WHERE closed_at IS NULL ORDER BY holder FOR UPDATE")
-        .fetch_all(&mut *connection)
-        .await?;
+    let open: Vec<(Uuid,)> =
+        sqlx::query_as("SELECT holder FROM holders WHERE closed_at IS NULL ORDER BY holder FOR UPDATE").fetch_all(&mut *connection).await?;
     for (holder,) in &open {
         accounts::forfeit_all(connection, HolderId(*holder)).await?;
         sqlx::query("UPDATE holders SET closed_at = now() WHERE holder = $1").bind(holder).execute(&mut *connection).await?;

@@ -128,12 +128,7 @@ pub async fn run(arguments: &Arguments) -> Result<Recovered, RecoverError> {
 ///
 /// # Errors
 /// Nothing was changed.
-pub async fn recover(
-    connection: &mut PgConnection,
-    witness: &Witness,
-    key: &SigningKey,
-    reason: &str,
-) -> Result<Recovered, RecoverError> {
+pub async fn recover(connection: &mut PgConnection, witness: &Witness, key: &SigningKey, reason: &str) -> Result<Recovered, RecoverError> {
     let mut transaction = sqlx::Connection::begin(connection).await?;
     match recover_in(&mut transaction, witness, key, reason).await {
         Ok(done) => {

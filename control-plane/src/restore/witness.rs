@@ -2,7 +2,7 @@
 
 use crate::audit::access::{self, Access};
 use crate::audit::checkpoints::{Checkpoint, Standing, Told, TrustedKeys, digest};
-use crate::audit::links::{BrokenLink, Links};
+use crate::audit::links::{BrokenLink, Links, lines};
 use serde::Serialize;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -54,8 +54,8 @@ impl Witness {
         let text = std::fs::read_to_string(path).map_err(|source| WitnessError::Read { path: path.to_owned(), source })?;
         let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
         let mut links = Links::new(keys);
-        let opened = whole.lines().zip(1..).map(|(jws, line)| match links.open(jws) {
-            Ok(checkpoint) => Ok((checkpoint, jws.to_owned())),
+        let opened = lines(whole).into_iter().map(|(line, jws)| match links.open(&jws) {
+            Ok(checkpoint) => Ok((checkpoint, jws)),
             Err(source) => Err(WitnessError::Line { path: path.to_owned(), line, source }),
         });
         let opened: Vec<(Checkpoint, String)> = opened.collect::<Result<_, _>>()?;
@@ -103,11 +103,10 @@ pub async fn stored(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::
 /// Postgres failed.
 pub async fn chains(connection: &mut PgConnection) -> Result<Vec<Standing>, sqlx::Error> {
     Access::Writer { envoy_id: "" }.enter(connection).await?;
-    let rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT holder, gateway_type, sequence, records, head FROM gateway_audit.chains ORDER BY gateway_type, holder",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT holder, gateway_type, sequence, records, head FROM gateway_audit.chains ORDER BY gateway_type, holder")
+            .fetch_all(&mut *connection)
+            .await?;
     access::leave(connection).await?;
     let standing = |(holder, gateway, sequence, records, hash): (Uuid, String, i64, i64, Vec<u8>)| {
         Standing::new(holder, gateway, sequence, records, &hash)
@@ -143,11 +142,7 @@ pub struct Compared {
 ///
 /// # Errors
 /// Postgres failed.
-pub async fn compare(
-    connection: &mut PgConnection,
-    missing: &[(Checkpoint, String)],
-    ends: &[Standing],
-) -> Result<Compared, sqlx::Error> {
+pub async fn compare(connection: &mut PgConnection, missing: &[(Checkpoint, String)], ends: &[Standing]) -> Result<Compared, sqlx::Error> {
     let ends: BTreeMap<(&str, Uuid), &Standing> = ends.iter().map(|end| ((end.gateway.as_str(), end.holder), end)).collect();
     let (mut newest, mut within) = (BTreeMap::<(&str, Uuid), &Standing>::new(), BTreeMap::<(&str, Uuid), &Standing>::new());
     for standing in missing.iter().flat_map(|(checkpoint, _)| standings(&checkpoint.told)) {

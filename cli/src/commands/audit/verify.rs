@@ -53,7 +53,8 @@ fn told(report: &Value) -> Vec<String> {
     let of = |member| shown(report, member);
     let read = format!("{} records in {} chains, held against {} signed checkpoints", of("records"), of("chains"), of("checkpoints"));
     let restores = report.get("restores").and_then(Value::as_u64).unwrap_or(0);
-    let restored = (restores > 0).then(|| format!("backups were restored {restores} times, signed for: what was lost by that is no finding"));
+    let restored =
+        (restores > 0).then(|| format!("backups were restored {restores} times, signed for: what was lost by that is no finding"));
     let findings = report.get("findings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if findings.is_empty() {
         let whole = if report.get("checkpoints").and_then(Value::as_u64).unwrap_or(0) > 0 {
