@@ -558,3 +558,40 @@ impl Texts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(sequence: i64) -> Standing {
+        Standing::new(Uuid::nil(), "CP".to_owned(), sequence, sequence, &[u8::try_from(sequence % 100).unwrap(); 32])
+    }
+
+    fn told(number: i64, told: Told) -> Checkpoint {
+        let signed_at = OffsetDateTime::UNIX_EPOCH + time::Duration::hours(number);
+        Checkpoint { number, database: Uuid::nil(), previous: None, signed_at, told }
+    }
+
+    #[test]
+    fn a_restore_explains_what_came_after_the_backup_and_nothing_else() {
+        let mut signed = Signed::default();
+        let heads = |sequence| Told::Heads { heads: vec![standing(sequence)] };
+        let dropped = |sequence| Told::Dropped { gateway: "CP".to_owned(), day: time::Date::MIN, ends: vec![standing(sequence)] };
+        for (number, what) in (1..).zip([dropped(10), heads(50), heads(55), heads(70), dropped(40)]) {
+            signed.note(&told(number, what));
+        }
+        signed.note(&told(6, Told::Restored { kept: 2, ends: vec![standing(60)], went_on: vec![] }));
+        signed.note(&told(7, heads(80)));
+        let chain = ("CP".to_owned(), Uuid::nil());
+        let anchors: Vec<(i64, i64)> = signed.anchors[&chain].iter().map(|(sequence, (_, number))| (*sequence, *number)).collect();
+        assert_eq!(anchors, [(10, 1), (40, 5), (50, 2), (55, 3), (60, 6), (80, 7)]);
+        assert_eq!(signed.beginnings()[&chain].sequence, 10, "what was dropped after the backup is there again");
+        let hours = |number: i64| (signed.since[&number] - OffsetDateTime::UNIX_EPOCH).whole_hours();
+        assert_eq!((hours(3), hours(6), hours(7)), (2, 2, 6), "what was stored while nobody could sign came after the backup's last");
+        let mut cut = Signed::default();
+        for (number, what) in (1..).zip([heads(50), heads(70), Told::Restored { kept: 1, ends: vec![standing(45)], went_on: vec![] }]) {
+            cut.note(&told(number, what));
+        }
+        assert!(cut.anchors[&chain].contains_key(&50), "that was in the backup, and no restore explains that it is gone");
+    }
+}
