@@ -275,12 +275,35 @@ CREATE POLICY system_advances ON gateway_audit.chains FOR UPDATE TO plant_gatewa
 CREATE POLICY owner_sums_up ON gateway_audit.daily_summaries FOR INSERT TO plant_gateway_audit_owner WITH CHECK (true);
 -- Batches are forgotten some time after their holder was closed: nobody sends them again.
 CREATE POLICY owner_forgets ON audit_batches FOR DELETE TO plant_gateway_audit_owner USING (true);
+-- What was put aside is kept as long as the records that are kept longest.
+CREATE POLICY owner_forgets ON audit_quarantine FOR DELETE TO plant_gateway_audit_owner USING (true);
+
+-- A database that lacks what was exported was restored from a backup: nothing is granted from then on, until it is recovered. What was
+-- spent after the backup is unknown, so windows that began by the end of the recovery grant nothing more.
+ALTER TABLE gateway_database
+    ADD COLUMN fenced_at            TIMESTAMPTZ,
+    -- The newest checkpoint that is known outside.
+    ADD COLUMN fenced_by            BIGINT,
+    ADD COLUMN windows_closed_until TIMESTAMPTZ,
+    ADD CONSTRAINT gateway_database_fence CHECK ((fenced_at IS NULL) = (fenced_by IS NULL));
+GRANT SELECT ON gateway_database TO plant_gateway_audit_writer;
+
+-- How far a receiver outside was told of checkpoints, and when it is tried again, or another replica has the turn.
+CREATE TABLE checkpoint_posts (
+    url             TEXT        NOT NULL,
+    number          BIGINT      NOT NULL DEFAULT 0,
+    attempts        INTEGER     NOT NULL DEFAULT 0,
+    next_attempt_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT checkpoint_posts_pk PRIMARY KEY (url)
+) WITH (fillfactor = 50);
 
 GRANT USAGE ON SCHEMA gateway_audit TO plant_gateway_audit_reader, plant_gateway_audit_writer, plant_gateway_audit_auditor;
 -- Beside the audit log: what is written together with a batch.
 GRANT SELECT (holder, last_sequence, last_records_at, first_seen_at), UPDATE (last_sequence, last_records_at) ON holders
     TO plant_gateway_audit_writer;
 GRANT SELECT, INSERT, UPDATE ON rule_hits TO plant_gateway_audit_writer;
+-- Which holders were closed long ago.
+GRANT SELECT (holder, closed_at) ON holders TO plant_gateway_audit_owner;
 -- Whose holder it was, of which something is missing.
 GRANT SELECT (holder, envoy_id) ON holders TO plant_gateway_audit_auditor;
 

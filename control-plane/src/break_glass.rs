@@ -121,12 +121,19 @@ async fn roll_back_in(
     if let Some(message) = left_behind(transaction, &issuers).await? {
         return Err(BreakGlassError::RevocationsLost(message));
     }
-    // Whoever has the database's password is known to it by role alone; the machine's user is said, not proven.
-    let (role,): (String,) = sqlx::query_as("SELECT session_user::text").fetch_one(&mut **transaction).await?;
-    let subject = std::env::var("USER").map_or(role.clone(), |user| format!("{role} ({user})"));
+    let subject = database_user(transaction).await?;
     let actor = Actor { issuer: "database", subject: &subject };
     let activation = store::revision_activate(transaction, switch, actor, reason).await?;
     Ok(RolledBack { activation, revision })
+}
+
+/// Whoever has the database's password is known to it by role alone; the machine's user is said, not proven.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn database_user(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    let (role,): (String,) = sqlx::query_as("SELECT session_user::text").fetch_one(connection).await?;
+    Ok(std::env::var("USER").map_or(role.clone(), |user| format!("{role} ({user})")))
 }
 
 async fn files(transaction: &mut Transaction<'_, Postgres>, revision: Revision) -> Result<Option<Files>, sqlx::Error> {

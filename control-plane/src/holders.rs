@@ -6,6 +6,7 @@ use crate::budgets;
 use crate::budgets::alerts::{self, Telling, Told};
 use crate::budgets::caps::Caps;
 use crate::budgets::store as accounts;
+use crate::restore::Past;
 use decision_core::time::Timestamp;
 use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct Admission {
     pub now: Timestamp,
     /// Holders seen in the last minute, this one included.
     pub holders: u32,
+    /// What the database remembers.
+    pub past: Past,
 }
 
 /// Why a holder's call is not carried out.
@@ -68,6 +71,8 @@ struct AdmittedRow {
     closed: bool,
     now_us: i64,
     holders: i64,
+    fenced: bool,
+    closed_until_us: Option<i64>,
 }
 
 /// What a worker says that it enforces.
@@ -95,7 +100,9 @@ pub async fn admit(
          RETURNING envoy_id, previous_call, last_sequence, closed_at IS NOT NULL AS closed, \
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us, \
              1 + (SELECT count(*) FROM holders AS other WHERE other.closed_at IS NULL AND other.holder <> $1 \
-                  AND other.last_seen_at > now() - interval '60 seconds') AS holders",
+                  AND other.last_seen_at > now() - interval '60 seconds') AS holders, \
+             (SELECT fenced_at IS NOT NULL FROM gateway_database) AS fenced, \
+             (SELECT (extract(epoch FROM windows_closed_until) * 1000000)::bigint FROM gateway_database) AS closed_until_us",
     )
     .bind(holder.0)
     .bind(envoy_id)
@@ -110,13 +117,18 @@ pub async fn admit(
     if row.closed {
         return Err(AdmitError::Closed { last_sequence: row.last_sequence });
     }
+    let past = Past::of(row.fenced, row.closed_until_us);
+    // It has called before, and the backup does not know: it may have leases that nobody here knows.
+    if past != Past::Whole && row.previous_call == 0 && call > 1 {
+        return Err(AdmitError::Closed { last_sequence: 0 });
+    }
     let freshness = match call.cmp(&row.previous_call) {
         std::cmp::Ordering::Less => return Err(AdmitError::StaleCall),
         std::cmp::Ordering::Equal => Freshness::Repeated,
         std::cmp::Ordering::Greater => Freshness::New,
     };
     let holders = u32::try_from(row.holders).unwrap_or(u32::MAX);
-    Ok(Admission { freshness, now: Timestamp::from_micros(row.now_us), holders })
+    Ok(Admission { freshness, now: Timestamp::from_micros(row.now_us), holders, past })
 }
 
 /// A holder that was closed, and what that cost.

@@ -65,6 +65,7 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
         drop_partitions(state, signing).await;
     }
     audit::hits::forget(&state.database).await?;
+    while audit::forget::forget(&state.database).await? > 0 {}
     policies::shadow::store::forget(&state.database).await?;
     while budgets::accounts::store::forget(&state.database).await? > 0 {}
     while budgets::caps::store::forget(&state.database).await? > 0 {}
@@ -73,7 +74,7 @@ async fn forget(state: &AppState) -> Result<(), sqlx::Error> {
 
 async fn drop_partitions(state: &AppState, signing: &Signing) {
     loop {
-        match checkpoints::drop_one(&state.database, signing.database_id, &signing.key).await {
+        match checkpoints::drop_one(&state.database, &signing.key).await {
             Ok(None) => return,
             Ok(Some((gateway, day))) => tracing::info!(gateway, %day, "a partition of the audit log was dropped at the end of its time"),
             Err(error) => {

@@ -27,6 +27,7 @@ pub mod probes;
 pub mod problem;
 pub mod public_url;
 pub mod request_log;
+pub mod restore;
 pub mod revocations;
 pub mod secrets;
 pub mod settings;

@@ -4,6 +4,7 @@ use authoring::rules::gate;
 use clap::Parser;
 use control_plane::audit::verify;
 use control_plane::break_glass;
+use control_plane::restore::recover;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
 use decision_core::causes::chain;
@@ -20,8 +21,11 @@ fn main() -> ExitCode {
     if command.as_ref().is_some_and(|first| first == break_glass::COMMAND) {
         return roll_back(&break_glass::Arguments::parse_from(arguments));
     }
-    if command.is_some_and(|first| first == verify::COMMAND) {
+    if command.as_ref().is_some_and(|first| first == verify::COMMAND) {
         return verify_log(&verify::Arguments::parse_from(arguments));
+    }
+    if command.is_some_and(|first| first == recover::COMMAND) {
+        return recover_database(&recover::Arguments::parse_from(arguments));
     }
     serve(Settings::parse())
 }
@@ -53,6 +57,20 @@ async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
         }
         Err(error) => {
             eprintln!("control-plane rollback: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn recover_database(arguments: &recover::Arguments) -> ExitCode {
+    match recover::run(arguments).await {
+        Ok(done) => {
+            println!("{}", serde_json::json!(done));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane recover: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

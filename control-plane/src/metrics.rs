@@ -81,6 +81,8 @@ pub struct Metrics {
     pub audit_records_quarantined: Counter,
     /// The last checkpoint of the audit log that was signed here.
     pub audit_checkpoint: Gauge,
+    /// 1 while a backup was restored and nobody has recovered the database: nothing is granted.
+    pub fenced: Gauge,
     /// Holders closed for silence.
     pub holders_closed: Counter,
     /// Units charged because a holder was closed.
@@ -128,6 +130,7 @@ impl Metrics {
             audit_records_stored: Counter::default(),
             audit_records_quarantined: Counter::default(),
             audit_checkpoint: Gauge::default(),
+            fenced: Gauge::default(),
             holders_closed: Counter::default(),
             units_forfeited: Family::default(),
             budget_thresholds: Family::default(),
@@ -170,6 +173,7 @@ impl Metrics {
             self.audit_checkpoint.clone(),
         );
         registry.register("audit_records_quarantined", "Audit records kept aside", self.audit_records_quarantined.clone());
+        registry.register("fenced", "1 while a restored database is not recovered", self.fenced.clone());
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());
         registry.register("budget_thresholds", "Thresholds of budgets that were reached", self.budget_thresholds.clone());

@@ -3,6 +3,7 @@
 use crate::app::AppState;
 use crate::policies::PolicyFault;
 use crate::policies::enforcement::ahead_message;
+use crate::restore::{self, Past, fence};
 use crate::start::MIGRATOR;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -45,7 +46,18 @@ async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
     let checks =
         json!({ "postgres": postgres, "migrations": migrations, "valkey": valkey, "revocations": revocations, "process": process });
     let (code, status) = if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
-    (code, Json(json!({ "status": status, "checks": checks, "policy": policy(&state) })))
+    (code, Json(json!({ "status": status, "checks": checks, "policy": policy(&state), "restore": past(&state).await })))
+}
+
+/// A fence does not make the replica unready: policies and revocations should be served, and records stored.
+async fn past(state: &AppState) -> &'static str {
+    let read = async { restore::past(&mut *state.database.acquire().await?).await };
+    match probe("fence", read).await {
+        Ok(Past::Whole) => "none",
+        Ok(Past::Recovered { .. }) => "recovered",
+        Ok(Past::Fenced) => fence::MESSAGE,
+        Err(reason) => reason,
+    }
 }
 
 /// A fault here does not make the replica unready: the last good policy is in force and should be served.

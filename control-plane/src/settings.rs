@@ -78,6 +78,9 @@ pub struct Settings {
     /// The file that signed checkpoints are appended to, one a line. It belongs on another disk than the database's.
     #[arg(long, env = "AUDIT_CHECKPOINTS_FILE", requires = "audit_signing_key_file")]
     pub audit_checkpoints_file: Option<PathBuf>,
+    /// A receiver that each signed checkpoint is posted to, in their order. Its host is one of `WEBHOOK_HOSTS`.
+    #[arg(long, env = "AUDIT_CHECKPOINTS_URL", requires = "audit_signing_key_file")]
+    pub audit_checkpoints_url: Option<String>,
     /// How long to wait at start for Postgres and Redis, in seconds.
     #[arg(long, env = "CONNECT_TIMEOUT_S", default_value_t = 60)]
     pub connect_timeout_s: u64,

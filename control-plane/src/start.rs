@@ -1,8 +1,9 @@
 //! From settings to a running process, and in order to its end.
 
 use crate::app::{AppState, admin_app, data_plane_app};
-use crate::audit::checkpoints::{self, KeyError, Signing, SigningKey};
-use crate::audit::partitions;
+use crate::audit::checkpoints::{KeyError, Signing, SigningKey};
+use crate::audit::export::{self, ExportError};
+use crate::audit::{partitions, publish};
 use crate::budgets::caps;
 use crate::envoys::{self, TokensFileError};
 use crate::jobs;
@@ -15,6 +16,7 @@ use crate::policies::follow::{LoadError, compile_as, load_active};
 use crate::policies::rule_names;
 use crate::policies::{ActivePolicy, Files, PolicyFault, PolicyFaults, check, store};
 use crate::problem::ApiError;
+use crate::restore::fence;
 use crate::revocations;
 use crate::secrets::SecretsDirectory;
 use crate::settings::Settings;
@@ -36,7 +38,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 use wire::bundle::BundleVersion;
 
 /// The migrations of this build.
@@ -102,6 +103,9 @@ pub enum StartError {
     /// The audit log could not be signed.
     #[error("the key of AUDIT_SIGNING_KEY_FILE cannot be used")]
     SigningKey(#[source] KeyError),
+    /// Whether a backup was restored cannot be told.
+    #[error("the file of AUDIT_CHECKPOINTS_FILE cannot be compared with the database")]
+    Witness(#[source] ExportError),
     /// Key sets could not be fetched, or events not delivered.
     #[error("the clients for key sets and webhooks cannot be made; see JWKS_CA_FILE and WEBHOOK_CA_FILE")]
     Outbound(#[source] ClientError),
@@ -158,6 +162,8 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
         tracing::info!(envoys = known, "registered data-plane tokens");
     }
     partitions::create_ahead(&database).await.map_err(StartError::Query)?;
+    // Before anything is served: what this database does not remember must not be granted again.
+    fence::at_start(&database, settings.audit_checkpoints_file.as_deref()).await.map_err(StartError::Witness)?;
     let secrets = SecretsDirectory::new(&settings.secrets_dir);
     let database_id = store::database_id(&database).await.map_err(StartError::Query)?;
     let directory = publish_directory(&settings, &database, &secrets).await?;
@@ -175,7 +181,7 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
     let revoked = revocations::follow::load(&database).await.map_err(StartError::Revocations)?;
     let caps = caps::follow::load(&database).await.map_err(StartError::Query)?;
     let (outbound, webhooks) = outbound(&settings).await?;
-    let signing = signing(&settings, Uuid::from_bytes(database_id))?;
+    let signing = signing(&settings)?;
     let metrics = Metrics::new();
     metrics.revocations(revoked.number(), revoked.live());
     metrics.policy_in_force(&active.version);
@@ -200,13 +206,13 @@ pub async fn assemble(settings: Settings, database: PgPool, valkey: ConnectionMa
 }
 
 /// What signs where the audit log stands.
-fn signing(settings: &Settings, database_id: Uuid) -> Result<Option<Arc<Signing>>, StartError> {
+fn signing(settings: &Settings) -> Result<Option<Arc<Signing>>, StartError> {
     let Some(path) = &settings.audit_signing_key_file else {
         tracing::warn!("AUDIT_SIGNING_KEY_FILE is not set: the audit log is not signed, and none of its partitions is dropped");
         return Ok(None);
     };
     let key = SigningKey::read(path).map_err(StartError::SigningKey)?;
-    Ok(Some(Arc::new(Signing { key, database_id, file: settings.audit_checkpoints_file.clone() })))
+    Ok(Some(Arc::new(Signing { key, file: settings.audit_checkpoints_file.clone() })))
 }
 
 /// The clients for key sets and for webhooks.
@@ -316,7 +322,9 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let background = [
         watched("notifications", tokio::spawn(notifications::follow(state.clone())), &shutdown, &died),
         watched("jobs", jobs::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
-        watched("checkpoints", checkpoints::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("fence", fence::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("checkpoints", export::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
+        watched("checkpoint posts", publish::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
         watched("webhooks", webhooks::deliver::spawn(state.clone(), shutdown.child_token()), &shutdown, &died),
     ];
     let servers = [

@@ -152,7 +152,7 @@ fn is_upkeep(table: &str, role: &str, verb: &str) -> bool {
     let owner = role.ends_with("_owner");
     match table {
         "gateway_audit.retention" | "gateway_audit.holds" | "gateway_audit.partitions" => owner,
-        "audit_batches" => owner && verb == "DELETE",
+        "audit_batches" | "audit_quarantine" => owner && verb == "DELETE",
         "gateway_audit.chains" => role.ends_with("_writer") && verb == "UPDATE",
         _ => false,
     }

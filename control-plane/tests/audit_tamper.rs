@@ -8,7 +8,8 @@ mod plane;
 mod records;
 
 use control_plane::audit::chain::{Hash, Hasher, beginning};
-use control_plane::audit::checkpoints::{Export, ExportError, SigningKey, TrustedKeys, drop_one, sign_heads};
+use control_plane::audit::checkpoints::{SigningKey, TrustedKeys, drop_one, sign_heads};
+use control_plane::audit::export::{Export, ExportError};
 use control_plane::audit::partitions::sum_up_one;
 use control_plane::audit::query::StoredRecord;
 use control_plane::audit::verify::{Report, VerifyError, Wrong, examine, hash_of, verify};
@@ -36,7 +37,6 @@ fn signing_key(directory: &Path) -> SigningKey {
 struct Log {
     pool: PgPool,
     key: SigningKey,
-    database: Uuid,
     _directory: TempDir,
     exported: Vec<String>,
 }
@@ -51,7 +51,6 @@ impl Log {
         let state = state(&pool, 100).await;
         let directory = tempfile::tempdir().unwrap();
         let key = signing_key(directory.path());
-        let (database,): (Uuid,) = sqlx::query_as("SELECT id FROM gateway_database").fetch_one(&pool).await.unwrap();
         let mut holders = [Holder::new(&state).await, Holder::new(&state).await, Holder::new(&state).await];
         let mut first = 1_u64;
         for round in 0..6_i64 {
@@ -66,8 +65,8 @@ impl Log {
             }
             first += 25;
             if round < 5 {
-                assert_eq!(sign_heads(&pool, database, &key).await.unwrap(), Some(round + 1));
-                assert_eq!(sign_heads(&pool, database, &key).await.unwrap(), None, "a moment ago");
+                assert_eq!(sign_heads(&pool, &key).await.unwrap(), Some(round + 1));
+                assert_eq!(sign_heads(&pool, &key).await.unwrap(), None, "a moment ago");
                 later(&pool).await;
             }
         }
@@ -76,7 +75,7 @@ impl Log {
         assert_eq!(Export::open(&path).unwrap().catch_up(&pool).await.unwrap(), 5, "what was cut off is no checkpoint");
         assert_eq!(Export::open(&path).unwrap().catch_up(&pool).await.unwrap(), 0);
         let exported = std::fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
-        Self { pool, key, database, _directory: directory, exported }
+        Self { pool, key, _directory: directory, exported }
     }
 
     async fn verify(&self) -> Report {
@@ -255,7 +254,7 @@ async fn a_database_that_signs_for_another_past_is_a_fork(pool: PgPool) {
     rehash(&mut log.pool.acquire().await.unwrap(), record.holder, &record.gateway_type).await;
     sqlx::query("DELETE FROM gateway_audit.checkpoints").execute(&log.pool).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    assert_eq!(sign_heads(&log.pool, log.database, &signing_key(directory.path())).await.unwrap(), Some(1));
+    assert_eq!(sign_heads(&log.pool, &signing_key(directory.path())).await.unwrap(), Some(1));
     let wrongs: Vec<Wrong> = log.verify().await.findings.iter().map(|finding| finding.wrong).collect();
     assert_eq!(wrongs, [Wrong::CheckpointsForked, Wrong::Forked]);
     let mut connection = log.pool.acquire().await.unwrap();
@@ -313,7 +312,7 @@ async fn what_is_put_in_with_an_old_date_is_found_although_it_is_signed(pool: Pg
     .unwrap();
     rehash(&mut log.pool.acquire().await.unwrap(), invented, &record.gateway_type).await;
     later(&log.pool).await;
-    assert_eq!(sign_heads(&log.pool, log.database, &log.key).await.unwrap(), Some(6));
+    assert_eq!(sign_heads(&log.pool, &log.key).await.unwrap(), Some(6));
     log.exported.clear();
     let report = log.verify().await;
     let [finding] = report.findings.as_slice() else { panic!("{report:?}") };
@@ -351,7 +350,7 @@ async fn checkpoints_are_not_appended_to_those_of_another_past(pool: PgPool) {
 async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPool) {
     let mut log = Log::new(pool).await;
     let day = "((now() AT TIME ZONE 'UTC')::date - 100)";
-    assert_eq!(drop_one(&log.pool, log.database, &log.key).await.unwrap(), None, "nothing is old");
+    assert_eq!(drop_one(&log.pool, &log.key).await.unwrap(), None, "nothing is old");
     // A hundred days ago there was a day of CP: its records came then.
     let name: (String,) =
         sqlx::query_as("SELECT 'cp_' || to_char((now() AT TIME ZONE 'UTC')::date - 100, 'YYYYMMDD')").fetch_one(&log.pool).await.unwrap();
@@ -380,12 +379,12 @@ async fn a_partition_is_dropped_in_its_time_and_the_rest_stays_whole(pool: PgPoo
         .unwrap();
     sqlx::query("DELETE FROM gateway_audit.checkpoints").execute(&log.pool).await.unwrap();
     sqlx::query("UPDATE gateway_audit.chains SET signed_sequence = 0").execute(&log.pool).await.unwrap();
-    assert_eq!(sign_heads(&log.pool, log.database, &log.key).await.unwrap(), Some(1));
+    assert_eq!(sign_heads(&log.pool, &log.key).await.unwrap(), Some(1));
     log.exported.clear();
     let before = log.verify().await;
     assert_eq!((before.records, &before.findings), (450, &vec![]));
 
-    let drop_again = || drop_one(&log.pool, log.database, &log.key);
+    let drop_again = || drop_one(&log.pool, &log.key);
     assert_eq!(drop_again().await.unwrap(), None, "not summed up yet");
     while sum_up_one(&log.pool).await.unwrap().is_some() {}
     sqlx::query("INSERT INTO gateway_audit.holds (reason, placed_by) VALUES ('a case', 'ops')").execute(&log.pool).await.unwrap();

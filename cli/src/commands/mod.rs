@@ -8,6 +8,7 @@ pub mod completions;
 pub mod jws;
 pub mod keys;
 pub mod policy;
+pub mod recover;
 pub mod revoke;
 pub mod run;
 mod store_program;
@@ -39,6 +40,8 @@ pub enum Command {
     Revoke(Box<revoke::Arguments>),
     /// Query, trace, export, keep and verify the audit log.
     Audit(Box<audit::Arguments>),
+    /// End the fence after a backup was restored: in the database that `DATABASE_URL` names, or that of the running stack.
+    Recover(recover::Arguments),
     /// Show accounts of budgets, set caps and grant override accounts.
     Budget(Box<budget::Arguments>),
     /// Show issuers' keys, and fetch published ones.
@@ -69,6 +72,7 @@ impl Command {
             Self::Replay(arguments) => Ok(policy::run_replay(&arguments)?),
             Self::Revoke(arguments) => Ok(revoke::run(&arguments)?),
             Self::Audit(arguments) => Ok(audit::run(&arguments)?),
+            Self::Recover(arguments) => Ok(recover::run(&arguments)?),
             Self::Budget(arguments) => Ok(budget::run(&arguments)?),
             Self::Keys(arguments) => Ok(keys::run(&arguments)?),
             Self::Bundle(arguments) => Ok(bundle::run(&arguments)?),

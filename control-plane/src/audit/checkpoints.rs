@@ -4,24 +4,17 @@
 
 use super::access::Access;
 use super::chain::{Hash, Head};
-use crate::app::AppState;
 use crate::holders::HolderId;
+use crate::restore::{self, Past};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use decision_core::causes::chain;
 use ed25519_compact::{KeyPair, PublicKey, SecretKey, Signature};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use time::{Date, OffsetDateTime};
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire::hex::hex;
 
@@ -148,6 +141,13 @@ impl TrustedKeys {
         Self(BTreeMap::from([(key.kid.clone(), key.pair.pk)]))
     }
 
+    /// And that of a key that signs here.
+    #[must_use]
+    pub fn and(mut self, key: &SigningKey) -> Self {
+        self.0.insert(key.kid.clone(), key.pair.pk);
+        self
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -209,19 +209,34 @@ pub enum Told {
         /// Where each chain stood at the end of the partition. `records` are those of the partition.
         ends: Vec<Standing>,
     },
+    /// The database was restored from a backup, and somebody has said so. Number and hash of the last checkpoint before that are what it
+    /// follows. From here on the database has another id.
+    Restored {
+        /// The last checkpoint that the backup had; 0 if it had none. Of what the later ones tell, what lies beyond `ends` is lost.
+        kept: i64,
+        /// Where every chain ends now; those that are not named are lost whole.
+        ends: Vec<Standing>,
+        /// Chains that are another than was signed for after `kept`, and where: they went on between the restore and the fence.
+        went_on: Vec<Standing>,
+    },
 }
 
 impl Told {
-    const fn kind(&self) -> &'static str {
+    /// As the table has it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
         match self {
             Self::Heads { .. } => "heads",
             Self::Dropped { .. } => "dropped",
+            Self::Restored { .. } => "restored",
         }
     }
 
-    fn subject(&self) -> Option<String> {
+    /// What it is about, where the table can be asked for that.
+    #[must_use]
+    pub fn subject(&self) -> Option<String> {
         match self {
-            Self::Heads { .. } => None,
+            Self::Heads { .. } | Self::Restored { .. } => None,
             Self::Dropped { gateway, day, .. } => Some(format!("{gateway} {day}")),
         }
     }
@@ -243,7 +258,9 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(holder: Uuid, gateway: String, sequence: i64, records: i64, hash: &[u8]) -> Self {
+    /// Of a chain.
+    #[must_use]
+    pub fn new(holder: Uuid, gateway: String, sequence: i64, records: i64, hash: &[u8]) -> Self {
         Self { holder, gateway, sequence, records, hash: hex(hash) }
     }
 
@@ -275,11 +292,14 @@ pub enum SigningError {
     /// It cannot be written as JSON.
     #[error("a checkpoint cannot be written")]
     Json(#[from] serde_json::Error),
+    /// Nothing is signed over a restored past.
+    #[error("the control plane is fenced")]
+    Fenced,
 }
 
 /// The last checkpoint, as the database has it.
 #[derive(sqlx::FromRow)]
-struct Last {
+pub(crate) struct Last {
     number: i64,
     jws: String,
     recent: bool,
@@ -289,9 +309,9 @@ struct Last {
 ///
 /// # Errors
 /// Nothing was signed.
-pub async fn sign_heads(database: &PgPool, database_id: Uuid, key: &SigningKey) -> Result<Option<i64>, SigningError> {
+pub async fn sign_heads(database: &PgPool, key: &SigningKey) -> Result<Option<i64>, SigningError> {
     let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
-    let last = lock_last(&mut transaction).await?;
+    let last = lock_unfenced(&mut transaction).await?;
     if last.as_ref().is_some_and(|last| last.recent) {
         return Ok(None);
     }
@@ -312,14 +332,22 @@ pub async fn sign_heads(database: &PgPool, database_id: Uuid, key: &SigningKey) 
     if heads.is_empty() {
         return Ok(None);
     }
-    let number = append(&mut transaction, database_id, key, last, Told::Heads { heads }).await?;
+    let number = append(&mut transaction, key, last, Told::Heads { heads }).await?;
     transaction.commit().await?;
     Ok(Some(number))
 }
 
+async fn lock_unfenced(connection: &mut PgConnection) -> Result<Option<Last>, SigningError> {
+    let last = lock_last(connection).await?;
+    match restore::past(connection).await? {
+        Past::Fenced => Err(SigningError::Fenced),
+        Past::Whole | Past::Recovered { .. } => Ok(last),
+    }
+}
+
 /// Locks out whoever else signs, until the transaction ends.
-async fn lock_last(connection: &mut PgConnection) -> Result<Option<Last>, sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock(7411160214)").execute(&mut *connection).await?;
+pub(crate) async fn lock_last(connection: &mut PgConnection) -> Result<Option<Last>, sqlx::Error> {
+    lock_signing(connection).await?;
     sqlx::query_as(
         "SELECT number, jws, kind = 'heads' AND signed_at <= clock_timestamp() AND signed_at > clock_timestamp() - make_interval(secs => $1) AS recent \
          FROM gateway_audit.checkpoints ORDER BY number DESC LIMIT 1",
@@ -329,34 +357,41 @@ async fn lock_last(connection: &mut PgConnection) -> Result<Option<Last>, sqlx::
     .await
 }
 
-async fn append(
-    connection: &mut PgConnection,
-    database: Uuid,
-    key: &SigningKey,
-    last: Option<Last>,
-    told: Told,
-) -> Result<i64, SigningError> {
-    let (signed_at,): (OffsetDateTime,) = sqlx::query_as("SELECT clock_timestamp()").fetch_one(&mut *connection).await?;
+/// Waits for whoever signs, and keeps others from it.
+pub(crate) async fn lock_signing(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(7411160214)").execute(connection).await.map(|_locked| ())
+}
+
+/// Signs. The caller has locked the last one, and is the writer.
+pub(crate) async fn append(connection: &mut PgConnection, key: &SigningKey, last: Option<Last>, told: Told) -> Result<i64, SigningError> {
+    let (database, signed_at): (Uuid, OffsetDateTime) =
+        sqlx::query_as("SELECT id, clock_timestamp() FROM gateway_database").fetch_one(&mut *connection).await?;
     let number = last.as_ref().map_or(0, |last| last.number).saturating_add(1);
     let checkpoint = Checkpoint { number, database, previous: last.map(|last| digest(&last.jws)), signed_at, told };
+    insert(connection, &checkpoint, &key.sign(&checkpoint)?).await?;
+    Ok(number)
+}
+
+/// Adds a checkpoint to the table.
+pub(crate) async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint, jws: &str) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO gateway_audit.checkpoints (number, kind, subject, signed_at, jws) VALUES ($1, $2, $3, $4, $5)")
-        .bind(number)
+        .bind(checkpoint.number)
         .bind(checkpoint.told.kind())
         .bind(checkpoint.told.subject())
-        .bind(signed_at)
-        .bind(key.sign(&checkpoint)?)
+        .bind(checkpoint.signed_at)
+        .bind(jws)
         .execute(connection)
-        .await?;
-    Ok(number)
+        .await
+        .map(|_inserted| ())
 }
 
 /// Drops one partition that is older than is kept and under no hold, and signs what it ended with. `None` when there is none left.
 ///
 /// # Errors
 /// Nothing was dropped. Where somebody reads the partition for longer than a second, it is tried again the next time.
-pub async fn drop_one(database: &PgPool, database_id: Uuid, key: &SigningKey) -> Result<Option<(String, Date)>, SigningError> {
+pub async fn drop_one(database: &PgPool, key: &SigningKey) -> Result<Option<(String, Date)>, SigningError> {
     let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
-    let last = lock_last(&mut transaction).await?;
+    let last = lock_unfenced(&mut transaction).await?;
     Access::Owner.enter(&mut transaction).await?;
     let due: Option<(String, Date)> = sqlx::query_as(
         "SELECT p.gateway_type, p.day FROM gateway_audit.partitions AS p JOIN gateway_audit.retention AS r USING (gateway_type) \
@@ -383,7 +418,7 @@ pub async fn drop_one(database: &PgPool, database_id: Uuid, key: &SigningKey) ->
     let ends = rows.into_iter().map(|(holder, sequence, records, hash)| Standing::new(holder, gateway.clone(), sequence, records, &hash));
     let told = Told::Dropped { gateway: gateway.clone(), day, ends: ends.collect() };
     Access::Writer { envoy_id: "" }.enter(&mut transaction).await?;
-    append(&mut transaction, database_id, key, last, told).await?;
+    append(&mut transaction, key, last, told).await?;
     Access::Owner.enter(&mut transaction).await?;
     // Batches wait while the drop waits for readers.
     sqlx::query("SELECT set_config('lock_timeout', '1s', true)").execute(&mut *transaction).await?;
@@ -392,164 +427,11 @@ pub async fn drop_one(database: &PgPool, database_id: Uuid, key: &SigningKey) ->
     Ok(Some((gateway, day)))
 }
 
-/// What signs, for which database, and where to.
+/// What signs, and where to.
 #[derive(Debug)]
 pub struct Signing {
     /// The key.
     pub key: SigningKey,
-    /// The database's id.
-    pub database_id: Uuid,
     /// Where checkpoints are exported to.
     pub file: Option<PathBuf>,
-}
-
-/// Why checkpoints are not exported.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// The file cannot be read or written.
-    #[error("cannot append to `{}`", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file goes on from another past than the database's: one of them was restored, or is another log's.
-    #[error("`{}` ends with another checkpoint {number} than the database has", path.display())]
-    Diverged {
-        /// Which.
-        path: PathBuf,
-        /// The last checkpoint in it.
-        number: i64,
-    },
-    /// Postgres failed.
-    #[error("database failure")]
-    Database(#[from] sqlx::Error),
-}
-
-/// The file that checkpoints are exported to.
-#[derive(Debug)]
-pub struct Export {
-    path: PathBuf,
-    file: File,
-    /// How many it has.
-    exported: i64,
-    /// The last of them.
-    last: Option<String>,
-}
-
-impl Export {
-    /// Opens the file, or makes it. What was not written to its end is cut off.
-    ///
-    /// # Errors
-    /// It cannot be read or written.
-    pub fn open(path: &Path) -> Result<Self, ExportError> {
-        let open = || {
-            let file = File::options().read(true).append(true).create(true).open(path)?;
-            let mut lines = BufReader::new(&file);
-            let (mut exported, mut whole, mut line, mut last) = (0_i64, 0_u64, Vec::new(), None);
-            loop {
-                line.clear();
-                let read = lines.read_until(b'\n', &mut line)?;
-                if line.last() != Some(&b'\n') {
-                    break;
-                }
-                exported = exported.saturating_add(1);
-                last = String::from_utf8(line.trim_ascii_end().to_vec()).ok();
-                whole = whole.saturating_add(u64::try_from(read).unwrap_or(0));
-            }
-            file.set_len(whole)?;
-            Ok(Self { path: path.to_owned(), file, exported, last })
-        };
-        open().map_err(|source| ExportError::File { path: path.to_owned(), source })
-    }
-
-    /// Appends what the database has more than the file. Says how many that were.
-    ///
-    /// # Errors
-    /// The database does not answer, or the file cannot be written.
-    pub async fn catch_up(&mut self, database: &PgPool) -> Result<u64, ExportError> {
-        let mut appended = 0_u64;
-        if let Some(last) = &self.last {
-            let known = after(database, self.exported.saturating_sub(1), 1).await?;
-            if known.first().is_none_or(|(number, jws)| (*number, jws) != (self.exported, last)) {
-                return Err(ExportError::Diverged { path: self.path.clone(), number: self.exported });
-            }
-        }
-        loop {
-            let page = after(database, self.exported, EXPORTED_AT_ONCE).await?;
-            if page.is_empty() {
-                return Ok(appended);
-            }
-            for (number, jws) in page {
-                let line = format!("{jws}\n");
-                let failed = |source| ExportError::File { path: self.path.clone(), source };
-                self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data()).map_err(failed)?;
-                self.exported = number;
-                self.last = Some(jws);
-                appended = appended.saturating_add(1);
-            }
-        }
-    }
-}
-
-/// A checkpoint of many chains is some hundred kilobytes.
-const EXPORTED_AT_ONCE: i64 = 20;
-
-/// Signs and exports every ten seconds, until `stop` is cancelled.
-pub fn spawn(state: AppState, stop: CancellationToken) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        match state.signing.clone() {
-            Some(signing) => stop.run_until_cancelled(run(&state, &signing)).await.unwrap_or(()),
-            None => stop.cancelled().await,
-        }
-    })
-}
-
-async fn run(state: &AppState, signing: &Signing) {
-    let mut ticks = interval(Duration::from_secs(PERIOD_S));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut export = None;
-    loop {
-        ticks.tick().await;
-        match sign_heads(&state.database, signing.database_id, &signing.key).await {
-            Ok(None) => {}
-            Ok(Some(number)) => {
-                state.metrics.audit_checkpoint.set(number);
-            }
-            Err(error) => tracing::warn!(error = %chain(&error), "where the audit log stands could not be signed"),
-        }
-        if let Some(path) = &signing.file
-            && let Err(error) = catch_up(&mut export, path, &state.database).await
-        {
-            tracing::error!(error = %chain(&error), "checkpoints of the audit log are not exported");
-        }
-    }
-}
-
-/// After a failure the file is opened anew: what was not written to its end is cut off then.
-async fn catch_up(export: &mut Option<Export>, path: &Path, database: &PgPool) -> Result<(), ExportError> {
-    let mut opened = match export.take() {
-        Some(opened) => opened,
-        None => Export::open(path)?,
-    };
-    opened.catch_up(database).await?;
-    *export = Some(opened);
-    Ok(())
-}
-
-/// Checkpoints with a number above `number`, in order, at most so many.
-///
-/// # Errors
-/// Postgres failed.
-pub async fn after(database: &PgPool, number: i64, limit: i64) -> Result<Vec<(i64, String)>, sqlx::Error> {
-    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
-    let found = sqlx::query_as("SELECT number, jws FROM gateway_audit.checkpoints WHERE number > $1 ORDER BY number LIMIT $2")
-        .bind(number)
-        .bind(limit)
-        .fetch_all(&mut *transaction)
-        .await?;
-    transaction.rollback().await?;
-    Ok(found)
 }

@@ -3,7 +3,8 @@
 
 use super::access::Access;
 use super::chain::{Entry, Hash, Hasher, Head};
-use super::checkpoints::{Checkpoint, InvalidCheckpoint, KeyError, Standing, Told, TrustedKeys, digest};
+use super::checkpoints::{Checkpoint, KeyError, Standing, Told, TrustedKeys};
+use super::links::{BrokenLink, Links, lines};
 use super::query::{StoredRecord, micros};
 use crate::holders::HolderId;
 use crate::settings::Sensitive;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::path::PathBuf;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -53,6 +54,8 @@ pub struct Report {
     pub chains: u64,
     /// Signed checkpoints that they were held against.
     pub checkpoints: u64,
+    /// Restores of backups that were signed for: what is missing because of them is no finding.
+    pub restores: u64,
     /// What is wrong: of each chain the first.
     pub findings: Vec<Finding>,
 }
@@ -130,8 +133,7 @@ pub async fn run(arguments: &Arguments) -> Result<Report, VerifyError> {
     let exported = match &arguments.checkpoints {
         Some(path) => {
             let failed = |source| VerifyError::Checkpoints { path: path.clone(), source };
-            let lines = BufReader::new(std::fs::File::open(path).map_err(failed)?).lines();
-            lines.collect::<Result<Vec<String>, _>>().map_err(failed)?
+            lines(&std::fs::read_to_string(path).map_err(failed)?).into_iter().map(|(_, jws)| jws).collect()
         }
         None => Vec::new(),
     };
@@ -148,11 +150,14 @@ type Chain = (String, Uuid);
 struct Signed {
     /// By chain and sequence number: the hash, and by which checkpoint.
     anchors: BTreeMap<Chain, BTreeMap<i64, (Hash, i64)>>,
-    /// Where the partitions that are gone have ended.
-    dropped: BTreeMap<Chain, Head>,
+    /// Where the partitions that are gone have ended, and by which checkpoint.
+    dropped: Vec<(i64, Chain, Head)>,
     /// When each was signed, by its number.
     signed_at: BTreeMap<i64, OffsetDateTime>,
+    /// What a checkpoint is the first to tell of came after this one was signed, if any was.
+    since: BTreeMap<i64, OffsetDateTime>,
     checkpoints: u64,
+    restores: u64,
     findings: Vec<Finding>,
 }
 
@@ -163,43 +168,75 @@ impl Signed {
 
     /// Opens checkpoints in their order, each following the one before.
     fn read<'t>(&mut self, texts: impl Iterator<Item = &'t str>, keys: &TrustedKeys) {
-        let mut before: Option<(i64, String)> = None;
+        let mut links = Links::new(keys);
         for jws in texts.filter(|text| !text.is_empty()) {
-            let checkpoint = match keys.open(jws) {
-                Ok(checkpoint) => checkpoint,
-                Err(InvalidCheckpoint::Malformed | InvalidCheckpoint::UnknownKey | InvalidCheckpoint::Signature) => {
-                    return self.bad(before.map(|(number, _)| number.saturating_add(1)), Wrong::BadCheckpoint);
-                }
-            };
-            let follows = match &before {
-                Some((number, digest)) => checkpoint.number == number.saturating_add(1) && checkpoint.previous.as_ref() == Some(digest),
-                None => checkpoint.number == 1 && checkpoint.previous.is_none(),
-            };
-            if !follows {
-                return self.bad(Some(checkpoint.number), Wrong::CheckpointsBroken);
+            match links.open(jws) {
+                Ok(checkpoint) => self.note(&checkpoint),
+                Err(BrokenLink::Invalid { number, .. }) => return self.bad(number, Wrong::BadCheckpoint),
+                Err(BrokenLink::OutOfOrder { number }) => return self.bad(Some(number), Wrong::CheckpointsBroken),
             }
-            before = Some((checkpoint.number, digest(jws)));
-            self.checkpoints = self.checkpoints.saturating_add(1);
-            self.signed_at.insert(checkpoint.number, checkpoint.signed_at);
-            self.note(&checkpoint);
         }
     }
 
     fn note(&mut self, checkpoint: &Checkpoint) {
-        let (standings, dropped) = match &checkpoint.told {
-            Told::Heads { heads } => (heads, false),
-            Told::Dropped { ends, .. } => (ends, true),
-        };
-        for (standing, (holder, head)) in standings.iter().filter_map(|standing| Some((standing, Standing::head(standing)?))) {
-            let chain = (standing.gateway.clone(), holder.0);
-            self.anchors.entry(chain.clone()).or_default().entry(head.sequence).or_insert((head.hash, checkpoint.number));
-            if dropped {
-                let gone = self.dropped.entry(chain).or_insert(Head { records: 0, ..head });
-                let records = gone.records.saturating_add(head.records);
-                *gone = if head.sequence > gone.sequence { Head { records, ..head } } else { Head { records, ..*gone } };
+        let number = checkpoint.number;
+        self.checkpoints = self.checkpoints.saturating_add(1);
+        let before = match &checkpoint.told {
+            Told::Heads { heads } => {
+                self.anchor(number, heads);
+                number.saturating_sub(1)
             }
+            Told::Dropped { ends, .. } => {
+                self.anchor(number, ends);
+                self.dropped.extend(ends.iter().filter_map(place).map(|(chain, head)| (number, chain, head)));
+                number.saturating_sub(1)
+            }
+            Told::Restored { kept, ends, went_on } => {
+                self.rewind(*kept, ends, went_on);
+                self.anchor(number, ends);
+                *kept
+            }
+        };
+        self.since.extend(self.signed_at.get(&before).map(|at| (number, *at)));
+        self.signed_at.insert(number, checkpoint.signed_at);
+    }
+
+    fn anchor(&mut self, number: i64, standings: &[Standing]) {
+        for (chain, head) in standings.iter().filter_map(place) {
+            self.anchors.entry(chain).or_default().entry(head.sequence).or_insert((head.hash, number));
         }
     }
+
+    /// A backup was restored that had the checkpoints up to `kept`: what later ones tell of is lost where it lies beyond `ends`, and what
+    /// was dropped later is there again. What `kept` and those before it tell stays: no restore explains that it is missing.
+    fn rewind(&mut self, kept: i64, ends: &[Standing], went_on: &[Standing]) {
+        self.restores = self.restores.saturating_add(1);
+        let ends: BTreeMap<Chain, i64> = ends.iter().filter_map(place).map(|(chain, head)| (chain, head.sequence)).collect();
+        let went_on: BTreeSet<Chain> = went_on.iter().filter_map(place).map(|(chain, _)| chain).collect();
+        for (chain, anchors) in &mut self.anchors {
+            let end = ends.get(chain).copied().filter(|_| !went_on.contains(chain)).unwrap_or(0);
+            anchors.retain(|sequence, (_, by)| *by <= kept || *sequence <= end);
+        }
+        self.anchors.retain(|_, anchors| !anchors.is_empty());
+        self.dropped.retain(|(by, ..)| *by <= kept);
+    }
+
+    /// Where what is left of each chain begins.
+    fn beginnings(&self) -> BTreeMap<Chain, Head> {
+        let mut beginnings: BTreeMap<Chain, Head> = BTreeMap::new();
+        for (_, chain, head) in &self.dropped {
+            let gone = beginnings.entry(chain.clone()).or_insert(Head { records: 0, ..*head });
+            let records = gone.records.saturating_add(head.records);
+            *gone = if head.sequence > gone.sequence { Head { records, ..*head } } else { Head { records, ..*gone } };
+        }
+        beginnings
+    }
+}
+
+/// Whose chain it is, and where it stands.
+fn place(standing: &Standing) -> Option<(Chain, Head)> {
+    let (holder, head) = standing.head()?;
+    Some(((standing.gateway.clone(), holder.0), head))
 }
 
 /// Verifies every record. `exported` are checkpoints that were kept elsewhere, in their order; without keys none counts.
@@ -281,6 +318,8 @@ async fn chains(connection: &mut PgConnection) -> Result<BTreeMap<Chain, Head>, 
 #[derive(Debug)]
 struct Walk {
     signed: Signed,
+    /// Where what is left of each chain begins, if some of it was dropped in its time.
+    beginnings: BTreeMap<Chain, Head>,
     noted: BTreeMap<Chain, Head>,
     seen: BTreeSet<Chain>,
     current: Option<Walked>,
@@ -309,8 +348,10 @@ enum Judged {
 
 impl Walk {
     fn new(mut signed: Signed, noted: BTreeMap<Chain, Head>) -> Self {
-        let report = Report { checkpoints: signed.checkpoints, findings: std::mem::take(&mut signed.findings), ..Report::default() };
-        Self { signed, noted, seen: BTreeSet::new(), current: None, hasher: Hasher::default(), report }
+        let findings = std::mem::take(&mut signed.findings);
+        let report = Report { checkpoints: signed.checkpoints, restores: signed.restores, findings, ..Report::default() };
+        let beginnings = signed.beginnings();
+        Self { signed, beginnings, noted, seen: BTreeSet::new(), current: None, hasher: Hasher::default(), report }
     }
 
     fn find(&mut self, chain: &Chain, sequence: i64, wrong: Wrong, checkpoint: Option<i64>) {
@@ -343,7 +384,7 @@ impl Walk {
     }
 
     fn begin(&self, chain: Chain, first: i64) -> Walked {
-        let start = self.signed.dropped.get(&chain).copied();
+        let start = self.beginnings.get(&chain).copied();
         let head = start.unwrap_or_else(|| Head::start(HolderId(chain.1), &chain.0));
         Walked { chain, first, head, received_at: None, judged: Judged::Good }
     }
@@ -369,9 +410,10 @@ impl Walk {
             self.find(chain, sequence, Wrong::Forked, Some(number));
             return None;
         }
-        // It was signed for by the first checkpoint from it on, so it came after the one before that: else it was put in later.
+        // It was signed for by the first checkpoint from it on, so it came after the one before that (or, by the record of a restore, after the
+        // last one that the backup had): else it was put in later.
         let covering = anchors.and_then(|anchors| anchors.range(record.sequence..).next());
-        let before = covering.and_then(|(_, (_, number))| self.signed.signed_at.get(&number.saturating_sub(1)));
+        let before = covering.and_then(|(_, (_, number))| self.signed.since.get(number));
         let too_old = before.is_some_and(|before| record.received_at < *before - SIGNED_WITHIN);
         if too_old || walked.received_at.is_some_and(|earlier| record.received_at < earlier) {
             let number = covering.map(|(_, (_, number))| *number);
@@ -514,5 +556,42 @@ impl Texts {
             upstream_us: record.upstream_us,
             ours_us: record.ours_us,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(sequence: i64) -> Standing {
+        Standing::new(Uuid::nil(), "CP".to_owned(), sequence, sequence, &[u8::try_from(sequence % 100).unwrap(); 32])
+    }
+
+    fn told(number: i64, told: Told) -> Checkpoint {
+        let signed_at = OffsetDateTime::UNIX_EPOCH + time::Duration::hours(number);
+        Checkpoint { number, database: Uuid::nil(), previous: None, signed_at, told }
+    }
+
+    #[test]
+    fn a_restore_explains_what_came_after_the_backup_and_nothing_else() {
+        let mut signed = Signed::default();
+        let heads = |sequence| Told::Heads { heads: vec![standing(sequence)] };
+        let dropped = |sequence| Told::Dropped { gateway: "CP".to_owned(), day: time::Date::MIN, ends: vec![standing(sequence)] };
+        for (number, what) in (1..).zip([dropped(10), heads(50), heads(55), heads(70), dropped(40)]) {
+            signed.note(&told(number, what));
+        }
+        signed.note(&told(6, Told::Restored { kept: 2, ends: vec![standing(60)], went_on: vec![] }));
+        signed.note(&told(7, heads(80)));
+        let chain = ("CP".to_owned(), Uuid::nil());
+        let anchors: Vec<(i64, i64)> = signed.anchors[&chain].iter().map(|(sequence, (_, number))| (*sequence, *number)).collect();
+        assert_eq!(anchors, [(10, 1), (40, 5), (50, 2), (55, 3), (60, 6), (80, 7)]);
+        assert_eq!(signed.beginnings()[&chain].sequence, 10, "what was dropped after the backup is there again");
+        let hours = |number: i64| (signed.since[&number] - OffsetDateTime::UNIX_EPOCH).whole_hours();
+        assert_eq!((hours(3), hours(6), hours(7)), (2, 2, 6), "what was stored while nobody could sign came after the backup's last");
+        let mut cut = Signed::default();
+        for (number, what) in (1..).zip([heads(50), heads(70), Told::Restored { kept: 1, ends: vec![standing(45)], went_on: vec![] }]) {
+            cut.note(&told(number, what));
+        }
+        assert!(cut.anchors[&chain].contains_key(&50), "that was in the backup, and no restore explains that it is gone");
     }
 }

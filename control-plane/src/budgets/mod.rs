@@ -12,6 +12,7 @@ pub mod original;
 pub mod store;
 pub mod valkey;
 
+use crate::restore::Past;
 use caps::Caps;
 use caps::copy::{Override, override_parts};
 use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Thresholds, Units, Window};
@@ -135,8 +136,31 @@ pub struct Rules<'a> {
 pub enum Granting {
     /// It does.
     On,
-    /// It is stopping: what is reported is booked, nothing more is granted.
+    /// It is stopping, or fenced: what is reported is booked, nothing more is granted.
     Off,
+    /// Only of windows that begin later than this: nobody knows what was spent of the others before a backup was restored.
+    Later(Timestamp),
+}
+
+impl Granting {
+    /// What of it stays, by what the database remembers.
+    #[must_use]
+    pub const fn under(self, past: Past) -> Self {
+        match (self, past) {
+            (Self::Off, _) | (_, Past::Fenced) => Self::Off,
+            (Self::On | Self::Later(_), Past::Whole) => self,
+            (Self::On | Self::Later(_), Past::Recovered { closed_until }) => Self::Later(closed_until),
+        }
+    }
+
+    /// Whether anything of a window that begins then is granted.
+    fn grants(self, window_start: i64) -> bool {
+        match self {
+            Self::On => true,
+            Self::Off => false,
+            Self::Later(closed_until) => Timestamp::from_seconds(window_start) > closed_until,
+        }
+    }
 }
 
 /// The postings of a call, by the place that keeps their accounts, each in the order of locks.
@@ -186,7 +210,7 @@ fn posting(rules: Rules<'_>, key: &AccountKey, reports: Vec<(usize, Report)>, no
     let terms = budget.filter(|_| place != Place::Nowhere).and_then(|budget| terms(rules.caps, budget, key, now));
     let room = match &terms {
         None => Room::Unknown,
-        Some(terms) if terms.ended || rules.granting == Granting::Off => Room::Ended,
+        Some(terms) if terms.ended || !rules.granting.grants(key.window_start) => Room::Ended,
         Some(terms) => Room::Open { cap: terms.cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
     };
     let posting = Posting {

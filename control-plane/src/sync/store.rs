@@ -12,6 +12,7 @@ use crate::budgets::valkey::{self, VolatileError};
 use crate::budgets::{Placed, Plan, Posting, Reports, Rules, store as accounts};
 use crate::holders::{Enforced, HolderId, admit};
 use crate::policies::shadow::store as shadow;
+use crate::restore::Past;
 use decision_core::time::Timestamp;
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
@@ -111,7 +112,8 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
     let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced).await?;
     // Before the plan, which may know a newer one already.
     let known = job.rules.caps.number();
-    let plan = Plan::new(job.rules, job.reports, admission.now, admission.holders);
+    let rules = Rules { granting: job.rules.granting.under(admission.past), ..job.rules };
+    let plan = Plan::new(rules, job.reports, admission.now, admission.holders);
     let volatile = ask_valkey(job, plan.volatile, admission.now);
     let durable = match accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness, known).await {
         Err(ApplyError::Outdated) => {
@@ -121,8 +123,15 @@ async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) 
         Err(ApplyError::Database(error)) => return Err(error.into()),
         Ok(applied) => applied,
     };
-    let approvals = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
-    approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
+    let approvals = match admission.past {
+        // One that was used up after the backup looks as if it was not. Who asks is told later, or that nobody answers.
+        Past::Fenced => Vec::new(),
+        Past::Whole | Past::Recovered { .. } => {
+            let answers = approvals::store::answer(&mut transaction, job.envoy_id, job.asks, job.terms).await?;
+            approvals::store::undo(&mut transaction, job.envoy_id, job.undos).await?;
+            answers
+        }
+    };
     if let Some(report) = job.shadow {
         shadow::report(&mut transaction, job.holder, report).await?;
     }

@@ -133,7 +133,8 @@ async fn signing_key(state: &AppState, name: &str) -> Result<SigningKey, Deliver
 }
 
 /// Doubles, with 0 to 20 % more, so that receivers which come back are not met by everything at once.
-fn back_off(attempts: i32) -> Duration {
+#[must_use]
+pub fn back_off(attempts: i32) -> Duration {
     let doubled = BACK_OFF_FIRST_S * 2_f64.powi(attempts.saturating_sub(1).clamp(0, 30));
     Duration::from_secs_f64(doubled.min(BACK_OFF_MAX_S) * (1.0 + fastrand::f64() * 0.2))
 }

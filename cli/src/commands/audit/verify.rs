@@ -52,6 +52,9 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
 fn told(report: &Value) -> Vec<String> {
     let of = |member| shown(report, member);
     let read = format!("{} records in {} chains, held against {} signed checkpoints", of("records"), of("chains"), of("checkpoints"));
+    let restores = report.get("restores").and_then(Value::as_u64).unwrap_or(0);
+    let restored =
+        (restores > 0).then(|| format!("backups were restored {restores} times, signed for: what was lost by that is no finding"));
     let findings = report.get("findings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if findings.is_empty() {
         let whole = if report.get("checkpoints").and_then(Value::as_u64).unwrap_or(0) > 0 {
@@ -59,7 +62,7 @@ fn told(report: &Value) -> Vec<String> {
         } else {
             "every record agrees with its chain; nothing signed was read, so whoever can write the database could have made all of it anew"
         };
-        return vec![read, whole.to_owned()];
+        return vec![read, whole.to_owned()].into_iter().chain(restored).collect();
     }
     std::iter::once(read).chain(findings.iter().map(finding)).collect()
 }

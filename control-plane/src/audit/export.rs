@@ -1,0 +1,185 @@
+//! The file that checkpoints are exported to: the witness of the log that is outside the database.
+
+use super::access::Access;
+use super::checkpoints::{PERIOD_S, Signing, SigningError, sign_heads};
+use crate::app::AppState;
+use crate::restore::fence;
+use decision_core::causes::chain;
+use sqlx::PgPool;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// Why checkpoints are not exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The file cannot be read or written.
+    #[error("cannot append to `{}`", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file goes on from another past than the database's: one of them was restored, or is another log's.
+    #[error("`{}` ends with another checkpoint {number} than the database has", path.display())]
+    Diverged {
+        /// Which.
+        path: PathBuf,
+        /// The last checkpoint in it.
+        number: i64,
+    },
+    /// Postgres failed.
+    #[error("database failure")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The file that checkpoints are exported to.
+#[derive(Debug)]
+pub struct Export {
+    path: PathBuf,
+    file: File,
+    /// How many it has.
+    exported: i64,
+    /// The last of them.
+    last: Option<String>,
+}
+
+impl Export {
+    /// Opens the file, or makes it. What was not written to its end is cut off.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn open(path: &Path) -> Result<Self, ExportError> {
+        let open = || {
+            let file = File::options().read(true).append(true).create(true).open(path)?;
+            let mut lines = BufReader::new(&file);
+            let (mut exported, mut whole, mut line, mut last) = (0_i64, 0_u64, Vec::new(), None);
+            loop {
+                line.clear();
+                let read = lines.read_until(b'\n', &mut line)?;
+                if line.last() != Some(&b'\n') {
+                    break;
+                }
+                exported = exported.saturating_add(1);
+                last = String::from_utf8(line.trim_ascii_end().to_vec()).ok();
+                whole = whole.saturating_add(u64::try_from(read).unwrap_or(0));
+            }
+            file.set_len(whole)?;
+            Ok(Self { path: path.to_owned(), file, exported, last })
+        };
+        open().map_err(|source| ExportError::File { path: path.to_owned(), source })
+    }
+
+    /// Whether the database knows the last checkpoint that was exported.
+    ///
+    /// # Errors
+    /// The database does not answer, or [`ExportError::Diverged`].
+    pub async fn compare(&self, database: &PgPool) -> Result<(), ExportError> {
+        let Some(last) = &self.last else { return Ok(()) };
+        let known = after(database, self.exported.saturating_sub(1), 1).await?;
+        if known.first().is_some_and(|(number, jws)| (*number, jws) == (self.exported, last)) {
+            return Ok(());
+        }
+        Err(ExportError::Diverged { path: self.path.clone(), number: self.exported })
+    }
+
+    /// Appends what the database has more than the file. Says how many that were.
+    ///
+    /// # Errors
+    /// The database does not answer, or the file cannot be written.
+    pub async fn catch_up(&mut self, database: &PgPool) -> Result<u64, ExportError> {
+        let mut appended = 0_u64;
+        self.compare(database).await?;
+        loop {
+            let page = after(database, self.exported, EXPORTED_AT_ONCE).await?;
+            if page.is_empty() {
+                return Ok(appended);
+            }
+            for (number, jws) in page {
+                let line = format!("{jws}\n");
+                let failed = |source| ExportError::File { path: self.path.clone(), source };
+                self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data()).map_err(failed)?;
+                self.exported = number;
+                self.last = Some(jws);
+                appended = appended.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// A checkpoint of many chains is some hundred kilobytes.
+const EXPORTED_AT_ONCE: i64 = 20;
+
+/// Signs and exports every ten seconds, until `stop` is cancelled.
+pub fn spawn(state: AppState, stop: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        match state.signing.clone() {
+            Some(signing) => stop.run_until_cancelled(run(&state, &signing)).await.unwrap_or(()),
+            None => stop.cancelled().await,
+        }
+    })
+}
+
+async fn run(state: &AppState, signing: &Signing) {
+    let mut ticks = interval(Duration::from_secs(PERIOD_S));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut export = None;
+    loop {
+        ticks.tick().await;
+        // First what others have signed: whether this is still the database that it was is to be known before anything is signed.
+        export_all(state, &mut export, signing).await;
+        match sign_heads(&state.database, &signing.key).await {
+            Ok(None) | Err(SigningError::Fenced) => {}
+            Ok(Some(number)) => {
+                state.metrics.audit_checkpoint.set(number);
+                export_all(state, &mut export, signing).await;
+            }
+            Err(error @ (SigningError::Database(_) | SigningError::Json(_))) => {
+                tracing::warn!(error = %chain(&error), "where the audit log stands could not be signed");
+            }
+        }
+    }
+}
+
+async fn export_all(state: &AppState, export: &mut Option<Export>, signing: &Signing) {
+    let Some(path) = &signing.file else { return };
+    let Err(error) = catch_up(export, path, &state.database).await else { return };
+    tracing::error!(error = %chain(&error), "checkpoints of the audit log are not exported");
+    if let ExportError::Diverged { number, .. } = error
+        && let Err(error) = fence::close(&state.database, number).await
+    {
+        tracing::error!(error = %chain(&error), "the fence could not be closed; trying again");
+    }
+}
+
+/// After a failure the file is opened anew: what was not written to its end is cut off then.
+async fn catch_up(export: &mut Option<Export>, path: &Path, database: &PgPool) -> Result<(), ExportError> {
+    let mut opened = match export.take() {
+        Some(opened) => opened,
+        None => Export::open(path)?,
+    };
+    opened.catch_up(database).await?;
+    *export = Some(opened);
+    Ok(())
+}
+
+/// Checkpoints with a number above `number`, in order, at most so many.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn after(database: &PgPool, number: i64, limit: i64) -> Result<Vec<(i64, String)>, sqlx::Error> {
+    let mut transaction = Access::Writer { envoy_id: "" }.begin(database).await?;
+    let found = sqlx::query_as("SELECT number, jws FROM gateway_audit.checkpoints WHERE number > $1 ORDER BY number LIMIT $2")
+        .bind(number)
+        .bind(limit)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.rollback().await?;
+    Ok(found)
+}
