@@ -8,6 +8,7 @@ pub mod explain;
 pub mod hits;
 pub mod http;
 pub mod judgeable;
+pub mod own;
 pub mod partitions;
 pub mod query;
 pub mod replay;
