@@ -309,16 +309,20 @@ pub fn place(id: &str) -> Option<(Uuid, i64)> {
 pub async fn find(database: &PgPool, access: Access<'_>, id: &str) -> Result<Option<StoredRecord>, sqlx::Error> {
     let mut transaction = access.begin(database).await?;
     let record = match place(id) {
-        Some((holder, sequence)) => sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 LIMIT 1")
-            .bind(holder)
-            .bind(sequence)
-            .fetch_optional(&mut *transaction)
-            .await?,
+        Some((holder, sequence)) => {
+            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 LIMIT 1")
+                .bind(holder)
+                .bind(sequence)
+                .fetch_optional(&mut *transaction)
+                .await?
+        }
         // An intent comes before its outcome.
-        None => sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE request_id = $1 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1")
-            .bind(id)
-            .fetch_optional(&mut *transaction)
-            .await?,
+        None => {
+            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE request_id = $1 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1")
+                .bind(id)
+                .fetch_optional(&mut *transaction)
+                .await?
+        }
     };
     transaction.rollback().await?;
     Ok(record)

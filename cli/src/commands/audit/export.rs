@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use super::{AuditError, PATH, Which};
+use super::{AuditError, PATH, Which, Whose};
 use crate::commands::admin_api::{AdminApi, Connection, block_on};
 use crate::commands::tables::line;
 use crate::demo::http::Ask;
@@ -17,6 +17,8 @@ const PAGE: &str = "1000";
 /// Arguments of `audit export`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    whose: Whose,
     #[command(flatten)]
     which: Which,
     /// In which form.
@@ -82,14 +84,13 @@ fn cell(value: Option<&Value>) -> String {
 
 pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), AuditError> {
     let mut api = AdminApi::open(connection)?;
-    let count = block_on(api.json(Ask::get(&line(&format!("{PATH}/count"), &arguments.which.parameters()))))?;
-    let bar = bar(count.get("count").and_then(Value::as_u64).unwrap_or(0));
+    let bar = bar(if arguments.whose.own { 0 } else { counted(&mut api, &arguments.which)? });
     let mut sink = Sink::new(arguments.form, io::BufWriter::new(io::stdout().lock()));
     let mut cursor = arguments.cursor.clone();
     loop {
         let mut parameters = arguments.which.parameters();
         parameters.extend([("limit", Some(PAGE.to_owned())), ("cursor", cursor.clone())]);
-        let page = block_on(api.json(Ask::get(&line(PATH, &parameters)))).inspect_err(|_error| {
+        let page = block_on(api.json(Ask::get(&line(arguments.whose.records(), &parameters)))).inspect_err(|_error| {
             if let Some(cursor) = &cursor {
                 eprintln!("broke off; go on with --cursor {cursor}");
             }
@@ -108,9 +109,15 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
     Ok(())
 }
 
+fn counted(api: &mut AdminApi, which: &Which) -> Result<u64, AuditError> {
+    let count = block_on(api.json(Ask::get(&line(&format!("{PATH}/count"), &which.parameters()))))?;
+    Ok(count.get("count").and_then(Value::as_u64).unwrap_or(0))
+}
+
+/// Of an unknown number with 0.
 fn bar(records: u64) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(records), target);
+    let bar = ProgressBar::with_draw_target((records > 0).then_some(records), target);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} records, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
