@@ -307,6 +307,73 @@ GRANT SELECT (holder, closed_at) ON holders TO plant_gateway_audit_owner;
 -- Whose holder it was, of which something is missing.
 GRANT SELECT (holder, envoy_id) ON holders TO plant_gateway_audit_auditor;
 
+-- The original's table as it was, column by column: names, types and order. docs/audit.md says what stands in each. Its ids are UUIDs,
+-- and ours are texts: of a text that is none there is one that is made from it, the same for the same text.
+CREATE FUNCTION gateway_audit.as_uuid(id TEXT) RETURNS UUID LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+    CASE
+        WHEN id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN id::uuid
+        -- Version 8 of RFC 9562, of the SHA-256.
+        ELSE overlay(overlay(left(encode(sha256(convert_to(id, 'UTF8')), 'hex'), 32) PLACING '8' FROM 13) PLACING '8' FROM 17)::uuid
+    END;
+
+-- Names and values as members of an object. A name that comes more than once has them all, in order.
+CREATE FUNCTION gateway_audit.as_object(named JSONB) RETURNS JSONB LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (
+    SELECT jsonb_object_agg(name, CASE WHEN jsonb_array_length(had) = 1 THEN had -> 0 ELSE had END) FROM (
+        SELECT pair ->> 'name' AS name, jsonb_agg(pair -> 'value' ORDER BY place) AS had
+        FROM jsonb_array_elements(named) WITH ORDINALITY AS pairs (pair, place) WHERE pair ->> 'name' IS NOT NULL GROUP BY pair ->> 'name'
+    ) AS names
+);
+
+-- What checks came to: `{"trial": {"allow": true}, "budget": {"allow": false, "deny_reason": "budget_spent"}}`.
+CREATE FUNCTION gateway_audit.as_decisions(checks JSONB, reason TEXT) RETURNS JSONB LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (
+    SELECT jsonb_object_agg(made ->> 'check', CASE
+        WHEN made ->> 'outcome' IN ('deny', 'failed_closed') THEN jsonb_build_object('allow', false, 'deny_reason', reason)
+        ELSE jsonb_build_object('allow', true)
+    END ORDER BY place)
+    FROM jsonb_array_elements(checks) WITH ORDINALITY AS all_made (made, place) WHERE made ->> 'check' IS NOT NULL
+);
+
+CREATE FUNCTION gateway_audit.as_ms(us BIGINT) RETURNS INTEGER LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+    LEAST(round(us / 1000.0), 2147483647)::integer;
+
+-- Row security is that of whoever reads.
+CREATE VIEW gateway_audit.original_logs WITH (security_invoker = true) AS SELECT
+    gateway_audit.as_uuid(holder::text || '-' || sequence::text) AS id,
+    gateway_audit.as_uuid(correlation_id) AS correlation_id,
+    gateway_audit.as_uuid(causation_id) AS causation_id,
+    "timestamp",
+    gateway_type::varchar(10) AS gateway_type,
+    request_id::varchar(100) AS request_id,
+    http_method::varchar(10) AS http_method,
+    endpoint::varchar(500) AS endpoint,
+    gateway_audit.as_object(query_params) AS query_params,
+    -- With the ids as they were written, under the names that they have on their way to the backend.
+    coalesce(gateway_audit.as_object(request_headers), '{}') || jsonb_strip_nulls(jsonb_build_object('x-correlation-id', correlation_id,
+        'x-causation-id', causation_id, 'x-user-id', user_id, 'x-customer-id', customer_id)) AS request_headers,
+    NULL::jsonb AS request_body,
+    gateway_audit.as_uuid(user_id) AS user_id,
+    gateway_audit.as_uuid(customer_id) AS customer_id,
+    email::varchar(255) AS email,
+    roles,
+    trial_mode,
+    ARRAY(SELECT made ->> 'check' FROM jsonb_array_elements(checks) WITH ORDINALITY AS all_made (made, place) ORDER BY place)
+        AS opa_policies_evaluated,
+    coalesce(gateway_audit.as_decisions(checks, reason), '{}') AS opa_decisions,
+    gateway_audit.as_ms(ours_us) AS opa_latency_ms,
+    status_code,
+    gateway_audit.as_object(response_headers) AS response_headers,
+    NULL::jsonb AS response_body,
+    (CASE WHEN decision IN ('deny', 'indeterminate') THEN reason END)::varchar(100) AS error_type,
+    CASE WHEN status_code >= 400 THEN response_details END AS error_message,
+    gateway_audit.as_ms(total_us) AS total_latency_ms,
+    gateway_audit.as_ms(upstream_us) AS plant_latency_ms,
+    -- `agent.create` is the action `create` on the resource `agent`.
+    (CASE WHEN strpos(action, '.') > 0 THEN substr(action, strpos(action, '.') + 1) ELSE action END)::varchar(100) AS action,
+    (CASE WHEN strpos(action, '.') > 0 THEN left(action, strpos(action, '.') - 1) END)::varchar(100) AS resource,
+    gateway_audit.as_uuid(substring(endpoint FROM '^/(?:api/)?(?:v[0-9]+/)?[^/]+/([^/]+)')) AS resource_id
+FROM gateway_audit_logs;
+GRANT SELECT ON gateway_audit.original_logs TO plant_gateway_audit_reader, plant_gateway_audit_auditor;
+
 -- Makes the partitions from today to `ahead` days on. Batches go on meanwhile: attaching does not lock them out.
 CREATE FUNCTION gateway_audit.create_partitions(ahead INTEGER) RETURNS INTEGER
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -371,9 +438,13 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION gateway_audit.setting, gateway_audit.create_partitions, gateway_audit.drop_partition FROM PUBLIC;
+REVOKE ALL ON FUNCTION gateway_audit.setting, gateway_audit.create_partitions, gateway_audit.drop_partition, gateway_audit.as_uuid,
+    gateway_audit.as_object, gateway_audit.as_decisions, gateway_audit.as_ms FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION gateway_audit.setting TO plant_gateway_audit_reader, plant_gateway_audit_writer;
 GRANT EXECUTE ON FUNCTION gateway_audit.create_partitions TO plant_gateway_audit_writer;
+-- Of the view's own: nothing but what their arguments say.
+GRANT EXECUTE ON FUNCTION gateway_audit.as_uuid, gateway_audit.as_object, gateway_audit.as_decisions, gateway_audit.as_ms
+    TO plant_gateway_audit_reader, plant_gateway_audit_auditor;
 
 -- Last, since whoever runs this has no rights on it any more.
 GRANT CREATE, USAGE ON SCHEMA gateway_audit TO plant_gateway_audit_owner;
@@ -390,6 +461,11 @@ BEGIN
     END LOOP;
 END
 $$;
+ALTER VIEW gateway_audit.original_logs OWNER TO plant_gateway_audit_owner;
+ALTER FUNCTION gateway_audit.as_uuid OWNER TO plant_gateway_audit_owner;
+ALTER FUNCTION gateway_audit.as_object OWNER TO plant_gateway_audit_owner;
+ALTER FUNCTION gateway_audit.as_decisions OWNER TO plant_gateway_audit_owner;
+ALTER FUNCTION gateway_audit.as_ms OWNER TO plant_gateway_audit_owner;
 ALTER FUNCTION gateway_audit.setting OWNER TO plant_gateway_audit_owner;
 ALTER FUNCTION gateway_audit.create_partitions OWNER TO plant_gateway_audit_owner;
 ALTER FUNCTION gateway_audit.drop_partition OWNER TO plant_gateway_audit_owner;

@@ -100,7 +100,7 @@ fn every_kind_of_error_names_its_place() {
         (
             "settings:",
             "setings:",
-            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`, `reporting`, `prices`, `audit`; the nearest name is `settings`",
+            "policy.yaml:3: setings: unknown field `setings`, expected one of `include`, `settings`, `approvals`, `routing`, `failure_modes`, `responses`, `flags`, `rules`, `issuers`, `registration_keys`, `permissions`, `roles`, `routes`, `budgets`, `reporting`, `prices`, `audit`, `explanations`; the nearest name is `settings`",
         ),
         (
             "no_route_status",

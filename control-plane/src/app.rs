@@ -81,7 +81,7 @@ pub fn admin_routes() -> OpenApiRouter<AppState> {
 
 /// What the gateways' users may ask too, with the tokens that they have for those.
 fn users_routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().merge(budgets::original::router())
+    OpenApiRouter::new().merge(budgets::original::router()).merge(audit::own::router())
 }
 
 fn operators_routes() -> OpenApiRouter<AppState> {

@@ -1,7 +1,11 @@
-//! Secrets are looked for wherever they must not be: revisions, exports, logs, configuration dumps, metrics, audit records, every table.
+//! Secrets are looked for wherever they must not be: revisions, exports, explanations, refusals, logs, configuration dumps, metrics, audit
+//! records, every table, the counters, signed checkpoints. Those of the stack, and a text in every input that a request has.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
+mod inputs;
+
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,6 +18,8 @@ use e2e::stacks::{options, ports, told};
 use e2e::tokens::forged;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wire::hex::hex;
 
 /// A secret in the spellings that somebody might print it in.
@@ -68,7 +74,11 @@ async fn no_secret_is_where_people_look() {
     let legacy = mint(&state.issuers["legacy"], &TokenSpec::new("canary", &["user"])).unwrap();
     let bad = forged(&viewer);
     use_everything(state, &[&viewer, &legacy, &bad]).await;
-    let canaries = canaries(state, &[("a token", &viewer), ("a legacy token", &legacy), ("a forged token", &bad)]);
+    let refusals = inputs::send_all(state).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut canaries = canaries(state, &[("a token", &viewer), ("a legacy token", &legacy), ("a forged token", &bad)]);
+    canaries.extend(inputs::SECRET.map(|name| canary(name, &inputs::text(name))));
+    canaries.push(Canary { name: "a password of HTTP's own", spellings: vec![inputs::basic()] });
 
     // First see that the search finds something where a secret is meant to be.
     let mut found = Vec::new();
@@ -77,13 +87,23 @@ async fn no_secret_is_where_people_look() {
 
     found.clear();
     let mut places = 0;
-    for (place, text) in [admin_texts(state).await, envoy_texts(state).await, logs(&state.run_dir), tables(state).await].concat() {
+    // What is recorded by design is sent and looked for like the rest: the search would find a secret that stands beside it.
+    let recorded = inputs::RECORDED.map(|name| canary(name, &inputs::text(name)));
+    let mut seen = Vec::new();
+    let texts =
+        [admin_texts(state).await, envoy_texts(state).await, logs(&state.run_dir), tables(state).await, exports(state).await, refusals];
+    for (place, text) in texts.concat() {
         assert!(!text.is_empty() || place.ends_with(".log"), "{place} is empty");
         search(&canaries, &place, &text, &mut found);
+        search(&recorded, &place, &text, &mut seen);
         places += 1;
     }
-    println!("{} secrets looked for in {places} places", canaries.len());
-    assert!(places > 30, "{places} places");
+    println!("{} secrets looked for in {places} places; what is recorded by design: {seen:#?}", canaries.len());
+    assert!(places > 100, "{places} places");
+    for place in ["table gateway_audit.pp_", "access.log", "the NDJSON export", "the CSV export", "/admin/v1/audit?limit=1000", "a refusal"]
+    {
+        assert!(seen.iter().any(|seen| seen.starts_with("the path") && seen.contains(place)), "the path is not in {place}");
+    }
     assert_eq!(found, Vec::<String>::new());
     stack.stop();
 }
@@ -105,7 +125,6 @@ async fn use_everything(state: &State, tokens: &[&str]) {
     // A wrong token at the control plane, on both sides.
     Client::new(&state.admin).send(&Ask::get("/admin/v1/policies").bearer(tokens[0])).await.unwrap();
     Client::new(&state.data_plane).send(&Ask::get("/data-plane/v1/bundle?wait_s=0").bearer(tokens[0])).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
 async fn admin_texts(state: &State) -> Vec<(String, String)> {
@@ -116,7 +135,13 @@ async fn admin_texts(state: &State) -> Vec<(String, String)> {
         "/admin/v1/policies/active",
         "/admin/v1/policies/1",
         "/admin/v1/policies/active/bundle",
-        "/admin/v1/audit?limit=200",
+        "/admin/v1/audit?limit=1000",
+        "/admin/v1/audit/gaps",
+        "/admin/v1/audit/summaries",
+        "/admin/v1/audit/traces/canary-trace",
+        "/admin/v1/approvals",
+        "/admin/v1/budgets",
+        "/admin/v1/webhooks/deliveries",
         "/admin/v1/revocations",
         "/admin/v1/keys",
         "/openapi.json",
@@ -133,7 +158,54 @@ async fn admin_texts(state: &State) -> Vec<(String, String)> {
         };
         texts.push((path.to_owned(), text));
     }
+    let records = admin.json(Ask::get("/admin/v1/audit?limit=1000")).await.unwrap();
+    for record in records["records"].as_array().unwrap() {
+        let path = format!("/admin/v1/audit/{}/explanation", record["id"].as_str().unwrap());
+        texts.push((format!("the explanation of {}", record["reason"]), admin.ask(Ask::get(&path)).await.unwrap().text()));
+    }
+    let replay = Ask::post("/admin/v1/audit/replays").json(&json!({"revision": "1", "since": "2026-01-01T00:00:00Z"}));
+    texts.push(("a replay".to_owned(), admin.ask(replay).await.unwrap().text()));
     texts
+}
+
+/// What leaves the log, and what Valkey has.
+async fn exports(state: &State) -> Vec<(String, String)> {
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+    let export = |form: &str| {
+        let state_file = state.run_dir.join("state.json");
+        let output = Command::new(&program).args(["audit", "export", "--as", form, "--state"]).arg(state_file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    vec![
+        ("the NDJSON export".to_owned(), export("ndjson")),
+        ("the CSV export".to_owned(), export("csv")),
+        ("the checkpoints".to_owned(), checkpoints(&std::fs::read_to_string(&state.audit_checkpoints).unwrap())),
+        ("Valkey".to_owned(), valkey(&state.redis_url).await),
+    ]
+}
+
+/// With what is signed in clear.
+fn checkpoints(lines: &str) -> String {
+    let payload = |line: &str| URL_SAFE_NO_PAD.decode(line.split('.').nth(1).unwrap_or_default()).unwrap_or_default();
+    lines.lines().map(|line| format!("{line}\n{}\n", String::from_utf8_lossy(&payload(line)))).collect()
+}
+
+/// Every key and value.
+async fn valkey(url: &str) -> String {
+    const ALL: &str = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do local kind = redis.call('TYPE', key).ok \
+        local value = kind == 'string' and redis.call('GET', key) or kind == 'hash' and redis.call('HGETALL', key) \
+        or kind == 'zset' and redis.call('ZRANGE', key, 0, -1) or kind == 'set' and redis.call('SMEMBERS', key) \
+        or kind == 'list' and redis.call('LRANGE', key, 0, -1) or kind \
+        table.insert(all, key) table.insert(all, value) end return all";
+    let (password, address) = url.strip_prefix("redis://:").and_then(|rest| rest.split_once('@')).unwrap();
+    let mut stream = TcpStream::connect(address.split('/').next().unwrap()).await.unwrap();
+    stream.write_all(format!("AUTH {password}\r\nEVAL \"{ALL}\" 0\r\nQUIT\r\n").as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut said)).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(!said.contains("-ERR"), "{said}");
+    said
 }
 
 async fn envoy_texts(state: &State) -> Vec<(String, String)> {

@@ -62,6 +62,17 @@ impl Checks {
         self.revocation == Lookup::NotPossible
     }
 
+    /// The token was accepted, and none was refused since.
+    pub(crate) fn authenticated(&self) -> bool {
+        let mut outcomes = self.made().filter(|made| made.check == Check::Authentication).map(|made| made.outcome);
+        outcomes.next() == Some(Outcome::Permit) && outcomes.next().is_none()
+    }
+
+    /// Those that were made, in order.
+    pub(crate) fn made(&self) -> impl Iterator<Item = &CheckOutcome> {
+        self.made.iter().flatten()
+    }
+
     /// The requests of the client's address were counted.
     pub(crate) const fn count_client(&mut self, outcome: Outcome) {
         self.client = Some(outcome);

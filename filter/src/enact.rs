@@ -1,6 +1,7 @@
 //! Effects on the host: the only place that edits headers, forwards or replies. A permit is spent here.
 
 use crate::exchange::{Exchange, Verdict, Verdicts};
+use crate::explanation;
 use crate::facts::Presence;
 use crate::host::{Host, HostError};
 use crate::meter;
@@ -53,6 +54,19 @@ pub(crate) struct Spent {
 }
 
 impl Refusal {
+    /// The denial, if a rule or a budget refuses.
+    pub(crate) const fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Denied(denial)
+            | Self::Rule { denial, .. }
+            | Self::Spent { denial, .. }
+            | Self::Limited { denial, .. }
+            | Self::ApprovalPending { denial, .. }
+            | Self::ApprovalRefused { denial, .. } => Some(denial),
+            Self::Failed(_) => None,
+        }
+    }
+
     /// Seconds after which a retry makes sense.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
@@ -212,7 +226,7 @@ fn reply(exchange: &Exchange, host: &impl Host, refusal: &Refusal) -> u16 {
     let mut id_text = [0; 36];
     let id_text = exchange.trace.request_id.text(&mut id_text);
     let correlation = exchange.headers.correlation_id().unwrap_or(id_text);
-    let body = problem.body(exchange, correlation);
+    let body = problem.body(exchange, correlation, explanation::of(exchange, refusal).as_ref());
     let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(6);
     headers.push(("x-correlation-id", correlation.as_bytes()));
     headers.push(("cache-control", b"no-store"));

@@ -19,6 +19,7 @@ mod counters;
 mod credentials;
 mod enact;
 mod exchange;
+mod explanation;
 mod facts;
 mod health;
 mod host;

@@ -3,6 +3,7 @@
 
 use crate::enact::{Refusal, Spent};
 use crate::exchange::Exchange;
+use crate::explanation::Explanation;
 use crate::facts::ProblemFormat;
 use crate::standing::{self, MoneyBudget};
 use decision_core::budget::{Unit, Whose};
@@ -76,6 +77,8 @@ struct Body<'b> {
     correlation_id: &'b str,
     #[serde(flatten)]
     extras: &'b Extras<'b>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<&'b Explanation>,
 }
 
 /// Used until a policy says otherwise.
@@ -420,7 +423,7 @@ impl<'p> Problem<'p> {
     }
 
     /// The body; empty for gRPC.
-    pub(crate) fn body(&self, exchange: &Exchange, correlation_id: &str) -> Vec<u8> {
+    pub(crate) fn body(&self, exchange: &Exchange, correlation_id: &str, explanation: Option<&Explanation>) -> Vec<u8> {
         if exchange.headers.problem_format() == ProblemFormat::Empty {
             return Vec::new();
         }
@@ -436,6 +439,7 @@ impl<'p> Problem<'p> {
             rule: rule(exchange),
             correlation_id,
             extras: &self.extras,
+            explanation,
         };
         serde_json::to_vec(&body).unwrap_or_default()
     }

@@ -127,6 +127,7 @@ impl<'f> Merge<'f> {
             reporting,
             prices,
             audit,
+            explanations,
         } = document;
         once(&mut self.sections, name, "settings", settings, &mut self.document.settings)?;
         once(&mut self.sections, name, "approvals", approvals, &mut self.document.approvals)?;
@@ -135,6 +136,7 @@ impl<'f> Merge<'f> {
         once(&mut self.sections, name, "rules", rules, &mut self.document.rules)?;
         once(&mut self.sections, name, "reporting", reporting, &mut self.document.reporting)?;
         once(&mut self.sections, name, "audit", audit, &mut self.document.audit)?;
+        once(&mut self.sections, name, "explanations", explanations, &mut self.document.explanations)?;
         self.document.prices.extend(prices);
         self.document.responses.extend(responses);
         self.document.flags.extend(flags);

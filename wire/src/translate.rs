@@ -65,6 +65,7 @@ impl PolicyDocument {
             budgets: self.budgets.iter().map(budget_source).collect(),
             prices: self.prices.iter().map(price_source).collect(),
             audit: self.audit.as_ref().map(audit_source).unwrap_or_default(),
+            explained_with: self.explanations.as_ref().and_then(|explanations| explanations.refusals.clone()),
         }
     }
 }

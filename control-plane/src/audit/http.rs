@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
+pub(super) const PAGE: PageSize = PageSize { default: 100, max: 1_000 };
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -69,6 +69,14 @@ pub struct RecordQuery {
 }
 
 impl RecordQuery {
+    /// What a user may ask for: how a revision in shadow would decide is not told.
+    pub(super) fn of_users(&self) -> Result<Filter, ApiError> {
+        match self.shadow {
+            Some(_) => Err(ApiError::invalid("`shadow` is not for users")),
+            None => self.filter(),
+        }
+    }
+
     fn filter(&self) -> Result<Filter, ApiError> {
         let texts = [
             &self.correlation_id,
@@ -108,7 +116,7 @@ impl RecordQuery {
         })
     }
 
-    fn cursor(&self) -> Result<Option<Cursor>, ApiError> {
+    pub(super) fn cursor(&self) -> Result<Option<Cursor>, ApiError> {
         self.cursor.as_deref().map(|text| text.parse().map_err(|_invalid| ApiError::invalid("`cursor` is not one of ours"))).transpose()
     }
 }
@@ -220,16 +228,21 @@ pub struct SummaryQuery {
     pub limit: Option<u32>,
 }
 
+impl SummaryQuery {
+    pub(super) fn whose(&self) -> Result<query::OfWhom, ApiError> {
+        if [&self.user, &self.customer, &self.gateway].into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(ApiError::invalid("a parameter contains NUL"));
+        }
+        Ok(query::OfWhom { user: self.user.clone(), customer: self.customer.clone(), gateway: self.gateway.clone() })
+    }
+}
+
 /// Requests, refusals and latencies by day, gateway, user and customer, of days that are over. They stay when the records are dropped.
 #[utoipa::path(
     get, path = "/admin/v1/audit/summaries", operation_id = "audit.summaries", params(SummaryQuery),
     responses((status = 200, body = SummaryList), (status = 400, description = "A parameter is not valid", body = Problem)),
 )]
 async fn summaries(State(state): State<AppState>, QueryOf(of): QueryOf<SummaryQuery>) -> Result<Json<SummaryList>, ApiError> {
-    if [&of.user, &of.customer, &of.gateway].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(ApiError::invalid("a parameter contains NUL"));
-    }
-    let of_whom = query::OfWhom { user: of.user, customer: of.customer, gateway: of.gateway };
-    let summaries = query::summaries(&state.database, Access::Auditor, &of_whom, PAGE.of(of.limit)?.rows()).await?;
+    let summaries = query::summaries(&state.database, Access::Auditor, &of.whose()?, PAGE.of(of.limit)?.rows()).await?;
     Ok(Json(SummaryList { summaries }))
 }

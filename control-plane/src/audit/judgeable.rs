@@ -1,6 +1,7 @@
 //! Records of the audit log, as far as another policy can judge their requests: the one place where replay and explain read it.
 
 use super::access::Access;
+use super::query::place;
 use authoring::replay::{RecordedCharge, RecordedOutcome, RecordedRequest, RecordedUser};
 use decision_core::facts::Upgrade;
 use decision_core::gateway::Gateway;
@@ -230,9 +231,8 @@ pub async fn estimate(database: &PgPool, range: &Range) -> Result<u64, sqlx::Err
 
 /// The record of this id, or of the request of this id: how it ended.
 pub async fn find(database: &PgPool, id: &str) -> Result<Option<JudgeableRecord>, sqlx::Error> {
-    let place = id.rsplit_once('-').and_then(|(holder, sequence)| Some((Uuid::parse_str(holder).ok()?, sequence.parse::<i64>().ok()?)));
     let mut transaction = Access::Auditor.begin(database).await?;
-    let found = match place {
+    let found = match place(id) {
         Some((holder, sequence)) => {
             let query = sqlx::query_as(judgeable!("holder = $1 AND sequence = $2 LIMIT 1"));
             query.bind(holder).bind(sequence).fetch_optional(&mut *transaction).await?

@@ -12,6 +12,7 @@ pub mod http;
 pub mod judgeable;
 mod lines;
 pub mod links;
+pub mod own;
 pub mod partitions;
 pub mod publish;
 pub mod query;

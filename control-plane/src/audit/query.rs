@@ -295,6 +295,39 @@ pub async fn page(
     Ok(records)
 }
 
+/// The holder and the place that a record's id names; nothing if it is the id of something else.
+#[must_use]
+pub fn place(id: &str) -> Option<(Uuid, i64)> {
+    let (holder, sequence) = id.rsplit_once('-')?;
+    Some((Uuid::parse_str(holder).ok()?, sequence.parse().ok()?))
+}
+
+/// The record with this id, or the outcome of the request with it, if `access` sees it.
+///
+/// # Errors
+/// Postgres failed.
+pub async fn find(database: &PgPool, access: Access<'_>, id: &str) -> Result<Option<StoredRecord>, sqlx::Error> {
+    let mut transaction = access.begin(database).await?;
+    let record = match place(id) {
+        Some((holder, sequence)) => {
+            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 LIMIT 1")
+                .bind(holder)
+                .bind(sequence)
+                .fetch_optional(&mut *transaction)
+                .await?
+        }
+        // An intent comes before its outcome.
+        None => {
+            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE request_id = $1 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1")
+                .bind(id)
+                .fetch_optional(&mut *transaction)
+                .await?
+        }
+    };
+    transaction.rollback().await?;
+    Ok(record)
+}
+
 /// How many records match, of those that `access` sees.
 ///
 /// # Errors

@@ -202,6 +202,12 @@ impl Change {
         }
     }
 
+    /// Whether callers may be told of it. Which flags there are is the operators' own.
+    #[must_use]
+    pub const fn is_for_callers(&self) -> bool {
+        !matches!(self, Self::FlagOn(_) | Self::FlagOff(_))
+    }
+
     /// The names and values that it is about.
     #[must_use]
     pub fn values(&self) -> Vec<(&'static str, Vec<String>)> {

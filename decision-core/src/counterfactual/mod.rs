@@ -38,6 +38,36 @@ pub struct FactRead {
     pub value: String,
 }
 
+impl FactRead {
+    /// Whether it is the caller's own, or of the route that was asked for: not how operators have arranged what is behind it.
+    #[must_use]
+    pub fn is_callers(&self) -> bool {
+        CALLERS.contains(&self.name)
+    }
+}
+
+/// What callers may be told. A fact that is not named here is not theirs.
+const CALLERS: [&str; 18] = [
+    "approval",
+    "budget",
+    "closed_to_trials",
+    "credential",
+    "customer_id",
+    "gateway",
+    "governor_agent_id",
+    "issuer",
+    "method",
+    "now",
+    "path",
+    "permission",
+    "roles",
+    "route",
+    "tier",
+    "trial_until",
+    "upgrade",
+    "wanted",
+];
+
 /// A check, what it read, and what would have to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckTold {

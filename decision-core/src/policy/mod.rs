@@ -191,6 +191,7 @@ pub struct CompiledPolicy {
     responses: Responses,
     ruled: GatewaySet,
     audit: AuditRules,
+    explained_with: Option<Permission>,
 }
 
 impl CompiledPolicy {
@@ -269,6 +270,12 @@ impl CompiledPolicy {
     #[must_use]
     pub const fn audit(&self) -> &AuditRules {
         &self.audit
+    }
+
+    /// The permission with which callers are told why they were refused; without one nobody is.
+    #[must_use]
+    pub const fn explained_with(&self) -> Option<Permission> {
+        self.explained_with
     }
 
     /// All budgets, in the order in which they are charged and named.

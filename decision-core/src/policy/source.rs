@@ -27,6 +27,8 @@ pub struct PolicySource {
     /// The gateways whose requests custom rules judge; none when there are no rules.
     pub rules: Option<Vec<Gateway>>,
     pub audit: AuditSource,
+    /// The permission with which callers are told why they were refused.
+    pub explained_with: Option<String>,
 }
 
 /// What records hold beyond what all of them do.

@@ -364,6 +364,48 @@ fn every_reason_has_something_that_would_change_it_and_words_for_it() {
 }
 
 #[test]
+fn what_operators_have_arranged_is_not_the_callers_to_know() {
+    let policy = compile(&source()).unwrap();
+    let principal = policy.principal(identity("viewer")).unwrap();
+    let authentication = Authentication::Verified(&principal);
+    let mut hidden = std::collections::BTreeSet::new();
+    let mut told = 0;
+    for route in policy.routes() {
+        let facts = RequestFacts { gateway: Gateway::Cp, method: Method::Get, route: Some(route), authentication, upgrade: Upgrade::None };
+        let situation = Situation { policy: &policy, facts: &facts, path: "/", now: NOW };
+        for fact in Check::ALL.into_iter().flat_map(|check| decision_core::counterfactual::read_by(&situation, check)) {
+            if fact.is_callers() {
+                told += 1;
+            } else {
+                hidden.insert(fact.name);
+            }
+        }
+    }
+    assert!(told > 100, "{told}");
+    assert!(hidden.is_subset(&["flag", "forced_into", "trial_target"].into()) && hidden.contains("trial_target"), "{hidden:?}");
+    for (change, is_told) in [
+        (Change::FlagOn("f".into()), false),
+        (Change::FlagOff("f".into()), false),
+        (Change::PaidUser, true),
+        (Change::Approval, true),
+        (Change::RuleAllows, true),
+    ] {
+        assert_eq!(change.is_for_callers(), is_told, "{change}");
+    }
+}
+
+#[test]
+fn refusals_are_explained_with_a_permission_of_the_catalogue() {
+    let with = |permission: Option<&str>| compile(&PolicySource { explained_with: permission.map(str::to_owned), ..source() });
+    assert_eq!(with(None).unwrap().explained_with(), None);
+    let known = source().permissions.remove(0);
+    let policy = with(Some(&known)).unwrap();
+    assert_eq!(policy.explained_with(), policy.catalogue().find(&known));
+    let error = with(Some("no.such")).unwrap_err().to_string();
+    assert!(error.starts_with("explanations.refusals: `no.such` does not exist"), "{error}");
+}
+
+#[test]
 fn a_spent_budget_names_the_end_of_its_window_and_the_account() {
     let policy = compile(&source()).unwrap();
     let principal = policy.principal(identity("admin")).unwrap();

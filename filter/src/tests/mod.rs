@@ -9,6 +9,7 @@ mod cold_start;
 mod counting;
 mod defects;
 mod exchanges;
+mod explanations;
 mod feed;
 mod flags;
 mod gate;

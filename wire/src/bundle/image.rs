@@ -112,6 +112,7 @@ fn without_tables(policy: &PolicyDocument) -> PolicyDocument {
         reporting: policy.reporting.clone(),
         prices: policy.prices.clone(),
         audit: policy.audit.clone(),
+        explanations: policy.explanations.clone(),
     }
 }
 

@@ -57,6 +57,18 @@ pub struct PolicyDocument {
     pub prices: Vec<Price>,
     /// What audit records hold. At most one file has it.
     pub audit: Option<Audit>,
+    /// To whom refusals are explained. At most one file has it.
+    pub explanations: Option<Explanations>,
+}
+
+/// To whom refusals are explained.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "sources", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Explanations {
+    /// The permission, of the catalogue, with which a caller is told in the body of a refusal which checks were made, what they read
+    /// of the caller, and what would have to be otherwise. Absent: nobody is.
+    pub refusals: Option<String>,
 }
 
 /// Settings that are not tied to one rule.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{AuditError, PATH, Which};
+use super::{AuditError, PATH, Which, Whose};
 use crate::commands::admin_api::{AdminApi, Connection, block_on};
 use crate::commands::tables::line;
 use crate::commands::terminal::progress;
@@ -17,6 +17,8 @@ const PAGE: &str = "1000";
 /// Arguments of `audit export`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    whose: Whose,
     #[command(flatten)]
     which: Which,
     /// In which form.
@@ -82,15 +84,16 @@ fn cell(value: Option<&Value>) -> String {
 
 pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), AuditError> {
     let mut api = AdminApi::open(connection)?;
-    let count = block_on(api.json(Ask::get(&line(&format!("{PATH}/count"), &arguments.which.parameters()))))?;
     let bar = progress("{bar:40} {pos}/{len} records, {per_sec}, {eta} left");
-    bar.set_length(count.get("count").and_then(Value::as_u64).unwrap_or(0));
+    if !arguments.whose.own {
+        bar.set_length(counted(&mut api, &arguments.which)?);
+    }
     let mut sink = Sink::new(arguments.form, io::BufWriter::new(io::stdout().lock()));
     let mut cursor = arguments.cursor.clone();
     loop {
         let mut parameters = arguments.which.parameters();
         parameters.extend([("limit", Some(PAGE.to_owned())), ("cursor", cursor.clone())]);
-        let page = block_on(api.json(Ask::get(&line(PATH, &parameters)))).inspect_err(|_error| {
+        let page = block_on(api.json(Ask::get(&line(arguments.whose.records(), &parameters)))).inspect_err(|_error| {
             if let Some(cursor) = &cursor {
                 eprintln!("broke off; go on with --cursor {cursor}");
             }
@@ -107,6 +110,11 @@ pub(super) fn run(arguments: &Arguments, connection: &Connection) -> Result<(), 
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+fn counted(api: &mut AdminApi, which: &Which) -> Result<u64, AuditError> {
+    let count = block_on(api.json(Ask::get(&line(&format!("{PATH}/count"), &which.parameters()))))?;
+    Ok(count.get("count").and_then(Value::as_u64).unwrap_or(0))
 }
 
 #[cfg(test)]

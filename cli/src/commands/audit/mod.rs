@@ -12,6 +12,9 @@ use super::tables::{Columns, line, members, paged, table};
 use crate::demo::http::Ask;
 
 const PATH: &str = "/admin/v1/audit";
+/// What users ask through their gateway, with their own token.
+const OWN: &str = "/api/v1/audit/records";
+const OWN_SUMMARIES: &str = "/api/v1/audit/daily-summaries";
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]
@@ -22,10 +25,27 @@ pub struct Arguments {
     action: Action,
 }
 
+/// Whose records.
+#[derive(Clone, Copy, Debug, Args)]
+struct Whose {
+    /// The own records, and of a customer's administrator the customer's: with a user's token, at a gateway's address
+    /// (`--control-plane http://127.0.0.1:8015 --token-file FILE`).
+    #[arg(long)]
+    own: bool,
+}
+
+impl Whose {
+    const fn records(self) -> &'static str {
+        if self.own { OWN } else { PATH }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Show records, newest first.
     List {
+        #[command(flatten)]
+        whose: Whose,
         #[command(flatten)]
         which: Which,
         /// At most so many.
@@ -58,6 +78,8 @@ enum Action {
     },
     /// Show days that are over, summed up by gateway, user and customer.
     Summary {
+        #[command(flatten)]
+        whose: Whose,
         /// Only of this `user_id`.
         #[arg(long)]
         user: Option<String>,
@@ -256,20 +278,21 @@ pub fn run(arguments: &Arguments) -> Result<(), AuditError> {
         Action::Verify(verify) => return verify::run(verify, &arguments.connection),
         Action::Reconcile(reconcile) => return reconcile::run(reconcile, &arguments.connection),
         Action::Export(export) => return export::run(export, &arguments.connection),
-        Action::List { which, limit, cursor } => {
+        Action::List { whose, which, limit, cursor } => {
             let mut parameters = which.parameters();
             parameters.extend([("limit", Some(limit.to_string())), ("cursor", cursor.clone())]);
-            Ask::get(&line(PATH, &parameters))
+            Ask::get(&line(whose.records(), &parameters))
         }
         Action::Count { which } => Ask::get(&line(&format!("{PATH}/count"), &which.parameters())),
         Action::Trace { correlation_id } => Ask::get(&format!("{PATH}/traces/{}", encoded(correlation_id))),
         Action::Gaps { from, to } => {
             Ask::get(&line(&format!("{PATH}/gaps"), &[("from", from.clone()), ("to", to.clone()), ("limit", Some("1000".to_owned()))]))
         }
-        Action::Summary { user, customer, gateway, limit } => {
+        Action::Summary { whose, user, customer, gateway, limit } => {
             let limit = Some(limit.to_string());
             let parameters = [("user", user.clone()), ("customer", customer.clone()), ("gateway", gateway.clone()), ("limit", limit)];
-            Ask::get(&line(&format!("{PATH}/summaries"), &parameters))
+            let path = if whose.own { OWN_SUMMARIES.to_owned() } else { format!("{PATH}/summaries") };
+            Ask::get(&line(&path, &parameters))
         }
         Action::Retention { gateway: Some(gateway), days: Some(days), reason } => {
             Ask::new("PUT", &format!("{PATH}/retention/{}", encoded(gateway))).json(&json!({"days": days, "reason": reason}))

@@ -63,6 +63,7 @@ pub struct Compiler {
     responses: Responses,
     ruled: GatewaySet,
     audit: AuditRules,
+    explained_with: Option<Permission>,
     routes: Vec<Route>,
     /// Indices into `routes`, by name.
     names: HashTable<u32>,
@@ -100,6 +101,7 @@ impl Compiler {
             return Err(CompileError::Inconsistent { at: "rules.gateways".into(), rule: "custom rules need at least one gateway" });
         }
         let budgets = budgets::compile_budgets(source)?;
+        let explained_with = explained_with(source, &catalogue)?;
         Ok(Self {
             flags: flags::compile_flags(&source.flags)?,
             responses: flags::compile_responses(&source.responses)?,
@@ -112,6 +114,7 @@ impl Compiler {
             issuers: source.issuers.clone(),
             ruled,
             audit: audit::compile_audit(&source.audit)?,
+            explained_with,
             routes: Vec::new(),
             names: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
@@ -157,8 +160,22 @@ impl Compiler {
             return Err(unknown("approvals.governor_role", &self.settings.governor_role, self.roles.keys().map(|role| &**role)));
         }
         let issuers = compile_issuers(&self.issuers, &self.roles)?;
-        let Self { settings, catalogue, roles, budgets, prices, flags, responses, ruled, audit, routes, index, .. } = self;
-        Ok(CompiledPolicy { settings, catalogue, roles, issuers, routes, budgets, prices, index, flags, responses, ruled, audit })
+        let Self { settings, catalogue, roles, budgets, prices, flags, responses, ruled, audit, explained_with, routes, index, .. } = self;
+        Ok(CompiledPolicy {
+            settings,
+            catalogue,
+            roles,
+            issuers,
+            routes,
+            budgets,
+            prices,
+            index,
+            flags,
+            responses,
+            ruled,
+            audit,
+            explained_with,
+        })
     }
 
     /// The permission's name, as routes have it.
@@ -166,6 +183,11 @@ impl Compiler {
         let known = permission.and_then(|permission| self.actions.get(permission.index()));
         Arc::clone(known.unwrap_or(&self.no_action))
     }
+}
+
+fn explained_with(source: &PolicySource, catalogue: &PermissionCatalogue) -> Result<Option<Permission>, CompileError> {
+    let Some(name) = &source.explained_with else { return Ok(None) };
+    catalogue.find(name).map(Some).ok_or_else(|| unknown("explanations.refusals", name, catalogue.names()))
 }
 
 fn check_settings(settings: &SettingsSource) -> Result<(), CompileError> {
