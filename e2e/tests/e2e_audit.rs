@@ -74,7 +74,9 @@ async fn reconciled_until_a_line_is_added(state: &State, sent: u64) {
         let report: Value = serde_json::from_str(&told).ok()?;
         (code == Some(0) && report["on_their_way"] == 0 && report["recorded"].as_u64() > Some(sent)).then_some(report)
     });
-    let report = reconciled.await.unwrap_or_else(|| panic!("{:?}", audit(state, &["reconcile", "--access-log", path])));
+    let report = reconciled.await;
+    assert!(report.is_some(), "{:?}", audit(state, &["reconcile", "--access-log", path]));
+    let report = report.unwrap();
     println!("{report}");
     assert_eq!((&report["recorded"], &report["unlogged"], &report["cut_off"]), (&report["lines"], &Value::from(0), &Value::from(0)));
     let log = std::fs::read_to_string(path).unwrap();
