@@ -58,7 +58,7 @@ cases: ## the golden cases alone
 model: ## the lease protocol in every order of events, large configurations too; prints states and the paths to built-in faults
 	cargo test --package lease-model -- --include-ignored --nocapture
 
-bench: build ## CPU per request beside Envoy's own filters, and of single decisions; writes bench/results/latest.json
+bench: build ## CPU per request beside Envoy's own filters, of single decisions and of records; writes bench/results/latest.json
 	cargo run --quiet --package bench --bin gateway-bench
 	PATH="$$(./tools/node-path):$$PATH" && export PATH CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $(CURDIR)/tools/wasi.mjs" && \
 		cargo run --quiet --release --target wasm32-wasip1 --package decision-core --example decide && \
@@ -67,6 +67,8 @@ bench: build ## CPU per request beside Envoy's own filters, and of single decisi
 		cargo run --quiet --release --target wasm32-wasip1 --package rules --example memo
 	cargo run --quiet --package e2e --bin budget-bench
 	cargo run --quiet --package e2e --bin stream-bench
+	cargo run --quiet --package e2e --bin audit-bench
+	$(GATEWAY) stores -- cargo run --quiet --package control-plane --example audit_ingest
 
 CYCLES ?= 100
 
