@@ -334,7 +334,7 @@ CREATE FUNCTION gateway_audit.as_decisions(checks JSONB, reason TEXT) RETURNS JS
 );
 
 CREATE FUNCTION gateway_audit.as_ms(us BIGINT) RETURNS INTEGER LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
-    LEAST(round(us / 1000.0), 2147483647)::integer;
+    CASE WHEN us IS NOT NULL THEN LEAST(round(us / 1000.0), 2147483647)::integer END;
 
 -- Row security is that of whoever reads.
 CREATE VIEW gateway_audit.original_logs WITH (security_invoker = true) AS SELECT

@@ -119,7 +119,8 @@ pub async fn admit(
     }
     let past = Past::of(row.fenced, row.closed_until_us);
     // It has called before, and the backup does not know: it may have leases that nobody here knows.
-    if past != Past::Whole && row.previous_call == 0 && call > 1 {
+    let now = Timestamp::from_micros(row.now_us);
+    if past.has_strangers(now) && row.previous_call == 0 && call > 1 {
         return Err(AdmitError::Closed { last_sequence: 0 });
     }
     let freshness = match call.cmp(&row.previous_call) {
@@ -128,7 +129,7 @@ pub async fn admit(
         std::cmp::Ordering::Greater => Freshness::New,
     };
     let holders = u32::try_from(row.holders).unwrap_or(u32::MAX);
-    Ok(Admission { freshness, now: Timestamp::from_micros(row.now_us), holders, past })
+    Ok(Admission { freshness, now, holders, past })
 }
 
 /// A holder that was closed, and what that cost.

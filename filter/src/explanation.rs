@@ -65,7 +65,8 @@ pub(crate) fn of(exchange: &Exchange, refusal: &Refusal) -> Option<Explanation> 
     let trace = &exchange.trace;
     let active = trace.active.as_ref()?;
     let permission = active.policy.explained_with()?;
-    let denial = refusal.denial()?;
+    // Whether a feature exists is not told.
+    let denial = refusal.denial().filter(|denial| denial.reason != DenyReason::FeatureDisabled)?;
     let principal = trace.principal.as_ref().filter(|_| trace.checks.authenticated())?;
     principal.permissions.covers(permission).then(|| told(exchange, &active.policy, principal, denial.reason)).flatten()
 }
@@ -93,11 +94,11 @@ fn told(exchange: &Exchange, policy: &CompiledPolicy, principal: &Principal, rea
 
 const fn outcome(outcome: Outcome, reason: DenyReason) -> &'static str {
     match outcome {
-        Outcome::Permit => "ok",
+        // A flag is the operator's: which check it has switched off is not told either.
+        Outcome::Permit | Outcome::SkippedByFlag => "ok",
         Outcome::Deny => reason.code(),
         Outcome::FailedOpen => "failed_open",
         Outcome::FailedClosed => "failed_closed",
-        Outcome::SkippedByFlag => "skipped_by_flag",
     }
 }
 

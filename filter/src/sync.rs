@@ -281,7 +281,8 @@ fn begin_anew(vm: &mut Vm, host: &impl Host, status: u16, now: Timestamp) {
     vm.comparison.begin_anew();
     vm.holder = Some(vm.ids.holder_id());
     // The new one is known only when it has called; it must not wait for a request.
-    vm.sync = SyncState { hurried: true, retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
+    let failures = vm.sync.failures;
+    vm.sync = SyncState { hurried: true, failures, retry_at: now.plus(Duration::from_millis(100)), ..SyncState::default() };
 }
 
 fn failed(vm: &mut Vm, host: &impl Host, now: Timestamp) {

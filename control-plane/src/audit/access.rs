@@ -65,9 +65,13 @@ impl Access<'_> {
         .bind(subject)
         .bind(customer)
         .bind(self.role())
-        .execute(connection)
-        .await
-        .map(|_set| ())
+        .execute(&mut *connection)
+        .await?;
+        match self {
+            // Users do not decide how long a connection is busy that Envoys wait for.
+            Self::Reader { .. } => sqlx::query("SET LOCAL statement_timeout = '2s'").execute(connection).await.map(|_set| ()),
+            Self::Writer { .. } | Self::Auditor | Self::Owner => Ok(()),
+        }
     }
 }
 

@@ -3,16 +3,22 @@
 use super::access::Access;
 use super::checkpoints::{PERIOD_S, Signing, SigningError, sign_heads};
 use crate::app::AppState;
+use crate::policies::store::database_id;
 use crate::restore::fence;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use decision_core::causes::chain;
+use serde::Deserialize;
 use sqlx::PgPool;
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Why checkpoints are not exported.
 #[derive(Debug, thiserror::Error)]
@@ -34,59 +40,126 @@ pub enum ExportError {
         /// The last checkpoint in it.
         number: i64,
     },
+    /// The file tells of another database.
+    #[error("no checkpoint of `{}` is of this database: AUDIT_CHECKPOINTS_FILE is to name the file of this one", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another process appends to it.
+    #[error("another control plane appends to `{}`: each needs a file of its own", path.display())]
+    Held {
+        /// Which.
+        path: PathBuf,
+    },
     /// Postgres failed.
     #[error("database failure")]
     Database(#[from] sqlx::Error),
 }
 
-/// The file that checkpoints are exported to.
+/// What is exported so far.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// The number of the last checkpoint.
+    number: i64,
+    /// It.
+    last: Option<String>,
+    /// The databases that checkpoints are of: a restore gives one another id.
+    databases: BTreeSet<Uuid>,
+    /// Bytes up to the end of the last line that was written to its end.
+    whole: u64,
+}
+
+/// What a line tells before anybody has looked at its signature: a file that was tampered with can close the fence, and never opens it.
+#[derive(Deserialize)]
+struct Claim {
+    number: i64,
+    database: Uuid,
+}
+
+impl Claim {
+    fn of(jws: &str) -> Option<Self> {
+        let payload = URL_SAFE_NO_PAD.decode(jws.split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&payload).ok()
+    }
+}
+
+impl Exported {
+    /// Reads the file, if there is one. Lines that are no checkpoints do not count.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ExportError> {
+        let read = || match File::open(path) {
+            Ok(file) => Self::read_from(&file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        };
+        read().map_err(|source| ExportError::File { path: path.to_owned(), source })
+    }
+
+    fn read_from(file: &File) -> io::Result<Self> {
+        let (mut exported, mut lines, mut line) = (Self::default(), BufReader::new(file), Vec::new());
+        loop {
+            line.clear();
+            let read = lines.read_until(b'\n', &mut line)?;
+            if line.last() != Some(&b'\n') {
+                return Ok(exported);
+            }
+            exported.whole = exported.whole.saturating_add(u64::try_from(read).unwrap_or(0));
+            let Ok(jws) = std::str::from_utf8(line.trim_ascii()) else { continue };
+            if let Some(claim) = Claim::of(jws) {
+                exported.databases.insert(claim.database);
+                // Two processes may have written one file before files were locked.
+                if claim.number > exported.number {
+                    (exported.number, exported.last) = (claim.number, Some(jws.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Whether the database knows the last checkpoint that was exported.
+    ///
+    /// # Errors
+    /// The database does not answer, [`ExportError::Foreign`], or [`ExportError::Diverged`].
+    pub async fn compare(&self, path: &Path, database: &PgPool) -> Result<(), ExportError> {
+        let Some(last) = &self.last else { return Ok(()) };
+        let known = after(database, self.number.saturating_sub(1), 1).await?;
+        if known.first().is_some_and(|(number, jws)| (*number, jws) == (self.number, last)) {
+            return Ok(());
+        }
+        let id = Uuid::from_bytes(database_id(database).await?);
+        if !self.databases.contains(&id) {
+            return Err(ExportError::Foreign { path: path.to_owned() });
+        }
+        Err(ExportError::Diverged { path: path.to_owned(), number: self.number })
+    }
+}
+
+/// The file that checkpoints are exported to, open for this process alone.
 #[derive(Debug)]
 pub struct Export {
     path: PathBuf,
     file: File,
-    /// How many it has.
-    exported: i64,
-    /// The last of them.
-    last: Option<String>,
+    exported: Exported,
 }
 
 impl Export {
     /// Opens the file, or makes it. What was not written to its end is cut off.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// It cannot be read or written, or another process has it open.
     pub fn open(path: &Path) -> Result<Self, ExportError> {
-        let open = || {
-            let file = File::options().read(true).append(true).create(true).open(path)?;
-            let mut lines = BufReader::new(&file);
-            let (mut exported, mut whole, mut line, mut last) = (0_i64, 0_u64, Vec::new(), None);
-            loop {
-                line.clear();
-                let read = lines.read_until(b'\n', &mut line)?;
-                if line.last() != Some(&b'\n') {
-                    break;
-                }
-                exported = exported.saturating_add(1);
-                last = String::from_utf8(line.trim_ascii_end().to_vec()).ok();
-                whole = whole.saturating_add(u64::try_from(read).unwrap_or(0));
-            }
-            file.set_len(whole)?;
-            Ok(Self { path: path.to_owned(), file, exported, last })
-        };
-        open().map_err(|source| ExportError::File { path: path.to_owned(), source })
-    }
-
-    /// Whether the database knows the last checkpoint that was exported.
-    ///
-    /// # Errors
-    /// The database does not answer, or [`ExportError::Diverged`].
-    pub async fn compare(&self, database: &PgPool) -> Result<(), ExportError> {
-        let Some(last) = &self.last else { return Ok(()) };
-        let known = after(database, self.exported.saturating_sub(1), 1).await?;
-        if known.first().is_some_and(|(number, jws)| (*number, jws) == (self.exported, last)) {
-            return Ok(());
+        let failed = |source| ExportError::File { path: path.to_owned(), source };
+        let file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ExportError::Held { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Err(ExportError::Diverged { path: self.path.clone(), number: self.exported })
+        let exported = Exported::read_from(&file).map_err(failed)?;
+        file.set_len(exported.whole).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, exported })
     }
 
     /// Appends what the database has more than the file. Says how many that were.
@@ -95,9 +168,9 @@ impl Export {
     /// The database does not answer, or the file cannot be written.
     pub async fn catch_up(&mut self, database: &PgPool) -> Result<u64, ExportError> {
         let mut appended = 0_u64;
-        self.compare(database).await?;
+        self.exported.compare(&self.path, database).await?;
         loop {
-            let page = after(database, self.exported, EXPORTED_AT_ONCE).await?;
+            let page = after(database, self.exported.number, EXPORTED_AT_ONCE).await?;
             if page.is_empty() {
                 return Ok(appended);
             }
@@ -105,8 +178,7 @@ impl Export {
                 let line = format!("{jws}\n");
                 let failed = |source| ExportError::File { path: self.path.clone(), source };
                 self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data()).map_err(failed)?;
-                self.exported = number;
-                self.last = Some(jws);
+                (self.exported.number, self.exported.last) = (number, Some(jws));
                 appended = appended.saturating_add(1);
             }
         }

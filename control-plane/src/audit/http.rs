@@ -69,15 +69,7 @@ pub struct RecordQuery {
 }
 
 impl RecordQuery {
-    /// What a user may ask for: how a revision in shadow would decide is not told.
-    pub(super) fn of_users(&self) -> Result<Filter, ApiError> {
-        match self.shadow {
-            Some(_) => Err(ApiError::invalid("`shadow` is not for users")),
-            None => self.filter(),
-        }
-    }
-
-    fn filter(&self) -> Result<Filter, ApiError> {
+    pub(super) fn filter(&self) -> Result<Filter, ApiError> {
         let texts = [
             &self.correlation_id,
             &self.user,
@@ -113,6 +105,7 @@ impl RecordQuery {
             from: self.from.as_deref().map(moment).transpose()?,
             to: self.to.as_deref().map(moment).transpose()?,
             shadow: self.shadow,
+            except_reason: None,
         })
     }
 

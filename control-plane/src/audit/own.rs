@@ -3,7 +3,7 @@
 
 use super::access::Access;
 use super::http::{PAGE, RecordQuery, SummaryList, SummaryQuery};
-use super::query::{self, StoredRecord};
+use super::query::{self, Filter, StoredRecord};
 use crate::app::AppState;
 use crate::caller::User;
 use crate::extract::{PathOf, QueryOf};
@@ -13,8 +13,9 @@ use axum::extract::State;
 use decision_core::audit::Identities;
 use decision_core::decision::DenyReason;
 use serde::Serialize;
-use serde_json::Value;
-use time::OffsetDateTime;
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,6 +24,34 @@ use wire::pseudonym;
 
 /// The permission to read the records of the own customer, whichever of its users they are of.
 const OF_CUSTOMER: &str = "audit.customer";
+
+/// Queries of users at a time: their records lie beside everybody's, and Envoys wait for the same connections.
+static QUERIES: Semaphore = Semaphore::const_new(4);
+/// So far back a query looks that names no time, and so far it may look at most.
+const SPAN: Duration = Duration::days(7);
+const SPAN_MAX: Duration = Duration::days(31);
+
+fn place() -> Result<SemaphorePermit<'static>, ApiError> {
+    QUERIES.try_acquire().map_err(|_all_taken| ApiError::Unavailable { what: "other queries are under way; try again" })
+}
+
+/// What a user may ask for: of a span that few partitions have, nothing of a revision in shadow, and by rule nothing of a feature that is
+/// switched off.
+fn filter_of(query: &RecordQuery) -> Result<Filter, ApiError> {
+    let mut filter = query.filter()?;
+    if filter.shadow.is_some() {
+        return Err(ApiError::invalid("`shadow` is not for users"));
+    }
+    let to = filter.to.unwrap_or_else(OffsetDateTime::now_utc);
+    let from = filter.from.unwrap_or_else(|| to.saturating_sub(SPAN));
+    if to - from > SPAN_MAX {
+        return Err(ApiError::invalid("`from` and `to` are more than 31 days apart"));
+    }
+    filter.from = Some(from);
+    let by_rule = filter.route.is_some() || filter.rule.is_some();
+    filter.except_reason = by_rule.then(|| DenyReason::FeatureDisabled.code());
+    Ok(filter)
+}
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -97,7 +126,7 @@ pub struct OwnRecord {
     pub decision: String,
     /// The coded reason.
     pub reason: String,
-    /// The custom rule that refused, as it names itself.
+    /// The custom rule or the budget that refused, as it names itself.
     pub rule: Option<String>,
     /// Every check and its outcome, in order.
     #[schema(value_type = Vec<Object>)]
@@ -156,7 +185,7 @@ impl From<StoredRecord> for OwnRecord {
             decision: stored.decision,
             reason: if hidden { DenyReason::NoRoute.code().to_owned() } else { stored.reason },
             rule: stored.rule,
-            checks: stored.checks.0,
+            checks: if hidden { no_route() } else { stored.checks.0 },
             charges: stored.charges.0,
             cost: stored.cost,
             usage: stored.usage.map(|json| json.0),
@@ -168,6 +197,11 @@ impl From<StoredRecord> for OwnRecord {
     }
 }
 
+/// The checks of a request for which there is no route.
+fn no_route() -> Value {
+    json!([{"check": "route", "outcome": "deny"}])
+}
+
 /// A page of the own records.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct OwnPage {
@@ -177,14 +211,16 @@ pub struct OwnPage {
     pub next_cursor: Option<String>,
 }
 
-/// Read the own records, newest first; a customer's administrator those of the customer.
+/// Read the own records, newest first; a customer's administrator those of the customer. Of the last seven days, unless `from` is given; of 31
+/// days at most.
 #[utoipa::path(
     get, path = "/api/v1/audit/records", operation_id = "audit.own.list", params(RecordQuery),
     responses((status = 200, body = OwnPage), (status = 400, description = "A parameter is not valid", body = Problem)),
 )]
 async fn list(State(state): State<AppState>, user: User, QueryOf(query): QueryOf<RecordQuery>) -> Result<Json<OwnPage>, ApiError> {
     let limit = PAGE.of(query.limit)?;
-    let filter = query.of_users()?;
+    let filter = filter_of(&query)?;
+    let _place = place()?;
     let reader = Reader::of(&state.policy().loaded, &user)?;
     let mut records = query::page(&state.database, reader.access(), &filter, query.cursor()?, limit.rows_and_one()).await?;
     let more = limit.cut(&mut records);
@@ -192,7 +228,7 @@ async fn list(State(state): State<AppState>, user: User, QueryOf(query): QueryOf
     Ok(Json(OwnPage { records: records.into_iter().map(OwnRecord::from).collect(), next_cursor }))
 }
 
-/// Read one of the own records.
+/// Read one of the own records, of the last 31 days.
 #[utoipa::path(
     get, path = "/api/v1/audit/records/{id}", operation_id = "audit.own.read",
     params(("id" = String, Path, description = "The id of the record, or of the request")),
@@ -203,7 +239,8 @@ async fn read(State(state): State<AppState>, user: User, PathOf(id): PathOf<Stri
         return Err(ApiError::invalid("the id contains NUL"));
     }
     let reader = Reader::of(&state.policy().loaded, &user)?;
-    let found = query::find(&state.database, reader.access(), &id).await?;
+    let _place = place()?;
+    let found = query::find(&state.database, reader.access(), &id, OffsetDateTime::now_utc().saturating_sub(SPAN_MAX)).await?;
     found.map(|record| Json(record.into())).ok_or_else(|| ApiError::not_found("record", &id))
 }
 
@@ -215,6 +252,7 @@ async fn read(State(state): State<AppState>, user: User, PathOf(id): PathOf<Stri
 async fn summaries(State(state): State<AppState>, user: User, QueryOf(of): QueryOf<SummaryQuery>) -> Result<Json<SummaryList>, ApiError> {
     let limit = PAGE.of(of.limit)?;
     let reader = Reader::of(&state.policy().loaded, &user)?;
+    let _place = place()?;
     let summaries = query::summaries(&state.database, reader.access(), &of.whose()?, limit.rows()).await?;
     Ok(Json(SummaryList { summaries }))
 }

@@ -131,7 +131,8 @@ impl Turn {
 
 async fn set(database: &PgPool, url: &str, number: i64, attempts: i32, wait: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE checkpoint_posts SET number = $2, attempts = $3, next_attempt_at = now() + make_interval(secs => $4) WHERE url = $1",
+        "UPDATE checkpoint_posts SET number = $2, attempts = $3, next_attempt_at = now() + make_interval(secs => $4) \
+         WHERE url = $1 AND number <= $2",
     )
     .bind(url)
     .bind(number)

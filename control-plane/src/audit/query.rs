@@ -45,6 +45,8 @@ pub struct Filter {
     pub to: Option<OffsetDateTime>,
     /// Whether the revision in shadow would have decided differently.
     pub shadow: Option<bool>,
+    /// Not those with this reason.
+    pub except_reason: Option<&'static str>,
 }
 
 /// The place of a record in the order of answers.
@@ -238,7 +240,7 @@ macro_rules! filtered {
              AND ($10::bool IS NOT TRUE OR shadow IS NOT NULL) AND ($10::bool IS NOT FALSE OR shadow IS NULL) \
              AND ($11::text IS NULL OR rule = $11) AND ($12::text IS NULL OR jsonb_path_query_array(charges, '$[*].budget') ? $12) \
              AND ($13::text IS NULL OR request_id = $13) AND ($14::text IS NULL OR approval_id = $14) \
-             AND ($15::text IS NULL OR gateway_type = $15) ",
+             AND ($15::text IS NULL OR gateway_type = $15) AND ($16::text IS NULL OR reason <> $16) ",
             $rest
         )
     };
@@ -264,6 +266,7 @@ macro_rules! with_filter {
             .bind(&$filter.request_id)
             .bind(&$filter.approval_id)
             .bind(&$filter.gateway)
+            .bind($filter.except_reason)
     };
 }
 
@@ -280,8 +283,8 @@ pub async fn page(
 ) -> Result<Vec<StoredRecord>, sqlx::Error> {
     let statement = filtered!(
         "SELECT *",
-        "AND ($16::bigint IS NULL OR (\"timestamp\", holder, sequence) < (timestamptz 'epoch' + $16 * interval '1 microsecond', $17, $18)) \
-         ORDER BY \"timestamp\" DESC, holder DESC, sequence DESC LIMIT $19"
+        "AND ($17::bigint IS NULL OR (\"timestamp\", holder, sequence) < (timestamptz 'epoch' + $17 * interval '1 microsecond', $18, $19)) \
+         ORDER BY \"timestamp\" DESC, holder DESC, sequence DESC LIMIT $20"
     );
     let mut transaction = access.begin(database).await?;
     let records = with_filter!(sqlx::query_as(statement), filter)
@@ -302,26 +305,37 @@ pub fn place(id: &str) -> Option<(Uuid, i64)> {
     Some((Uuid::parse_str(holder).ok()?, sequence.parse().ok()?))
 }
 
-/// The record with this id, or the outcome of the request with it, if `access` sees it.
+/// The record with this id, or the outcome of the request with it, if `access` sees it and it arrived since.
 ///
 /// # Errors
 /// Postgres failed.
-pub async fn find(database: &PgPool, access: Access<'_>, id: &str) -> Result<Option<StoredRecord>, sqlx::Error> {
+pub async fn find(
+    database: &PgPool,
+    access: Access<'_>,
+    id: &str,
+    since: OffsetDateTime,
+) -> Result<Option<StoredRecord>, sqlx::Error> {
     let mut transaction = access.begin(database).await?;
     let record = match place(id) {
         Some((holder, sequence)) => {
-            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 LIMIT 1")
+            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE holder = $1 AND sequence = $2 AND received_at >= $3 LIMIT 1")
+                .persistent(false)
                 .bind(holder)
                 .bind(sequence)
+                .bind(since)
                 .fetch_optional(&mut *transaction)
                 .await?
         }
         // An intent comes before its outcome.
         None => {
-            sqlx::query_as("SELECT * FROM gateway_audit_logs WHERE request_id = $1 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1")
-                .bind(id)
-                .fetch_optional(&mut *transaction)
-                .await?
+            sqlx::query_as(
+                "SELECT * FROM gateway_audit_logs WHERE request_id = $1 AND received_at >= $2 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1",
+            )
+            .persistent(false)
+            .bind(id)
+            .bind(since)
+            .fetch_optional(&mut *transaction)
+            .await?
         }
     };
     transaction.rollback().await?;

@@ -1,5 +1,5 @@
 //! Which requests the log has, and where it has gaps, for whoever holds something else against it: `plant-gateway audit reconcile` does it with
-//! Envoy's access log. Told line by line out of one snapshot, so that any number takes the same memory.
+//! Envoy's access log. Told line by line out of one snapshot, so that any number of requests takes the same memory.
 
 use super::access::Access;
 use super::http::moment;
@@ -12,10 +12,13 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use decision_core::causes::chain;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
+use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -83,6 +86,8 @@ pub struct End {
     pub requests: u64,
     /// So many gaps.
     pub gaps: u64,
+    /// When it was looked, microseconds since the epoch: what ended later has no record here yet.
+    pub at_us: i64,
 }
 
 /// Why it ended early.
@@ -110,13 +115,10 @@ async fn requests(State(state): State<AppState>, QueryOf(span): QueryOf<SpanOfRe
     tokio::spawn(async move {
         let told = tokio::select! {
             () = state.shutdown.cancelled() => Err(EarlyEnd { detail: "the control plane is stopping" }),
-            told = tell_all(&state, from, to, &lines) => told.map_err(|error| {
-                tracing::error!(%error, "which requests are recorded cannot be read");
-                EarlyEnd { detail: "the audit log cannot be read" }
-            }),
+            told = tell_all(&state, from, to, &lines) => told,
         };
         if let Err(early) = told {
-            let _nobody_reads = lines.send(line(&RequestLine::Error(early))).await;
+            let _nobody_reads = tell(&lines, &[RequestLine::Error(early)]).await;
         }
         drop(reading);
     });
@@ -124,43 +126,51 @@ async fn requests(State(state): State<AppState>, QueryOf(span): QueryOf<SpanOfRe
     Ok(([(header::CONTENT_TYPE, ndjson)], Body::new(Lines(body))).into_response())
 }
 
-fn line(line: &RequestLine) -> Bytes {
-    lines_of(std::iter::once(line))
+/// Who does not read for so long is not waited for: others want the place, and Postgres ends idle transactions.
+const READ_WITHIN: Duration = Duration::from_secs(4);
+const SLOW: EarlyEnd = EarlyEnd { detail: "the lines were not read within 4 s" };
+
+impl From<sqlx::Error> for EarlyEnd {
+    fn from(error: sqlx::Error) -> Self {
+        tracing::error!(error = %chain(&error), "which requests are recorded cannot be read");
+        Self { detail: "the audit log cannot be read" }
+    }
 }
 
-fn lines_of<'l>(lines: impl Iterator<Item = &'l RequestLine>) -> Bytes {
+async fn tell(lines: &mpsc::Sender<Bytes>, told: &[RequestLine]) -> Result<(), EarlyEnd> {
     let mut bytes = Vec::new();
-    for line in lines {
-        bytes.extend(serde_json::to_vec(line).unwrap_or_default());
+    for line in told {
+        serde_json::to_writer(&mut bytes, line).map_err(|_unwritable| EarlyEnd { detail: "a line cannot be written" })?;
         bytes.push(b'\n');
     }
-    Bytes::from(bytes)
+    // Nobody is told by whoever has hung up.
+    timeout(READ_WITHIN, lines.send(Bytes::from(bytes))).await.map_err(|_elapsed| SLOW)?.map_err(|_hung_up| SLOW)
 }
 
 /// Requests first, then gaps. A record that arrives meanwhile is in neither, nor is the gap that it would close.
-async fn tell_all(state: &AppState, from: OffsetDateTime, to: OffsetDateTime, lines: &mpsc::Sender<Bytes>) -> Result<(), sqlx::Error> {
+async fn tell_all(state: &AppState, from: OffsetDateTime, to: OffsetDateTime, lines: &mpsc::Sender<Bytes>) -> Result<(), EarlyEnd> {
     let mut transaction = state.database.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *transaction).await?;
     Access::Auditor.enter(&mut transaction).await?;
-    let mut end = End::default();
+    let (at_us,): (i64,) =
+        sqlx::query_as("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetch_one(&mut *transaction).await?;
+    let mut end = End { at_us, ..End::default() };
     declare_requests(&mut transaction, from, to).await?;
     loop {
         let page: Vec<RecordedRequest> = sqlx::query_as("FETCH 2000 FROM requests").fetch_all(&mut *transaction).await?;
         let count = page.len();
         end.requests = end.requests.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         let page: Vec<RequestLine> = page.into_iter().map(RequestLine::Request).collect();
-        if lines.send(lines_of(page.iter())).await.is_err() {
-            return Ok(());
-        }
+        tell(lines, &page).await?;
         if count < PAGE {
             break;
         }
     }
     let gaps = super::query::gaps_in(&mut transaction, Some(from), Some(to), i64::MAX).await?;
     end.gaps = u64::try_from(gaps.len()).unwrap_or(u64::MAX);
+    transaction.rollback().await?;
     let last: Vec<RequestLine> = gaps.into_iter().map(RequestLine::Gap).chain(std::iter::once(RequestLine::End(end))).collect();
-    let _nobody_reads = lines.send(lines_of(last.iter())).await;
-    transaction.rollback().await
+    tell(lines, &last).await
 }
 
 /// Intents are left out: their outcomes follow. A record is not looked for among what arrived long before its request did.

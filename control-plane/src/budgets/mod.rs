@@ -12,7 +12,7 @@ pub mod original;
 pub mod store;
 pub mod valkey;
 
-use crate::restore::Past;
+use crate::restore::{self, Past};
 use caps::Caps;
 use caps::copy::{Override, override_parts};
 use decision_core::budget::{Budget, SCOPE_BYTES_MAX, Thresholds, Units, Window};
@@ -20,6 +20,7 @@ use decision_core::policy::CompiledPolicy;
 use decision_core::time::Timestamp;
 use ledger::{CAP_MAX, InvalidReport, Lease, Report, Room};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use wire::sync::{AccountGrant, AccountRecall, AccountReport, OverrideAccount};
 
 /// No window of today starts later: it bounds what reaches the database as a timestamp.
@@ -153,12 +154,16 @@ impl Granting {
         }
     }
 
-    /// Whether anything of a window that begins then is granted.
-    fn grants(self, window_start: i64) -> bool {
+    /// Whether anything of this account is granted. A window begins by the clock and may have been leased a moment ahead; an override account
+    /// begins when somebody makes it, and what is made after the recovery nobody has spent.
+    fn grants(self, key: &AccountKey) -> bool {
         match self {
             Self::On => true,
             Self::Off => false,
-            Self::Later(closed_until) => Timestamp::from_seconds(window_start) > closed_until,
+            Self::Later(closed_until) => {
+                let ahead = if override_parts(&key.scope).is_some() { restore::AHEAD } else { Duration::ZERO };
+                Timestamp::from_seconds(key.window_start).plus(ahead) > closed_until
+            }
         }
     }
 }
@@ -210,7 +215,7 @@ fn posting(rules: Rules<'_>, key: &AccountKey, reports: Vec<(usize, Report)>, no
     let terms = budget.filter(|_| place != Place::Nowhere).and_then(|budget| terms(rules.caps, budget, key, now));
     let room = match &terms {
         None => Room::Unknown,
-        Some(terms) if terms.ended || !rules.granting.grants(key.window_start) => Room::Ended,
+        Some(terms) if terms.ended || !rules.granting.grants(key) => Room::Ended,
         Some(terms) => Room::Open { cap: terms.cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
     };
     let posting = Posting {

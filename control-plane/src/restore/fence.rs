@@ -4,7 +4,7 @@ use super::{Past, close_holders, past};
 use crate::admin_events::{self, Actor, AdminEvent};
 use crate::app::AppState;
 use crate::audit::checkpoints::lock_signing;
-use crate::audit::export::{Export, ExportError};
+use crate::audit::export::{ExportError, Exported};
 use crate::policies::store::database_id;
 use decision_core::causes::chain;
 use serde_json::json;
@@ -16,8 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// What an operator has to do.
-pub const MESSAGE: &str = "fenced: checkpoints were exported that this database does not have, so a backup was restored, or AUDIT_CHECKPOINTS_FILE \
-     is of another database. Nothing is granted and no approval is used up until `plant-gateway recover --from <that file> --reason …` was run";
+pub const MESSAGE: &str = "fenced: checkpoints were exported that this database does not have, so a backup was restored. Nothing is granted and no approval is used up until `plant-gateway recover --from <that file> --reason …` was run";
 
 /// How often a replica looks whether it is fenced, or was recovered.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -28,12 +27,14 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// It cannot be compared.
 pub async fn at_start(database: &PgPool, exported: Option<&Path>) -> Result<(), ExportError> {
     if let Some(path) = exported {
-        match Export::open(path)?.compare(database).await {
+        match Exported::read(path)?.compare(path, database).await {
             Ok(()) => {}
             Err(ExportError::Diverged { number, .. }) => {
                 close(database, number).await?;
             }
-            Err(error @ (ExportError::File { .. } | ExportError::Database(_))) => return Err(error),
+            Err(
+                error @ (ExportError::File { .. } | ExportError::Foreign { .. } | ExportError::Held { .. } | ExportError::Database(_)),
+            ) => return Err(error),
         }
     }
     match past(&mut *database.acquire().await?).await? {

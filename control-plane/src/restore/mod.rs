@@ -15,7 +15,14 @@ use crate::budgets::store as accounts;
 use crate::holders::HolderId;
 use decision_core::time::Timestamp;
 use sqlx::PgConnection;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// Leases of a window are asked for some seconds before it begins, and clocks differ: so long before a recovery nobody had leases of a
+/// window that begins so long after it.
+pub const AHEAD: Duration = Duration::from_secs(30);
+/// A worker that the backup did not know speaks up within this time after the recovery: it calls three times a minute.
+pub const STRANGERS: Duration = Duration::from_secs(24 * 3_600);
 
 /// What the database remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,18 @@ impl Past {
             (true, _) => Self::Fenced,
             (false, Some(until)) => Self::Recovered { closed_until: Timestamp::from_micros(until) },
             (false, None) => Self::Whole,
+        }
+    }
+}
+
+impl Past {
+    /// Whether a worker that speaks up for the first time here may have leases from before.
+    #[must_use]
+    pub fn has_strangers(self, now: Timestamp) -> bool {
+        match self {
+            Self::Whole => false,
+            Self::Fenced => true,
+            Self::Recovered { closed_until } => now < closed_until.plus(STRANGERS),
         }
     }
 }

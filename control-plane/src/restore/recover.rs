@@ -1,7 +1,7 @@
 //! `control-plane recover`: what ends the fence. In one transaction the database gets back the checkpoints that the backup did not have,
 //! another id, and a signed record of what is lost; open windows and approvals end, since nobody knows what was used of them.
 
-use super::close_holders;
+use super::{AHEAD, close_holders};
 use super::witness::{self, Lost, Witness, WitnessError};
 use crate::admin_events::{self, Actor, AdminEvent, check_reason};
 use crate::audit::access::{self, Access};
@@ -18,10 +18,6 @@ use uuid::Uuid;
 
 /// The name of the subcommand.
 pub const COMMAND: &str = "recover";
-
-/// Leases of a window are asked for some seconds before it begins, and clocks differ: so long before a recovery nobody had leases of a
-/// window that begins so long after it.
-const AHEAD_S: f64 = 30.0;
 
 /// End the fence after a backup was restored.
 #[derive(Clone, Debug, Parser)]
@@ -121,6 +117,8 @@ pub async fn run(arguments: &Arguments) -> Result<Recovered, RecoverError> {
     let witness = Witness::read(&arguments.checkpoints, &keys)?;
     let options = arguments.database_url.postgres().ok_or(RecoverError::DatabaseUrl)?;
     let mut connection = options.application_name("plant-gateway-recover").connect().await?;
+    let (database,): (Uuid,) = sqlx::query_as("SELECT id FROM gateway_database").fetch_one(&mut connection).await?;
+    let witness = witness.of(database, &arguments.checkpoints)?;
     recover(&mut connection, &witness, &signing, &arguments.reason).await
 }
 
@@ -154,7 +152,7 @@ async fn recover_in(connection: &mut PgConnection, witness: &Witness, key: &Sign
     let holders = close_holders(connection).await?;
     let approvals = void_approvals(connection).await?;
     let (database, windows) = open_fence(connection).await?;
-    let ends = witness::chains(connection).await?;
+    let ends = witness::take_chains(connection).await?;
     let compared = witness::compare(connection, missing, &ends).await?;
     let went_on = compared.went_on.len();
     let told = Told::Restored { kept, ends, went_on: compared.went_on };
@@ -219,7 +217,7 @@ async fn open_fence(connection: &mut PgConnection) -> Result<(Uuid, i64), sqlx::
              windows_closed_until = clock_timestamp() + make_interval(secs => $1) RETURNING id, windows_closed_until) \
          SELECT id, (SELECT count(*) FROM budget_accounts WHERE window_start <= windows_closed_until AND window_end > now()) FROM opened",
     )
-    .bind(AHEAD_S)
+    .bind(AHEAD.as_secs_f64())
     .fetch_one(connection)
     .await
 }
@@ -228,10 +226,6 @@ async fn sign(connection: &mut PgConnection, key: &SigningKey, told: Told) -> Re
     Access::Writer { envoy_id: "" }.enter(connection).await?;
     let last = checkpoints::lock_last(connection).await?;
     let number = checkpoints::append(connection, key, last, told).await?;
-    // All of them were told now.
-    sqlx::query("UPDATE gateway_audit.chains SET signed_sequence = sequence WHERE signed_sequence <> sequence")
-        .execute(&mut *connection)
-        .await?;
     access::leave(connection).await?;
     Ok(number)
 }

@@ -28,6 +28,12 @@ pub enum WitnessError {
         /// Which.
         path: PathBuf,
     },
+    /// It tells of another.
+    #[error("no checkpoint of `{}` is of this database", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
     /// A line does not count.
     #[error("`{}`, line {line}", path.display())]
     Line {
@@ -60,6 +66,18 @@ impl Witness {
         });
         let opened: Vec<(Checkpoint, String)> = opened.collect::<Result<_, _>>()?;
         if opened.is_empty() { Err(WitnessError::Empty { path: path.to_owned() }) } else { Ok(Self(opened)) }
+    }
+
+    /// Whether any of them is of this database.
+    ///
+    /// # Errors
+    /// None is.
+    pub fn of(self, database: Uuid, path: &Path) -> Result<Self, WitnessError> {
+        if self.0.iter().any(|(checkpoint, _)| checkpoint.database == database) {
+            Ok(self)
+        } else {
+            Err(WitnessError::Foreign { path: path.to_owned() })
+        }
     }
 
     /// The number of the last one.
@@ -97,17 +115,19 @@ pub async fn stored(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::
     Ok(rows.into_iter().map(|(digest,)| digest).collect())
 }
 
-/// Where every chain stands.
+/// Where every chain stands. All of them are to be told of in the next checkpoint, and are noted as told: one that begins or grows meanwhile
+/// is not among them.
 ///
 /// # Errors
 /// Postgres failed.
-pub async fn chains(connection: &mut PgConnection) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn take_chains(connection: &mut PgConnection) -> Result<Vec<Standing>, sqlx::Error> {
     Access::Writer { envoy_id: "" }.enter(connection).await?;
-    let rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> =
-        sqlx::query_as("SELECT holder, gateway_type, sequence, records, head FROM gateway_audit.chains ORDER BY gateway_type, holder")
+    let mut rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> =
+        sqlx::query_as("UPDATE gateway_audit.chains SET signed_sequence = sequence RETURNING holder, gateway_type, sequence, records, head")
             .fetch_all(&mut *connection)
             .await?;
     access::leave(connection).await?;
+    rows.sort_by(|one, other| (&one.1, one.0).cmp(&(&other.1, other.0)));
     let standing = |(holder, gateway, sequence, records, hash): (Uuid, String, i64, i64, Vec<u8>)| {
         Standing::new(holder, gateway, sequence, records, &hash)
     };

@@ -1,5 +1,6 @@
 //! Envoy's access log, in the format of `envoy/bootstrap.yaml`: of each line what a record can be held against.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ const SAMPLED_OUT: &str = "sampled_out";
 pub(super) struct Logged {
     /// What the filter never heard of has none.
     pub(super) request_id: Option<Uuid>,
+    /// Which of [`AccessLog::envoys`] it is of, if the line says so.
+    pub(super) envoy: Option<u16>,
     pub(super) at_us: i64,
     pub(super) ended_us: i64,
     pub(super) status: Option<u16>,
@@ -37,18 +40,29 @@ pub(super) enum Recording {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct AccessLog {
     pub(super) lines: Vec<Logged>,
-    /// Lines that were cut off, by a kill or a full disk.
+    /// The Envoys that the lines name.
+    pub(super) envoys: Vec<String>,
+    /// Lines that were cut off by a kill: at the end of a file, or another one stands behind them.
     pub(super) torn: u64,
+    /// Lines that are no lines of this log, in the middle of a file.
+    pub(super) unreadable: u64,
 }
 
+/// Clients choose what some values say: they may have escapes, and cannot all be borrowed.
 #[derive(Deserialize)]
 struct Line<'l> {
-    time: &'l str,
-    request_id: Option<&'l str>,
-    record_id: Option<&'l str>,
+    #[serde(borrow)]
+    time: Cow<'l, str>,
+    #[serde(borrow, default)]
+    envoy: Option<Cow<'l, str>>,
+    #[serde(borrow, default)]
+    request_id: Option<Cow<'l, str>>,
+    #[serde(borrow, default)]
+    record_id: Option<Cow<'l, str>>,
     code: Option<u16>,
     duration_ms: Option<i64>,
-    unrecorded: Option<&'l str>,
+    #[serde(borrow, default)]
+    unrecorded: Option<Cow<'l, str>>,
 }
 
 impl AccessLog {
@@ -69,47 +83,69 @@ impl AccessLog {
 
     fn read_from(&mut self, mut lines: impl BufRead, read: &ProgressBar) -> io::Result<()> {
         let mut line = Vec::new();
+        let mut last_was_none = false;
         loop {
             line.clear();
             let length = lines.read_until(b'\n', &mut line)?;
             if length == 0 {
+                // The last one may be cut off, and was counted as if there were more.
+                let cut = u64::from(last_was_none);
+                (self.torn, self.unreadable) = (self.torn.saturating_add(cut), self.unreadable.saturating_sub(cut));
                 return Ok(());
             }
             read.inc(u64::try_from(length).unwrap_or(0));
-            match (line.trim_ascii(), Logged::read(line.trim_ascii())) {
-                ([], _) => {}
-                (_, Some(logged)) => self.lines.push(logged),
-                (torn, None) => {
-                    self.torn = self.torn.saturating_add(1);
-                    // What was cut off has no end, so the next one stands on the same line.
-                    self.lines.extend(after_torn(torn));
-                }
+            let text = line.trim_ascii();
+            if text.is_empty() {
+                continue;
+            }
+            let whole = Line::read(text);
+            let behind = if whole.is_none() { Line::behind_a_cut(text) } else { None };
+            self.torn = self.torn.saturating_add(u64::from(behind.is_some()));
+            let logged = whole.or(behind).and_then(|line| self.logged(&line));
+            last_was_none = logged.is_none();
+            match logged {
+                Some(logged) => self.lines.push(logged),
+                None => self.unreadable = self.unreadable.saturating_add(1),
             }
         }
     }
-}
 
-/// The whole line behind one that was cut off.
-fn after_torn(line: &[u8]) -> Option<Logged> {
-    let begins = line.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'{').map(|(at, _)| at);
-    begins.filter_map(|at| Logged::read(line.get(at..)?)).next()
-}
-
-impl Logged {
-    fn read(line: &[u8]) -> Option<Self> {
-        let line: Line<'_> = serde_json::from_slice(line).ok()?;
-        let at = OffsetDateTime::parse(line.time, &Rfc3339).ok()?;
+    fn logged(&mut self, line: &Line<'_>) -> Option<Logged> {
+        let at = OffsetDateTime::parse(&line.time, &Rfc3339).ok()?;
         let at_us = i64::try_from(at.unix_timestamp_nanos().checked_div(1_000)?).ok()?;
         let lasted_us = line.duration_ms.unwrap_or(0).checked_mul(1_000)?;
-        Some(Self {
-            // Of a request that was not forwarded `request_id` is whatever the client has sent.
-            request_id: line.record_id.or(line.request_id).and_then(|id| Uuid::try_parse(id).ok()),
+        // Of a request that was not forwarded `request_id` is whatever the client has sent.
+        let id = line.record_id.as_ref().or(line.request_id.as_ref());
+        Some(Logged {
+            request_id: id.and_then(|id| Uuid::try_parse(id).ok()),
+            envoy: line.envoy.as_deref().and_then(|envoy| self.envoy(envoy)),
             at_us,
             ended_us: at_us.checked_add(lasted_us)?,
             // Envoy writes 0 where nothing was sent.
             status: line.code.filter(|code| *code > 0),
-            recording: if line.unrecorded == Some(SAMPLED_OUT) { Recording::SampledOut } else { Recording::Meant },
+            recording: if line.unrecorded.as_deref() == Some(SAMPLED_OUT) { Recording::SampledOut } else { Recording::Meant },
         })
+    }
+
+    fn envoy(&mut self, name: &str) -> Option<u16> {
+        let known = self.envoys.iter().position(|known| known == name);
+        let place = known.unwrap_or_else(|| {
+            self.envoys.push(name.to_owned());
+            self.envoys.len().saturating_sub(1)
+        });
+        u16::try_from(place).ok()
+    }
+}
+
+impl<'l> Line<'l> {
+    fn read(line: &'l [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+
+    /// The whole line behind one that was cut off: what was cut off has no end, so the next one stands on the same line.
+    fn behind_a_cut(line: &'l [u8]) -> Option<Self> {
+        let begins = line.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'{').map(|(at, _)| at);
+        begins.filter_map(|at| Self::read(line.get(at..)?)).next()
     }
 }
 
@@ -154,7 +190,28 @@ mod tests {
     fn a_line_that_was_cut_off_takes_no_other_with_it() {
         let torn = &LINE[..40];
         let log = read(&format!("{LINE}\n{torn}{LINE}\n{LINE}\n{torn}"));
-        assert_eq!((log.lines.len(), log.torn), (3, 2));
+        assert_eq!((log.lines.len(), log.torn, log.unreadable), (3, 2, 0));
+        // In the middle of a file nothing is cut off.
+        let log = read(&format!("{LINE}\n{torn}\n{LINE}\n"));
+        assert_eq!((log.lines.len(), log.torn, log.unreadable), (2, 0, 1));
+    }
+
+    #[test]
+    fn what_a_client_sends_makes_no_line_unreadable() {
+        for sent in [r#"a\"b"#, r"\u0001{", r#"{\"time\":"#, "\\\\"] {
+            let line = LINE.replace("0192d3a0-0000-7000-8000-000000000001", sent).replace("/a", sent);
+            let log = read(&format!("{line}\n{LINE}"));
+            assert_eq!((log.lines.len(), log.torn, log.unreadable), (2, 0, 0), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_which_envoy_it_is_of() {
+        let of = |envoy: &str| LINE.replace("\"path\"", &format!("\"envoy\":\"{envoy}\",\"path\""));
+        let log = read(&format!("{}\n{}\n{}\n{LINE}", of("one"), of("two"), of("one")));
+        assert_eq!(log.envoys, ["one", "two"]);
+        let envoys: Vec<Option<u16>> = log.lines.iter().map(|line| line.envoy).collect();
+        assert_eq!(envoys, [Some(0), Some(1), Some(0), None]);
     }
 
     #[test]

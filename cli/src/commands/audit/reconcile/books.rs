@@ -43,7 +43,16 @@ pub(super) struct Gap {
     pub(super) from_at: time::OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub(super) to_at: time::OffsetDateTime,
+    pub(super) after_sequence: u64,
+    pub(super) before_sequence: Option<u64>,
     pub(super) reason: GapReason,
+}
+
+impl Gap {
+    /// How many records are missing, where it is known.
+    fn missing(&self) -> Option<u64> {
+        self.before_sequence?.checked_sub(self.after_sequence)?.checked_sub(1)
+    }
 }
 
 /// Why it is missing.
@@ -61,8 +70,10 @@ pub(super) enum GapReason {
 pub(super) struct Report {
     /// Lines of the access log.
     pub(super) lines: u64,
-    /// Lines that were cut off in the middle.
+    /// Lines that were cut off by a kill.
     pub(super) torn_lines: u64,
+    /// Lines that are none of this log.
+    pub(super) unreadable_lines: u64,
     /// Lines with a record.
     pub(super) recorded: u64,
     /// Lines that another record stands for: their route is sampled.
@@ -103,7 +114,7 @@ pub(super) struct Missing {
 impl Report {
     /// Whether the audit log has everything that the access log has, once, and nothing else.
     pub(super) const fn agrees(&self) -> bool {
-        self.missing == 0 && self.unlogged == 0 && self.duplicates == 0
+        self.missing == 0 && self.unlogged == 0 && self.duplicates == 0 && self.unreadable_lines == 0
     }
 }
 
@@ -111,6 +122,8 @@ impl Report {
 #[derive(Debug)]
 pub(super) struct Books {
     lines: Vec<Logged>,
+    /// The Envoys that lines name.
+    named: Vec<String>,
     /// Lines with an id: the id, and which line.
     by_id: Vec<(Uuid, usize)>,
     /// How many records each line has.
@@ -126,13 +139,13 @@ pub(super) struct Books {
 impl Books {
     /// Opens them. Without names, the Envoys are those whose records have lines.
     pub(super) fn open(log: AccessLog, envoys: &[String]) -> Self {
-        let AccessLog { lines, torn } = log;
+        let AccessLog { lines, envoys: named, torn, unreadable } = log;
         let mut by_id: Vec<(Uuid, usize)> = lines.iter().enumerate().filter_map(|(at, line)| Some((line.request_id?, at))).collect();
         by_id.sort_unstable();
         let asked_for: BTreeSet<String> = envoys.iter().cloned().collect();
-        let report = Report { lines: count(lines.len()), torn_lines: torn, ..Report::default() };
+        let report = Report { lines: count(lines.len()), torn_lines: torn, unreadable_lines: unreadable, ..Report::default() };
         let (records, unlogged, gaps) = (vec![0; lines.len()], Vec::new(), Vec::new());
-        Self { lines, by_id, records, unlogged, gaps, envoys: asked_for.clone(), asked_for, report }
+        Self { lines, named, by_id, records, unlogged, gaps, envoys: asked_for.clone(), asked_for, report }
     }
 
     /// From when to when records are needed, microseconds since the epoch.
@@ -183,14 +196,18 @@ impl Books {
         self.unlogged.retain(|record| envoys.contains(&record.envoy_id));
         self.count_twice_unlogged();
         self.pair_without_ids();
-        let covered = Intervals::of(&self.gaps);
+        let mut covers: Vec<Cover> = self.named.iter().map(|envoy| Cover::of(&self.gaps, |gap| gap.envoy_id == *envoy)).collect();
+        let mut any = Cover::of(&self.gaps, |_| true);
         for (line, records) in self.lines.iter().zip(&self.records) {
+            let cover = line.envoy.and_then(|envoy| covers.get_mut(usize::from(envoy))).unwrap_or(&mut any);
             let report = &mut self.report;
             let kind = match (records, line.recording) {
                 (1.., Recording::Meant | Recording::SampledOut) => &mut report.recorded,
                 (0, Recording::SampledOut) => &mut report.sampled_out,
-                (0, Recording::Meant) if covered.has(line.ended_us) => &mut report.in_gaps,
-                (0, Recording::Meant) if now_us.saturating_sub(line.ended_us) < ON_ITS_WAY_US => &mut report.on_their_way,
+                (0, Recording::Meant) if cover.takes(line.ended_us) => &mut report.in_gaps,
+                (0, Recording::Meant) if (0..ON_ITS_WAY_US).contains(&now_us.saturating_add(SLACK_US).saturating_sub(line.ended_us)) => {
+                    &mut report.on_their_way
+                }
                 (0, Recording::Meant) => {
                     report.missing_examples.extend(few(&report.missing_examples).then(|| missing(line)));
                     &mut report.missing
@@ -253,13 +270,39 @@ impl Books {
     }
 }
 
+/// What the gaps of an Envoy account for: any line of the time in which a worker was lost, and of the time in which numbers are missing as many
+/// lines as there are numbers.
+struct Cover {
+    closed: Intervals,
+    numbered: Intervals,
+    numbers: u64,
+}
+
+impl Cover {
+    fn of(gaps: &[Gap], is_of: impl Fn(&Gap) -> bool) -> Self {
+        let (numbered, closed): (Vec<&Gap>, Vec<&Gap>) = gaps.iter().filter(|gap| is_of(gap)).partition(|gap| gap.missing().is_some());
+        let numbers = numbered.iter().filter_map(|gap| gap.missing()).fold(0, u64::saturating_add);
+        Self { closed: Intervals::of(&closed), numbered: Intervals::of(&numbered), numbers }
+    }
+
+    /// Whether a line of that time is accounted for, once.
+    fn takes(&mut self, at: i64) -> bool {
+        if self.closed.has(at) {
+            return true;
+        }
+        let left = if self.numbered.has(at) { self.numbers.checked_sub(1) } else { None };
+        self.numbers = left.unwrap_or(self.numbers);
+        left.is_some()
+    }
+}
+
 /// Times that gaps cover, each a bit wider, sorted and apart from each other.
 struct Intervals(Vec<(i64, i64)>);
 
 impl Intervals {
-    fn of(gaps: &[Gap]) -> Self {
+    fn of(gaps: &[&Gap]) -> Self {
         let wider = |gap: &Gap| (micros(gap.from_at).saturating_sub(SLACK_US), micros(gap.to_at).saturating_add(SLACK_US));
-        let mut each: Vec<(i64, i64)> = gaps.iter().map(wider).collect();
+        let mut each: Vec<(i64, i64)> = gaps.iter().copied().map(wider).collect();
         each.sort_unstable();
         let mut joined: Vec<(i64, i64)> = Vec::new();
         for (from, to) in each {

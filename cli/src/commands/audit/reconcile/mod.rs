@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -36,8 +35,15 @@ pub(super) struct Arguments {
 enum Told {
     Request(Recorded),
     Gap(Gap),
-    End(Value),
+    End(End),
     Error(EarlyEnd),
+}
+
+#[derive(Deserialize)]
+struct End {
+    requests: u64,
+    gaps: u64,
+    at_us: i64,
 }
 
 #[derive(Deserialize)]
@@ -60,26 +66,29 @@ fn reconcile(arguments: &Arguments, connection: &Connection) -> Result<Report, A
     let log = AccessLog::read(&arguments.access_log, &reading)?;
     reading.finish_and_clear();
     let mut books = Books::open(log, &arguments.envoy);
-    // Asked for before the audit log is read: what ends later is in no record of it.
-    let now_us = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX);
     let (from, to) = books.span();
     let asked = line(&format!("{PATH}/requests"), &[("from", rfc3339(from)), ("to", rfc3339(to))]);
     let bar = progress("{spinner} {pos} records, {per_sec}");
+    let (mut requests, mut gaps) = (0_u64, 0_u64);
     let mut ended = Err(ApiCommandError::Unreadably("end"));
     let told = block_on(api.lines(Ask::get(&asked), |told| match serde_json::from_value(told) {
         Ok(Told::Request(record)) => {
             bar.inc(1);
+            requests = requests.saturating_add(1);
             books.record(record);
         }
-        Ok(Told::Gap(gap)) => books.gap(gap),
-        Ok(Told::End(_counts)) => ended = Ok(()),
+        Ok(Told::Gap(gap)) => {
+            gaps = gaps.saturating_add(1);
+            books.gap(gap);
+        }
+        Ok(Told::End(end)) if (end.requests, end.gaps) == (requests, gaps) => ended = Ok(end.at_us),
+        Ok(Told::End(_other)) => ended = Err(ApiCommandError::Unreadably("requests and gaps to their last")),
         Ok(Told::Error(EarlyEnd { detail })) => ended = Err(ApiCommandError::Refused { status: 200, detail }),
         Err(_unknown) => ended = Err(ApiCommandError::Unreadably("request")),
     }));
     bar.finish_and_clear();
     told?;
-    ended?;
-    Ok(books.close(now_us))
+    Ok(books.close(ended?))
 }
 
 fn rfc3339(at_us: i64) -> Option<String> {
@@ -101,7 +110,8 @@ fn words(report: &Report) -> Vec<String> {
             lines.extend(examples.into_iter().map(|example| format!("  {example}")));
         }
     };
-    tell(report.torn_lines, "lines were cut off in the middle", Vec::new());
+    tell(report.torn_lines, "lines were cut off by a kill", Vec::new());
+    tell(report.unreadable_lines, "LINES ARE NONE OF ENVOY'S", Vec::new());
     tell(report.on_their_way, "ended less than 10 s ago and have no record yet", Vec::new());
     tell(report.cut_off, "records have no line: their worker ended within a second, before Envoy wrote it", Vec::new());
     let missing = report.missing_examples.iter().map(|line| serde_json::json!(line).to_string()).collect();

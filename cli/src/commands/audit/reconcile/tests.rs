@@ -11,7 +11,7 @@ fn id(number: u128) -> Uuid {
 
 fn line(number: u128, at_s: i64) -> Logged {
     let at_us = T + at_s * SECOND;
-    Logged { request_id: Some(id(number)), at_us, ended_us: at_us + 1_000, status: Some(200), recording: Recording::Meant }
+    Logged { request_id: Some(id(number)), envoy: Some(0), at_us, ended_us: at_us + 1_000, status: Some(200), recording: Recording::Meant }
 }
 
 fn record(number: u128, holder: u128, at_s: i64) -> Recorded {
@@ -28,11 +28,13 @@ fn record(number: u128, holder: u128, at_s: i64) -> Recorded {
 
 fn gap(holder: u128, from_s: i64, to_s: i64, reason: GapReason) -> Gap {
     let at = |seconds: i64| time::OffsetDateTime::from_unix_timestamp(T / SECOND + seconds).unwrap();
-    Gap { holder: id(holder), envoy_id: "envoy-1".to_owned(), from_at: at(from_s), to_at: at(to_s), reason }
+    let before_sequence = (reason == GapReason::Sequence).then_some(7);
+    let envoy_id = "envoy-1".to_owned();
+    Gap { holder: id(holder), envoy_id, from_at: at(from_s), to_at: at(to_s), after_sequence: 5, before_sequence, reason }
 }
 
 fn held(lines: Vec<Logged>, records: Vec<Recorded>, gaps: Vec<Gap>) -> Report {
-    let mut books = Books::open(AccessLog { lines, torn: 0 }, &[]);
+    let mut books = Books::open(AccessLog { lines, envoys: vec!["envoy-1".to_owned()], ..AccessLog::default() }, &[]);
     records.into_iter().for_each(|record| books.record(record));
     gaps.into_iter().for_each(|gap| books.gap(gap));
     books.close(LATER)
@@ -66,12 +68,32 @@ fn a_line_without_a_record_is_missing_unless_a_gap_covers_its_end() {
 }
 
 #[test]
-fn another_envoys_gap_covers_nothing() {
+fn a_gap_of_one_number_accounts_for_one_line() {
     let (lines, mut records) = minute();
+    records.drain(30..32);
+    let report = held(lines.clone(), records.clone(), vec![gap(1, 29, 33, GapReason::Sequence)]);
+    assert_eq!((report.in_gaps, report.missing), (1, 1));
+    let report = held(lines, records, vec![gap(1, 29, 33, GapReason::HolderClosed)]);
+    assert_eq!((report.in_gaps, report.missing), (2, 0), "nobody knows how many a lost worker had");
+}
+
+#[test]
+fn a_line_of_the_future_is_missing() {
+    let (mut lines, records) = minute();
+    lines.push(Logged { at_us: LATER + 60 * SECOND, ended_us: LATER + 60 * SECOND, ..line(301, 0) });
+    assert_eq!(held(lines, records, Vec::new()).missing, 1);
+}
+
+#[test]
+fn another_envoys_gap_covers_nothing() {
+    let (mut lines, mut records) = minute();
     records.remove(30);
+    // One whose records have lines too.
+    lines.push(Logged { envoy: None, ..line(500, 5) });
+    records.push(Recorded { envoy_id: "envoy-2".to_owned(), ..record(500, 9, 5) });
     let other = Gap { envoy_id: "envoy-2".to_owned(), ..gap(9, 20, 40, GapReason::Sequence) };
     let report = held(lines, records, vec![other]);
-    assert_eq!((report.missing, report.gaps), (1, 0));
+    assert_eq!((report.missing, report.gaps), (1, 1));
 }
 
 #[test]
@@ -139,7 +161,7 @@ fn only_the_envoys_that_were_named_count() {
     let (lines, mut records) = minute();
     records.push(Recorded { envoy_id: "envoy-2".to_owned(), ..record(400, 7, 30) });
     assert!(held(lines.clone(), records.clone(), Vec::new()).agrees(), "whose records have no lines");
-    let mut books = Books::open(AccessLog { lines, torn: 0 }, &["envoy-1".to_owned(), "envoy-2".to_owned()]);
+    let mut books = Books::open(AccessLog { lines, envoys: vec!["envoy-1".to_owned()], ..AccessLog::default() }, &["envoy-1".to_owned(), "envoy-2".to_owned()]);
     records.into_iter().for_each(|record| books.record(record));
     assert_eq!(books.close(LATER).unlogged, 1, "the log of one of them is not there");
 }
