@@ -1,5 +1,7 @@
 //! Reads the configuration, starts the log, runs.
 
+mod subcommands;
+
 use authoring::rules::gate;
 use clap::Parser;
 use control_plane::audit::verify;
@@ -18,16 +20,12 @@ fn main() -> ExitCode {
     }
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next();
-    if command.as_ref().is_some_and(|first| first == break_glass::COMMAND) {
-        return roll_back(&break_glass::Arguments::parse_from(arguments));
+    match command.as_ref().and_then(|command| command.to_str()) {
+        Some(break_glass::COMMAND) => subcommands::roll_back(&break_glass::Arguments::parse_from(arguments)),
+        Some(verify::COMMAND) => subcommands::verify_log(&verify::Arguments::parse_from(arguments)),
+        Some(recover::COMMAND) => subcommands::recover_database(&recover::Arguments::parse_from(arguments)),
+        Some(_) | None => serve(Settings::parse()),
     }
-    if command.as_ref().is_some_and(|first| first == verify::COMMAND) {
-        return verify_log(&verify::Arguments::parse_from(arguments));
-    }
-    if command.is_some_and(|first| first == recover::COMMAND) {
-        return recover_database(&recover::Arguments::parse_from(arguments));
-    }
-    serve(Settings::parse())
 }
 
 #[tokio::main]
@@ -44,49 +42,6 @@ async fn serve(settings: Settings) -> ExitCode {
             // The log may be filtered away; why it does not start must not be.
             eprintln!("control-plane: {}", chain(&error));
             ExitCode::FAILURE
-        }
-    }
-}
-
-#[tokio::main]
-async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
-    match break_glass::run(arguments).await {
-        Ok(done) => {
-            println!("{}", serde_json::json!(done));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("control-plane rollback: {}", chain(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[tokio::main]
-async fn recover_database(arguments: &recover::Arguments) -> ExitCode {
-    match recover::run(arguments).await {
-        Ok(done) => {
-            println!("{}", serde_json::json!(done));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("control-plane recover: {}", chain(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Prints what was read and what is wrong, as JSON. Ends with 1 when something is wrong, with 2 when nothing can be said.
-#[tokio::main]
-async fn verify_log(arguments: &verify::Arguments) -> ExitCode {
-    match verify::run(arguments).await {
-        Ok(report) => {
-            println!("{}", serde_json::json!(report));
-            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
-        }
-        Err(error) => {
-            eprintln!("control-plane verify: {}", chain(&error));
-            ExitCode::from(2)
         }
     }
 }

@@ -1,0 +1,50 @@
+//! What operators run once, on the database itself. Each prints what was done as JSON, and why it was not on standard error.
+
+use control_plane::audit::verify;
+use control_plane::break_glass;
+use control_plane::restore::recover;
+use decision_core::causes::chain;
+use std::process::ExitCode;
+
+#[tokio::main]
+pub(super) async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
+    match break_glass::run(arguments).await {
+        Ok(done) => {
+            println!("{}", serde_json::json!(done));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane rollback: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+pub(super) async fn recover_database(arguments: &recover::Arguments) -> ExitCode {
+    match recover::run(arguments).await {
+        Ok(done) => {
+            println!("{}", serde_json::json!(done));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane recover: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what was read and what is wrong, as JSON. Ends with 1 when something is wrong, with 2 when nothing can be said.
+#[tokio::main]
+pub(super) async fn verify_log(arguments: &verify::Arguments) -> ExitCode {
+    match verify::run(arguments).await {
+        Ok(report) => {
+            println!("{}", serde_json::json!(report));
+            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            eprintln!("control-plane verify: {}", chain(&error));
+            ExitCode::from(2)
+        }
+    }
+}
