@@ -84,8 +84,12 @@ async fn reconciled_until_a_line_is_added(state: &State, sent: u64) {
     let line = log.lines().nth(5).unwrap();
     let id = serde_json::from_str::<Value>(line).unwrap()["record_id"].as_str().unwrap().to_owned();
     std::fs::write(&longer, format!("{log}{}\n", line.replace(&id, forged))).unwrap();
-    let (code, told) = audit(state, &["reconcile", "--access-log", longer.to_str().unwrap()]);
-    assert_eq!(code, Some(1), "{told}");
+    // So long a record may be on its way.
+    let found = eventually(Duration::from_secs(20), async || {
+        let (code, told) = audit(state, &["reconcile", "--access-log", longer.to_str().unwrap()]);
+        (code == Some(1)).then_some(told)
+    });
+    let told = found.await.expect("a line without a record");
     assert!(told.contains("1 LINES HAVE NO RECORD") && told.contains(forged), "{told}");
     std::fs::remove_file(longer).unwrap();
 }
