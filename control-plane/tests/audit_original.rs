@@ -100,7 +100,17 @@ async fn ids_that_are_no_uuids_are_found_again_and_break_nothing(pool: PgPool) {
         ours_us: Some(u64::MAX >> 1),
         ..record(2)
     };
-    let nobody = AuditRecord { user: None, method: None, path: None, action: None, checks: vec![], status: None, ..record(3) };
+    let nobody = AuditRecord {
+        user: None,
+        method: None,
+        path: None,
+        action: None,
+        checks: vec![],
+        status: None,
+        upstream_us: None,
+        ours_us: None,
+        ..record(3)
+    };
     deliver(&mut Holder::new(&state).await, batch(1, &[encode(&parent), encode(&child), encode(&nobody)])).await;
     let [parent, child, nobody] = rows(&pool, Access::Auditor).await.try_into().unwrap();
 
@@ -137,6 +147,7 @@ async fn ids_that_are_no_uuids_are_found_again_and_break_nothing(pool: PgPool) {
     ] {
         assert_eq!(child[column], value, "{column}");
     }
+    assert_eq!([&nobody["plant_latency_ms"], &nobody["opa_latency_ms"]], [&Value::Null; 2], "what was not measured is not long");
     for column in ["id", "user_id", "customer_id", "resource_id"] {
         assert_eq!(Uuid::parse_str(child[column].as_str().unwrap()).unwrap().get_version_num(), 8, "{column}");
     }

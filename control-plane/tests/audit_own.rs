@@ -21,11 +21,15 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use support::{ENVOY_TOKEN, World, ops_token_with, user_token};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wire::audit::{AuditRecord, Decision, Mention, User};
 use wire::pseudonym::PseudonymKey;
 
-const LIST: &str = "/api/v1/audit/records";
+const RECORDS: &str = "/api/v1/audit/records";
+/// Of the time of these records.
+const LIST: &str = "/api/v1/audit/records?from=2026-09-20T00:00:00Z&to=2026-10-01T00:00:00Z";
 const SUMMARIES: &str = "/api/v1/audit/daily-summaries";
 
 async fn holder(world: &World) -> Holder {
@@ -124,13 +128,13 @@ async fn no_filter_cursor_or_id_reaches_what_is_somebody_elses(pool: PgPool) {
         ("gateway=PLANT".to_owned(), false),
     ] {
         for token in [&user, &administrator] {
-            let seen = seen(&world, &format!("{LIST}?{asked}"), token).await;
+            let seen = seen(&world, &format!("{LIST}&{asked}"), token).await;
             assert!(seen.iter().all(|(_, customer)| customer == "customer-1"), "{asked}: {seen:?}");
             assert!(seen.is_empty() || !is_theirs, "{asked}: {seen:?}");
         }
     }
     for id in [&newest.id, &newest.request_id] {
-        let path = format!("{LIST}/{id}");
+        let path = format!("{RECORDS}/{id}");
         for token in [&user, &administrator] {
             assert_eq!(get(&world, &path, token).await.0, StatusCode::NOT_FOUND, "{path}");
         }
@@ -141,7 +145,7 @@ async fn no_filter_cursor_or_id_reaches_what_is_somebody_elses(pool: PgPool) {
         assert_eq!(seen(&world, &format!("{SUMMARIES}?{whose}"), &administrator).await, []);
     }
     for wrong in ["shadow=true", "shadow=false", "limit=0", "limit=1001", "cursor=x", "outcome=other", "issuer=cp", "user=%00"] {
-        assert_eq!(get(&world, &format!("{LIST}?{wrong}"), &administrator).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+        assert_eq!(get(&world, &format!("{LIST}&{wrong}"), &administrator).await.0, StatusCode::BAD_REQUEST, "{wrong}");
     }
     for hidden in ["/admin/v1/audit", "/admin/v1/audit/count", "/admin/v1/audit/gaps", "/admin/v1/audit/traces/x"] {
         assert_eq!(get(&world, hidden, &administrator).await.0, StatusCode::UNAUTHORIZED, "{hidden}");
@@ -160,10 +164,10 @@ async fn a_query_that_narrows_nothing_shows_no_more(pool: PgPool) {
         assert_eq!(query::page(pool, access, &Filter::default(), None, 1_000).await.unwrap().len(), records);
         assert_eq!(usize::try_from(query::count(pool, access, &Filter::default()).await.unwrap()).unwrap(), records);
         assert_eq!(query::summaries(pool, access, &OfWhom::default(), 1_000).await.unwrap().len(), summaries);
-        assert_eq!(query::find(pool, access, &theirs[0].id).await.unwrap(), None);
-        assert_eq!(query::find(pool, access, &theirs[0].request_id).await.unwrap(), None);
+        assert_eq!(query::find(pool, access, &theirs[0].id, OffsetDateTime::UNIX_EPOCH).await.unwrap(), None);
+        assert_eq!(query::find(pool, access, &theirs[0].request_id, OffsetDateTime::UNIX_EPOCH).await.unwrap(), None);
     }
-    assert_eq!(query::find(pool, Access::Auditor, &theirs[0].id).await.unwrap().as_ref(), theirs.first());
+    assert_eq!(query::find(pool, Access::Auditor, &theirs[0].id, OffsetDateTime::UNIX_EPOCH).await.unwrap().as_ref(), theirs.first());
     // What one transaction was told is nothing to the next one on the same connection.
     let mut connection = pool.acquire().await.unwrap();
     reader(Some("customer-1")).enter(&mut connection).await.unwrap();
@@ -181,7 +185,7 @@ async fn pages_hang_together_and_have_each_record_once(pool: PgPool) {
     let token = customer("subject-1", "customer_admin", "customer-1");
     let (mut ids, mut cursor) = (Vec::new(), String::new());
     loop {
-        let (_, page) = get(&world, &format!("{LIST}?limit=3{cursor}"), &token).await;
+        let (_, page) = get(&world, &format!("{LIST}&limit=3{cursor}"), &token).await;
         ids.extend(page["records"].as_array().unwrap().iter().map(|record| record["id"].as_str().unwrap().to_owned()));
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -210,6 +214,25 @@ async fn a_users_record_tells_of_the_request_and_not_of_the_gateways_insides(poo
     // As to whoever was refused: there is no such route.
     let said = ["reason", "route", "action"].map(|member| second[member].clone());
     assert_eq!(said, [json!("no_route"), Value::Null, Value::Null]);
+    assert_eq!(second["checks"], json!([{"check": "route", "outcome": "deny"}]));
+    let by_route = get(&world, &format!("{LIST}&route=agents-read"), &customer("subject-1", "customer_user", "customer-1")).await.1;
+    assert_eq!(by_route["records"].as_array().unwrap().len(), 1, "nobody finds out which routes are switched off");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn users_look_back_a_week_and_at_a_month_at_most(pool: PgPool) {
+    let world = World::new(pool).await;
+    let age = |days: i64| {
+        let at_us = i64::try_from((OffsetDateTime::now_utc() - Duration::days(days)).unix_timestamp_nanos() / 1_000).unwrap();
+        encode(&AuditRecord { at_us, ..record(1) })
+    };
+    deliver(&mut holder(&world).await, batch(1, &[age(20), age(6), age(0)])).await;
+    let token = customer("subject-1", "customer_user", "customer-1");
+    let from = |days: i64| (OffsetDateTime::now_utc() - Duration::days(days)).format(&Rfc3339).unwrap();
+    let count = async |path: &str| get(&world, path, &token).await.1["records"].as_array().map(Vec::len);
+    assert_eq!(count(RECORDS).await, Some(2));
+    assert_eq!(count(&format!("{RECORDS}?from={}", from(30))).await, Some(3));
+    assert_eq!(get(&world, &format!("{RECORDS}?from={}", from(32)), &token).await.0, StatusCode::BAD_REQUEST);
 }
 
 #[sqlx::test(migrations = "../migrations")]

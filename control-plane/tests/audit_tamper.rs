@@ -340,10 +340,21 @@ async fn checkpoints_are_not_appended_to_those_of_another_past(pool: PgPool) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("checkpoints");
     std::fs::write(&path, format!("{}\n", log.exported[1])).unwrap();
+    let refused = Export::open(&path).unwrap_err();
+    assert!(matches!(refused, ExportError::File { .. }), "the first one is missing: {refused:?}");
+    // What is no checkpoint does not count, and one that is there twice counts once.
+    std::fs::write(&path, format!("{}\n\nno checkpoint\n{}\n", log.exported[0], log.exported[0])).unwrap();
+    let mut export = Export::open(&path).unwrap();
+    assert!(matches!(Export::open(&path).unwrap_err(), ExportError::Held { .. }), "one process appends");
+    assert_eq!(export.catch_up(&log.pool).await.unwrap(), 4);
+    drop(export);
+    // Another database's, which was not restored from anything.
+    sqlx::raw_sql("DELETE FROM gateway_audit.checkpoints; UPDATE gateway_database SET id = gen_random_uuid()")
+        .execute(&log.pool)
+        .await
+        .unwrap();
     let refused = Export::open(&path).unwrap().catch_up(&log.pool).await.unwrap_err();
-    assert!(matches!(refused, ExportError::Diverged { number: 1, .. }), "{refused:?}");
-    std::fs::write(&path, format!("{}\n", log.exported[0])).unwrap();
-    assert_eq!(Export::open(&path).unwrap().catch_up(&log.pool).await.unwrap(), 4);
+    assert!(matches!(refused, ExportError::Foreign { .. }), "{refused:?}");
 }
 
 #[sqlx::test(migrations = "../migrations")]

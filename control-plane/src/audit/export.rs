@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use decision_core::causes::chain;
 use serde::Deserialize;
 use sqlx::PgPool;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -110,9 +111,12 @@ impl Exported {
             let Ok(jws) = std::str::from_utf8(line.trim_ascii()) else { continue };
             if let Some(claim) = Claim::of(jws) {
                 exported.databases.insert(claim.database);
-                // Two processes may have written one file before files were locked.
-                if claim.number > exported.number {
-                    (exported.number, exported.last) = (claim.number, Some(jws.to_owned()));
+                let next = exported.number.saturating_add(1);
+                match claim.number.cmp(&next) {
+                    Ordering::Equal => (exported.number, exported.last) = (next, Some(jws.to_owned())),
+                    // Two processes may have written one file before files were locked.
+                    Ordering::Less => {}
+                    Ordering::Greater => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("checkpoint {next} is missing"))),
                 }
             }
         }

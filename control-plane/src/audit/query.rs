@@ -309,12 +309,7 @@ pub fn place(id: &str) -> Option<(Uuid, i64)> {
 ///
 /// # Errors
 /// Postgres failed.
-pub async fn find(
-    database: &PgPool,
-    access: Access<'_>,
-    id: &str,
-    since: OffsetDateTime,
-) -> Result<Option<StoredRecord>, sqlx::Error> {
+pub async fn find(database: &PgPool, access: Access<'_>, id: &str, since: OffsetDateTime) -> Result<Option<StoredRecord>, sqlx::Error> {
     let mut transaction = access.begin(database).await?;
     let record = match place(id) {
         Some((holder, sequence)) => {
@@ -327,16 +322,14 @@ pub async fn find(
                 .await?
         }
         // An intent comes before its outcome.
-        None => {
-            sqlx::query_as(
-                "SELECT * FROM gateway_audit_logs WHERE request_id = $1 AND received_at >= $2 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1",
-            )
-            .persistent(false)
-            .bind(id)
-            .bind(since)
-            .fetch_optional(&mut *transaction)
-            .await?
-        }
+        None => sqlx::query_as(
+            "SELECT * FROM gateway_audit_logs WHERE request_id = $1 AND received_at >= $2 ORDER BY phase DESC, \"timestamp\" DESC LIMIT 1",
+        )
+        .persistent(false)
+        .bind(id)
+        .bind(since)
+        .fetch_optional(&mut *transaction)
+        .await?,
     };
     transaction.rollback().await?;
     Ok(record)

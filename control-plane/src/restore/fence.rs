@@ -32,9 +32,9 @@ pub async fn at_start(database: &PgPool, exported: Option<&Path>) -> Result<(), 
             Err(ExportError::Diverged { number, .. }) => {
                 close(database, number).await?;
             }
-            Err(
-                error @ (ExportError::File { .. } | ExportError::Foreign { .. } | ExportError::Held { .. } | ExportError::Database(_)),
-            ) => return Err(error),
+            Err(error @ (ExportError::File { .. } | ExportError::Foreign { .. } | ExportError::Held { .. } | ExportError::Database(_))) => {
+                return Err(error);
+            }
         }
     }
     match past(&mut *database.acquire().await?).await? {

@@ -1,8 +1,8 @@
 //! `control-plane recover`: what ends the fence. In one transaction the database gets back the checkpoints that the backup did not have,
 //! another id, and a signed record of what is lost; open windows and approvals end, since nobody knows what was used of them.
 
-use super::{AHEAD, close_holders};
 use super::witness::{self, Lost, Witness, WitnessError};
+use super::{AHEAD, close_holders};
 use crate::admin_events::{self, Actor, AdminEvent, check_reason};
 use crate::audit::access::{self, Access};
 use crate::audit::checkpoints::{self, KeyError, SigningError, SigningKey, Told, TrustedKeys};

@@ -122,10 +122,11 @@ pub async fn stored(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::
 /// Postgres failed.
 pub async fn take_chains(connection: &mut PgConnection) -> Result<Vec<Standing>, sqlx::Error> {
     Access::Writer { envoy_id: "" }.enter(connection).await?;
-    let mut rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> =
-        sqlx::query_as("UPDATE gateway_audit.chains SET signed_sequence = sequence RETURNING holder, gateway_type, sequence, records, head")
-            .fetch_all(&mut *connection)
-            .await?;
+    let mut rows: Vec<(Uuid, String, i64, i64, Vec<u8>)> = sqlx::query_as(
+        "UPDATE gateway_audit.chains SET signed_sequence = sequence RETURNING holder, gateway_type, sequence, records, head",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     access::leave(connection).await?;
     rows.sort_by(|one, other| (&one.1, one.0).cmp(&(&other.1, other.0)));
     let standing = |(holder, gateway, sequence, records, hash): (Uuid, String, i64, i64, Vec<u8>)| {

@@ -6,7 +6,7 @@ use crate::audit::{Check, Checks, Outcome};
 use authn::Mark;
 use decision_core::principal::RevocationKind;
 use serde_json::{Value, json};
-use wire::policy::{Explanations, PolicyDocument};
+use wire::policy::{Explanations, Flag, FlagState, PolicyDocument};
 
 const PERMISSION: &str = "refusal.explain";
 
@@ -158,4 +158,18 @@ fn however_long_a_token_is_an_explanation_is_short() {
     assert!(values.clone().any(|fact| fact["name"] == "roles"));
     assert!(values.into_iter().all(|fact| fact["value"].as_str().unwrap().len() <= 128));
     assert!(told.to_string().len() < 8 * 1_024, "{}", told.to_string().len());
+}
+
+#[test]
+fn a_feature_that_is_switched_off_is_not_explained() {
+    let mut gate = Gate::with("PLANT", |document| {
+        explaining(document);
+        let flag = Flag { name: "off".into(), default: FlagState::Off, overrides: vec![], rollout_percent: None, switches: vec![] };
+        document.flags.push(flag);
+        document.routes.iter_mut().find(|route| route.name == "tasks.create").unwrap().flag = Some("off".into());
+    });
+    let viewer = tokens::with_role("viewer");
+    let [hidden, absent] = [create(&viewer), Request::new("POST", "/api/v1/absent").body("{}").bearer(&viewer)]
+        .map(|request| gate.refused(&request).problem().as_object().unwrap().keys().cloned().collect::<Vec<_>>());
+    assert_eq!(hidden, absent, "as if there were no such route");
 }

@@ -161,7 +161,10 @@ fn only_the_envoys_that_were_named_count() {
     let (lines, mut records) = minute();
     records.push(Recorded { envoy_id: "envoy-2".to_owned(), ..record(400, 7, 30) });
     assert!(held(lines.clone(), records.clone(), Vec::new()).agrees(), "whose records have no lines");
-    let mut books = Books::open(AccessLog { lines, envoys: vec!["envoy-1".to_owned()], ..AccessLog::default() }, &["envoy-1".to_owned(), "envoy-2".to_owned()]);
+    let mut books = Books::open(
+        AccessLog { lines, envoys: vec!["envoy-1".to_owned()], ..AccessLog::default() },
+        &["envoy-1".to_owned(), "envoy-2".to_owned()],
+    );
     records.into_iter().for_each(|record| books.record(record));
     assert_eq!(books.close(LATER).unlogged, 1, "the log of one of them is not there");
 }
