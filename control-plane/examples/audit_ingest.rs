@@ -214,7 +214,7 @@ async fn fill(database: &PgPool, columns: &str, rows: u64, days: u32) {
         &mut connection,
         &format!(
             "CREATE TEMP TABLE model AS SELECT * FROM {source} AS s; \
-             INSERT INTO gateway_audit_logs ({columns}) SELECT {} FROM generate_series(1, {rows}) AS n JOIN model ON r = 1 + n % 10000",
+             INSERT INTO gateway_audit_logs ({columns}) SELECT {} FROM generate_series(1::bigint, {rows}) AS n JOIN model ON r = 1 + n % 10000",
             values.join(", ")
         ),
     )

@@ -89,6 +89,9 @@ pub enum RecoverError {
     /// There is nothing to recover from.
     #[error("the database is not fenced, and has every checkpoint of the file: nothing is to be recovered")]
     NotFenced,
+    /// The file tells of another database.
+    #[error("no checkpoint of the file is of this database")]
+    Foreign,
     /// The file has too little.
     #[error("the database was fenced because of checkpoint {number}, and the file ends before it: name the longest file that there is")]
     Short {
@@ -117,8 +120,6 @@ pub async fn run(arguments: &Arguments) -> Result<Recovered, RecoverError> {
     let witness = Witness::read(&arguments.checkpoints, &keys)?;
     let options = arguments.database_url.postgres().ok_or(RecoverError::DatabaseUrl)?;
     let mut connection = options.application_name("plant-gateway-recover").connect().await?;
-    let (database,): (Uuid,) = sqlx::query_as("SELECT id FROM gateway_database").fetch_one(&mut connection).await?;
-    let witness = witness.of(database, &arguments.checkpoints)?;
     recover(&mut connection, &witness, &signing, &arguments.reason).await
 }
 
@@ -177,10 +178,13 @@ async fn recover_in(connection: &mut PgConnection, witness: &Witness, key: &Sign
 /// Keeps everybody from signing and from closing the fence, and looks how much of its past the database has.
 async fn lock(connection: &mut PgConnection, witness: &Witness) -> Result<i64, RecoverError> {
     checkpoints::lock_signing(connection).await?;
-    let (fenced_by,): (Option<i64>,) =
-        sqlx::query_as("SELECT fenced_by FROM gateway_database FOR UPDATE").fetch_one(&mut *connection).await?;
+    let (fenced_by, database): (Option<i64>, Uuid) =
+        sqlx::query_as("SELECT fenced_by, id FROM gateway_database FOR UPDATE").fetch_one(&mut *connection).await?;
     let stored = witness::stored(connection).await?;
     let common = witness.common(&stored);
+    if common == 0 && !witness.is_of(database) {
+        return Err(RecoverError::Foreign);
+    }
     let has_more = !witness.after(common).is_empty();
     match fenced_by {
         None if !has_more => return Err(RecoverError::NotFenced),

@@ -28,12 +28,6 @@ pub enum WitnessError {
         /// Which.
         path: PathBuf,
     },
-    /// It tells of another.
-    #[error("no checkpoint of `{}` is of this database", path.display())]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-    },
     /// A line does not count.
     #[error("`{}`, line {line}", path.display())]
     Line {
@@ -69,15 +63,9 @@ impl Witness {
     }
 
     /// Whether any of them is of this database.
-    ///
-    /// # Errors
-    /// None is.
-    pub fn of(self, database: Uuid, path: &Path) -> Result<Self, WitnessError> {
-        if self.0.iter().any(|(checkpoint, _)| checkpoint.database == database) {
-            Ok(self)
-        } else {
-            Err(WitnessError::Foreign { path: path.to_owned() })
-        }
+    #[must_use]
+    pub fn is_of(&self, database: Uuid) -> bool {
+        self.0.iter().any(|(checkpoint, _)| checkpoint.database == database)
     }
 
     /// The number of the last one.
