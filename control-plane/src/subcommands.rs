@@ -4,31 +4,28 @@ use control_plane::audit::verify;
 use control_plane::break_glass;
 use control_plane::restore::recover;
 use decision_core::causes::chain;
+use serde::Serialize;
+use std::error::Error;
 use std::process::ExitCode;
 
 #[tokio::main]
 pub(super) async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
-    match break_glass::run(arguments).await {
-        Ok(done) => {
-            println!("{}", serde_json::json!(done));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("control-plane rollback: {}", chain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    told(break_glass::COMMAND, break_glass::run(arguments).await)
 }
 
 #[tokio::main]
 pub(super) async fn recover_database(arguments: &recover::Arguments) -> ExitCode {
-    match recover::run(arguments).await {
+    told(recover::COMMAND, recover::run(arguments).await)
+}
+
+fn told(command: &str, done: Result<impl Serialize, impl Error + 'static>) -> ExitCode {
+    match done {
         Ok(done) => {
             println!("{}", serde_json::json!(done));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("control-plane recover: {}", chain(&error));
+            eprintln!("control-plane {command}: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

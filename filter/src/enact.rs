@@ -9,7 +9,7 @@ use crate::problem::{self, Problem};
 use crate::settings::UpstreamHeaders;
 use crate::standing;
 use decision_core::budget::{BudgetId, Units, Window, seconds_until};
-use decision_core::decision::{Denial, DenyReason, Permit, Target};
+use decision_core::decision::{Denial, Permit, Target};
 use decision_core::failure::Fault;
 use decision_core::holder::Standing;
 use decision_core::obligations::credential;
@@ -212,11 +212,7 @@ pub(crate) fn refuse(exchange: &mut Exchange, host: &impl Host, refusal: &Refusa
         | Refusal::ApprovalPending { denial, .. }
         | Refusal::ApprovalRefused { denial, .. } => Verdict { decision: Verdicts::Deny, reason: denial.reason.code() },
     };
-    if let Refusal::Denied(Denial { reason: DenyReason::BudgetUnscoped(budget), .. })
-    | Refusal::Spent { denial: Denial { reason: DenyReason::BudgetSpent(budget), .. }, .. } = refusal
-    {
-        exchange.trace.refusing_budget = Some(*budget);
-    }
+    exchange.trace.refusing_budget = refusal.denial().and_then(|denial| explanation::budget_of(denial.reason));
     exchange.trace.answered_at = Some(exchange.trace.looked_at);
     exchange.trace.status = Some(reply(exchange, host, refusal));
 }

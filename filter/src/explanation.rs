@@ -129,7 +129,8 @@ fn rule_of<'e>(
     }
 }
 
-const fn budget_of(reason: DenyReason) -> Option<BudgetId> {
+/// The budget that refused, if one did.
+pub(crate) const fn budget_of(reason: DenyReason) -> Option<BudgetId> {
     if let DenyReason::BudgetSpent(budget) | DenyReason::BudgetUnscoped(budget) = reason { Some(budget) } else { None }
 }
 
