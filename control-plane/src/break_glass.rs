@@ -6,7 +6,7 @@ use crate::policies::store::{self, Switch};
 use crate::policies::{Activation, Files, PolicyFault, Revision, history};
 use crate::problem::ApiError;
 use crate::revocations::store::left_behind;
-use crate::settings::Sensitive;
+use crate::stores::{Database, StoreError};
 use authoring::evaluate::Candidate;
 use clap::Parser;
 use serde::Serialize;
@@ -19,9 +19,8 @@ pub const COMMAND: &str = "rollback";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "control-plane rollback", no_binary_name = true)]
 pub struct Arguments {
-    /// Postgres, as `postgres://user:password@host:port/database`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Sensitive,
+    #[command(flatten)]
+    database: Database,
     /// Why.
     #[arg(long)]
     reason: String,
@@ -42,9 +41,9 @@ pub struct RolledBack {
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
 pub enum BreakGlassError {
-    /// Not a URL of Postgres.
-    #[error("the database URL is not one of Postgres")]
-    DatabaseUrl,
+    /// It is not said where the database is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The database fails.
     #[error("the database does not do it")]
     Database(#[from] sqlx::Error),
@@ -76,7 +75,7 @@ pub enum BreakGlassError {
 /// Nothing was changed.
 pub async fn run(arguments: &Arguments) -> Result<RolledBack, BreakGlassError> {
     check_reason(&arguments.reason)?;
-    let options = arguments.database_url.postgres().ok_or(BreakGlassError::DatabaseUrl)?;
+    let options = arguments.database.options()?;
     let mut connection = options.application_name("plant-gateway-rollback").connect().await?;
     roll_back(&mut connection, arguments.to.map(Revision), &arguments.reason).await
 }

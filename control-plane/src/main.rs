@@ -6,6 +6,7 @@ use authoring::rules::gate;
 use clap::Parser;
 use control_plane::audit::verify;
 use control_plane::break_glass;
+use control_plane::health;
 use control_plane::restore::recover;
 use control_plane::settings::{LogFormat, Settings};
 use control_plane::start;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     match command.as_ref().and_then(|command| command.to_str()) {
         Some(break_glass::COMMAND) => subcommands::roll_back(&break_glass::Arguments::parse_from(arguments)),
         Some(verify::COMMAND) => subcommands::verify_log(&verify::Arguments::parse_from(arguments)),
+        Some(health::COMMAND) => subcommands::ask_health(&health::Arguments::parse_from(arguments)),
         Some(recover::COMMAND) => subcommands::recover_database(&recover::Arguments::parse_from(arguments)),
         Some(_) | None => serve(Settings::parse()),
     }

@@ -3,9 +3,9 @@
 use crate::holders::SILENCE_MAX;
 use crate::outbound::target::{AllowedHosts, AllowedNetworks};
 use crate::public_url::PublicUrl;
+use crate::stores;
 use authoring::rules::Gate;
 use clap::{Parser, ValueEnum};
-use sqlx::postgres::PgConnectOptions;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use std::str::FromStr;
 #[derive(Clone, Debug, Parser)]
 #[command(version, name = "control-plane")]
 pub struct Settings {
-    /// Postgres, as `postgres://user:password@host:port/database`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Sensitive,
-    /// Redis or Valkey, as `redis://host:port`.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    pub redis_url: Sensitive,
+    /// Which Postgres.
+    #[command(flatten)]
+    pub database: stores::Database,
+    /// Which Redis or Valkey.
+    #[command(flatten)]
+    pub valkey: stores::Valkey,
     /// Where the admin API listens.
     #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8092")]
     pub admin_listen: SocketAddr,
@@ -118,13 +118,6 @@ impl Sensitive {
     pub fn expose(&self) -> &str {
         &self.0
     }
-
-    /// Where to connect, if it is a URL of Postgres. Why not is not said: it would quote the URL.
-    #[must_use]
-    pub fn postgres(&self) -> Option<PgConnectOptions> {
-        let ours = ["postgres://", "postgresql://"].iter().any(|scheme| self.0.starts_with(scheme));
-        self.0.parse().ok().filter(|_| ours)
-    }
 }
 
 impl fmt::Debug for Sensitive {
@@ -153,21 +146,8 @@ mod tests {
             "--redis-url=redis://:hunter2@cache",
         ]);
         assert!(!format!("{settings:?}").contains("hunter2"));
-        assert_eq!(settings.redis_url.expose(), "redis://:hunter2@cache");
-    }
-
-    #[test]
-    fn only_a_url_of_postgres_says_where_postgres_is() {
-        for (url, good) in [
-            ("postgres://gateway:hunter2@db/gateway", true),
-            ("postgresql://db/gateway", true),
-            ("mysql://u:x@h/x", false),
-            ("redis://h", false),
-            ("postgres:", false),
-            ("db/gateway", false),
-            ("", false),
-        ] {
-            assert_eq!(Sensitive(url.to_owned()).postgres().is_some(), good, "{url}");
-        }
+        let connection = settings.valkey.connection().unwrap();
+        assert_eq!(connection.redis_settings().password(), Some("hunter2"));
+        assert!(!format!("{connection:?}").contains("hunter2"));
     }
 }

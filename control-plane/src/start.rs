@@ -20,6 +20,7 @@ use crate::restore::fence;
 use crate::revocations;
 use crate::secrets::SecretsDirectory;
 use crate::settings::Settings;
+use crate::stores::StoreError;
 use crate::sync::places::Places;
 use crate::webhooks;
 use axum::Router;
@@ -33,7 +34,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -54,12 +55,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 /// Why the process does not start. No text contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The text of `DATABASE_URL` is not usable.
-    #[error("DATABASE_URL is not a Postgres URL")]
-    DatabaseUrl,
-    /// The text of `REDIS_URL` is not usable.
-    #[error("REDIS_URL is not a Redis URL")]
-    RedisUrl,
+    /// It is not said where a store is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Postgres did not answer in time.
     #[error("Postgres at {at} did not answer within {waited_s} s; DATABASE_URL says where it is")]
     Database {
@@ -142,14 +140,52 @@ pub enum StartError {
 /// # Errors
 /// It could not start.
 pub async fn run(settings: Settings) -> Result<(), StartError> {
-    // Ports first: a second copy must not publish, migrate or close anything.
+    // Signals before anything that takes time: the first process of a container ignores those that it does not ask for.
+    let mut stop = Stop::listen()?;
+    // Ports then: a second copy must not publish, migrate or close anything.
     let admin = listen(settings.admin_listen, "ADMIN_LISTEN").await?;
     let data_plane = listen(settings.data_plane_listen, "DATA_PLANE_LISTEN").await?;
+    let state = tokio::select! {
+        started = start(settings) => started?,
+        () = stop.asked() => return Ok(()),
+    };
+    serve(state, admin, data_plane, stop).await
+}
+
+async fn start(settings: Settings) -> Result<AppState, StartError> {
     let database = connect_database(&settings).await?;
     let valkey = connect_valkey(&settings).await?;
-    MIGRATOR.run(&database).await.map_err(StartError::Migrate)?;
-    let state = assemble(settings, database, valkey).await?;
-    serve(state, admin, data_plane).await
+    migrate(&database).await.map_err(StartError::Migrate)?;
+    assemble(settings, database, valkey).await
+}
+
+/// Brings the schema up to date. One that a newer build has migrated is fine as it is: migrations only add, and a replica that is
+/// started again in the middle of an upgrade must come up.
+///
+/// # Errors
+/// A migration fails, or one that was applied is another than ours.
+pub async fn migrate(database: &PgPool) -> Result<(), MigrateError> {
+    Migrator::with_migrations(MIGRATOR.iter().cloned().collect()).set_ignore_missing(true).run(database).await
+}
+
+/// What asks the process to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signals);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// The state over connected, migrated stores: registers Envoys, publishes the policies directory, loads what is active.
@@ -265,7 +301,7 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
 const IDLE_TRANSACTIONS_END: &str = "SET idle_in_transaction_session_timeout = '5s'";
 
 async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
-    let options = settings.database_url.postgres().ok_or(StartError::DatabaseUrl)?;
+    let options = settings.database.options()?;
     let options = options.application_name("plant-gateway-control-plane");
     let at = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
     let pool = PgPoolOptions::new()
@@ -281,7 +317,7 @@ async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
 }
 
 async fn connect_valkey(settings: &Settings) -> Result<ConnectionManager, StartError> {
-    let client = redis::Client::open(settings.redis_url.expose()).map_err(|_quotes_it| StartError::RedisUrl)?;
+    let client = redis::Client::open(settings.valkey.connection()?).map_err(|_quotes_it| StoreError::RedisUrl)?;
     let at = client.get_connection_info().addr().to_string();
     let config = || {
         ConnectionManagerConfig::new()
@@ -312,10 +348,8 @@ async fn retried<T, E: std::error::Error + 'static>(limit: Duration, at: &str, a
 }
 
 /// Serves both listeners until asked to stop, then: no more grants, long polls end, open requests finish, close.
-async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> Result<(), StartError> {
+async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener, mut stop: Stop) -> Result<(), StartError> {
     let shutdown = state.shutdown.clone();
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::Address);
     let (admin_address, data_plane_address) = (address(&admin)?, address(&data_plane)?);
     let died = CancellationToken::new();
@@ -334,8 +368,7 @@ async fn serve(state: AppState, admin: TcpListener, data_plane: TcpListener) -> 
     let policy = state.policy().tag();
     tracing::info!(admin = %admin_address, data_plane = %data_plane_address, policy, "ready");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.asked() => {}
         () = died.cancelled() => {}
     }
     tracing::info!("stopping");

@@ -2,6 +2,7 @@
 
 use control_plane::audit::verify;
 use control_plane::break_glass;
+use control_plane::health;
 use control_plane::restore::recover;
 use decision_core::causes::chain;
 use serde::Serialize;
@@ -16,6 +17,19 @@ pub(super) async fn roll_back(arguments: &break_glass::Arguments) -> ExitCode {
 #[tokio::main]
 pub(super) async fn recover_database(arguments: &recover::Arguments) -> ExitCode {
     told(recover::COMMAND, recover::run(arguments).await)
+}
+
+pub(super) fn ask_health(arguments: &health::Arguments) -> ExitCode {
+    match health::run(arguments) {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("control-plane {}: {}", health::COMMAND, chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn told(command: &str, done: Result<impl Serialize, impl Error + 'static>) -> ExitCode {

@@ -28,12 +28,14 @@ use axum::http::{Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use cli::demo::http::{Ask, Client};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -215,9 +217,20 @@ pub async fn serve(listen: SocketAddr, sandbox_listen: Option<SocketAddr>) -> st
     }
 }
 
+/// Asks the backend on this port of this machine whether it answers.
+///
+/// # Errors
+/// It does not.
+pub async fn ask_health(port: u16) -> std::io::Result<()> {
+    let mut client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let answer = client.send(&Ask::get("/__echo/count")).await.map_err(std::io::Error::other)?;
+    if answer.status == 200 { Ok(()) } else { Err(std::io::Error::other(format!("it answers {}", answer.status))) }
+}
+
 async fn serve_one(address: SocketAddr, echo: Echo) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    println!("{} backend listens on {}", echo.role.name(), listener.local_addr()?);
+    let at = listener.local_addr()?.to_string();
+    println!("{}", json!({ "message": "ready", "backend": echo.role.name(), "address": at }));
     let (stopping, stop) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut asked = pin!(stop_asked());
@@ -229,7 +242,7 @@ async fn serve_one(address: SocketAddr, echo: Echo) -> std::io::Result<()> {
                 }
                 // Such as too many open files: passes when connections end.
                 Err(error) => {
-                    eprintln!("cannot accept a connection: {error}");
+                    eprintln!("{}", json!({ "message": "cannot accept a connection", "error": error.to_string() }));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },

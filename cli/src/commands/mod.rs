@@ -6,8 +6,10 @@ pub mod budget;
 pub mod bundle;
 pub mod completions;
 pub mod jws;
+pub mod guide;
 pub mod keys;
 pub mod policy;
+pub mod prepare;
 pub mod recover;
 pub mod revoke;
 pub mod run;
@@ -28,6 +30,10 @@ use crate::demo;
 pub enum Command {
     /// Start the whole stack on this machine, and stop it with Ctrl-C.
     Run(run::Arguments),
+    /// Write secrets and configuration for the compose stack: what `make up` does first.
+    Prepare(prepare::Arguments),
+    /// Show where a running stack can be reached, with a sample token for each role.
+    Guide(guide::Arguments),
     /// Start the stack, send one request for each outcome, show what came of it, and stop the stack.
     Demo(demo::Arguments),
     /// Validate, test, compare, publish, shadow, activate and roll back policies.
@@ -66,6 +72,8 @@ impl Command {
     pub fn run(self) -> Result<(), Box<dyn Error>> {
         match self {
             Self::Run(arguments) => Ok(run::run(&arguments)?),
+            Self::Prepare(arguments) => Ok(prepare::run(&arguments)?),
+            Self::Guide(arguments) => Ok(guide::run(&arguments)?),
             Self::Demo(arguments) => Ok(demo::run(&arguments)?),
             Self::Policy(arguments) => Ok(policy::run(&arguments)?),
             Self::Explain(arguments) => Ok(policy::run_explain(&arguments)?),

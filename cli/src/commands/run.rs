@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::stack::{Options, PORT_BASE, Stack, StackError, State};
-use crate::token::{MintError, TokenSpec, mint};
+use super::guide;
+use crate::stack::{Options, PORT_BASE, Stack, StackError};
+use crate::token::MintError;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -88,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
         Err(StackError::Interrupted) => return Ok(()),
         started => started?,
     };
-    println!("{}", guide(stack.state())?);
+    println!("\nready\n\n{}\n\nCtrl-C stops everything.", guide::text(stack.state())?);
     let _signal_or_end = stop.recv();
     eprintln!("stopping");
     stack.stop();
@@ -125,56 +126,4 @@ async fn any(listening: Vec<tokio::signal::unix::Signal>) {
         });
     }
     let _signal = receiver.recv().await;
-}
-
-/// Role, issuer and user of the sample tokens.
-fn samples() -> Vec<(&'static str, &'static str, TokenSpec)> {
-    const CUSTOMER: &str = "0b5c1f2e-6a55-4d27-9f0e-1d6f4f1c7a10";
-    const DAYS_14: i64 = 14 * 86_400;
-    let customer = |subject: &str, role: &str| TokenSpec::new(subject, &[role]).customer(CUSTOMER);
-    let partner = |role: &'static str| (role, "pp", TokenSpec::new(role, &[role]));
-    vec![
-        partner("admin"),
-        ("governor", "pp", TokenSpec::new("governor", &["admin"]).governor("governor-1")),
-        ("customer_admin", "cp", customer("customer_admin", "customer_admin")),
-        ("customer_user", "cp", customer("customer_user", "customer_user")),
-        ("trial user", "cp", customer("trial", "customer_user").trial_for(DAYS_14)),
-        partner("subscription_manager"),
-        partner("agent_orchestrator"),
-        partner("infrastructure_engineer"),
-        partner("helpdesk_agent"),
-        partner("industry_manager"),
-        partner("viewer"),
-    ]
-}
-
-fn guide(state: &State) -> Result<String, MintError> {
-    let gateway = |name: &str| state.gateways.get(name).map_or("-", String::as_str);
-    let (cp, pp, plant) = (gateway("CP"), gateway("PP"), gateway("PLANT"));
-    let mut text = format!(
-        "\nready\n\n  gateway CP     {cp}\n  gateway PP     {pp}\n  gateway PLANT  {plant}\n  backend        {}\n  admin API      {}\n  \
-         envoy admin    {}\n  state          {}\n  access log     {}\n\nSample tokens, for an hour:\n",
-        state.backend,
-        state.admin,
-        state.envoy_admin,
-        state.run_dir.join("state.json").display(),
-        state.access_log.display(),
-    );
-    for (name, issuer, spec) in samples() {
-        if let Some(issuer_state) = state.issuers.get(issuer) {
-            let token = mint(issuer_state, &spec)?;
-            text.push_str(&format!("\n{name} (issuer {issuer})\n  {token}\n"));
-        }
-    }
-    let program = std::env::args().next().unwrap_or_else(|| "plant-gateway".to_owned());
-    let state_file = state.run_dir.join("state.json");
-    let token = format!("{program} token mint --state {} --issuer pp --role", state_file.display());
-    text.push_str(&format!(
-        "\nTry:\n  curl -i {pp}/api/v1/agents\n  curl -i -H \"authorization: Bearer $({token} viewer)\" {pp}/api/v1/agents\n  \
-         curl -i -X POST -H \"authorization: Bearer $({token} viewer)\" -H 'content-type: application/json' -d '{{}}' {pp}/api/v1/agents\n  \
-         curl -i -H \"authorization: Bearer $({token} viewer --expired)\" {pp}/api/v1/agents\n  \
-         curl -s {}/stats/prometheus | grep ^gateway_\n\nCtrl-C stops everything.",
-        state.envoy_admin
-    ));
-    Ok(text)
 }

@@ -24,11 +24,28 @@ pub(crate) struct Settings<'a> {
     pub(crate) ports: Ports,
 }
 
+/// Where Envoy listens, and where it finds the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hosts {
+    pub(crate) bind: &'static str,
+    pub(crate) envoy_admin: &'static str,
+    pub(crate) backend: &'static str,
+    pub(crate) control_plane: &'static str,
+    /// `STATIC` for addresses, `STRICT_DNS` for names.
+    pub(crate) cluster_type: &'static str,
+}
+
+const LOOPBACK: &str = "127.0.0.1";
+
+impl Hosts {
+    /// Everything on this machine, for nobody else.
+    pub(crate) const LOCAL: Self =
+        Self { bind: LOOPBACK, envoy_admin: LOOPBACK, backend: LOOPBACK, control_plane: LOOPBACK, cluster_type: "STATIC" };
+}
+
 /// Renders the configuration and says how to start Envoy with it.
 pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) -> Result<Launch, StackError> {
-    let template = std::fs::read_to_string(settings.template).or_file("read", settings.template)?;
-    let variables = variables(run_dir, settings);
-    let text = render(settings.template, &template, &variables)?;
+    let text = configuration(settings.template, Hosts::LOCAL, settings.ports, settings.id, settings.wasm, &access_log(run_dir, settings.part))?;
     let configuration = run_dir.join(&format!("{}.yaml", settings.part));
     std::fs::write(&configuration, text).or_file("write", &configuration)?;
     let mut arguments = vec!["-c".into(), configuration.into_os_string()];
@@ -55,27 +72,31 @@ pub(crate) fn access_log(run_dir: &RunDir, part: Part) -> PathBuf {
     run_dir.join(if part == Part::SecondEnvoy { "second-access.log" } else { "access.log" })
 }
 
-fn variables(run_dir: &RunDir, settings: &Settings<'_>) -> Vec<(&'static str, String)> {
-    let loopback = || "127.0.0.1".to_owned();
-    let Ports { pp, cp, plant, backend, admin, data_plane, envoy_admin, postgres: _, valkey: _, sandbox } = settings.ports;
-    vec![
-        ("BIND_ADDRESS", loopback()),
+/// The template with everything in its place.
+pub(crate) fn configuration(template: &Path, hosts: Hosts, ports: Ports, id: &str, wasm: &Path, access_log: &Path) -> Result<String, StackError> {
+    let text = std::fs::read_to_string(template).or_file("read", template)?;
+    let Ports { pp, cp, plant, backend, admin, data_plane, envoy_admin, postgres: _, valkey: _, sandbox } = ports;
+    let variables = [
+        ("BIND_ADDRESS", hosts.bind.to_owned()),
+        ("CLUSTER_TYPE", hosts.cluster_type.to_owned()),
         ("CP_PORT", cp.to_string()),
         ("PP_PORT", pp.to_string()),
         ("PLANT_PORT", plant.to_string()),
+        ("ENVOY_ADMIN_ADDRESS", hosts.envoy_admin.to_owned()),
         ("ENVOY_ADMIN_PORT", envoy_admin.to_string()),
-        ("BACKEND_ADDRESS", loopback()),
+        ("BACKEND_ADDRESS", hosts.backend.to_owned()),
         ("BACKEND_PORT", backend.to_string()),
-        ("SANDBOX_ADDRESS", loopback()),
+        ("SANDBOX_ADDRESS", hosts.backend.to_owned()),
         ("SANDBOX_PORT", sandbox.to_string()),
-        ("DATA_PLANE_ADDRESS", loopback()),
+        ("DATA_PLANE_ADDRESS", hosts.control_plane.to_owned()),
         ("DATA_PLANE_PORT", data_plane.to_string()),
-        ("ADMIN_ADDRESS", loopback()),
+        ("ADMIN_ADDRESS", hosts.control_plane.to_owned()),
         ("ADMIN_PORT", admin.to_string()),
-        ("WASM_PATH", settings.wasm.display().to_string()),
-        ("ACCESS_LOG", access_log(run_dir, settings.part).display().to_string()),
-        ("ENVOY_ID", settings.id.to_owned()),
-    ]
+        ("WASM_PATH", wasm.display().to_string()),
+        ("ACCESS_LOG", access_log.display().to_string()),
+        ("ENVOY_ID", id.to_owned()),
+    ];
+    render(template, &text, &variables)
 }
 
 /// Replaces `${NAME}` everywhere but in lines that are comments.

@@ -2,6 +2,7 @@
 //! run beside each other, given different run directories and port bases. A stack ends with the process that started it.
 
 mod children;
+pub mod compose;
 mod cpu;
 mod envoy;
 mod error;
@@ -78,7 +79,7 @@ impl Stack {
         plan.second.check_free(&plan.unused_second_ports())?;
         let tools = plan.tools()?;
         plan.say("starting");
-        let secrets = Secrets::make(&lock(running.supervisor.shared()).run_dir)?;
+        let secrets = Secrets::make(&plan.options.run_dir)?;
         let postgres = plan.prepare_postgres(&running, &tools, &secrets)?;
         let launched = plan
             .launch_stores(&running, postgres, &tools, &secrets, cancel)
@@ -375,14 +376,11 @@ impl Plan {
     }
 
     fn state(&self, running: &Running, secrets: Secrets) -> State {
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let Ports { cp, pp, plant, backend, admin, data_plane, envoy_admin, sandbox, .. } = self.ports;
-        let gateways = |ports: [(&str, u16); 3]| ports.into_iter().map(|(name, port)| (name.to_owned(), url(port))).collect();
-        let second_gateways = [("CP", self.second.cp), ("PP", self.second.pp), ("PLANT", self.second.plant)];
+        let Ports { backend, admin, data_plane, envoy_admin, sandbox, .. } = self.ports;
         let shared = lock(running.supervisor.shared());
         State {
-            gateways: gateways([("CP", cp), ("PP", pp), ("PLANT", plant)]),
-            second_gateways: if self.options.envoys == Copies::Two { gateways(second_gateways) } else { BTreeMap::new() },
+            gateways: gateway_urls(self.ports),
+            second_gateways: if self.options.envoys == Copies::Two { gateway_urls(self.second) } else { BTreeMap::new() },
             second_admin: (self.options.control_planes == Copies::Two).then(|| url(self.second.admin)),
             backend: url(backend),
             sandbox: url(sandbox),
@@ -402,8 +400,18 @@ impl Plan {
             second_access_log: envoy::access_log(&shared.run_dir, Part::SecondEnvoy),
             audit_key: secrets.audit_key.clone(),
             audit_checkpoints: services::audit_checkpoints(&shared.run_dir, Part::ControlPlane),
+            compose_project: None,
         }
     }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+fn gateway_urls(ports: Ports) -> BTreeMap<String, String> {
+    let Ports { cp, pp, plant, .. } = ports;
+    [("CP", cp), ("PP", pp), ("PLANT", plant)].into_iter().map(|(name, port)| (name.to_owned(), url(port))).collect()
 }
 
 fn launch_envoy(running: &Running, settings: &envoy::Settings<'_>, cancel: &AtomicBool) -> Result<(), StackError> {

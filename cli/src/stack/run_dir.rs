@@ -98,10 +98,7 @@ impl RunDir {
 
     /// A fresh directory in here.
     pub(crate) fn folder(&self, name: &str, mode: u32) -> Result<PathBuf, StackError> {
-        let folder = self.path.join(name);
-        DirBuilder::new().mode(mode).create(&folder).or_file("create", &folder)?;
-        std::fs::set_permissions(&folder, Permissions::from_mode(mode)).or_file("protect", &folder)?;
-        Ok(folder)
+        fresh_folder(&self.path.join(name), mode)
     }
 
     /// Remembers a directory elsewhere, to be removed with the rest.
@@ -191,6 +188,13 @@ fn started(pid: i32) -> Option<String> {
     let output = std::process::Command::new("ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (!text.is_empty()).then_some(text)
+}
+
+/// Makes a directory that is not there yet.
+pub(crate) fn fresh_folder(folder: &Path, mode: u32) -> Result<PathBuf, StackError> {
+    DirBuilder::new().mode(mode).create(folder).or_file("create", folder)?;
+    std::fs::set_permissions(folder, Permissions::from_mode(mode)).or_file("protect", folder)?;
+    Ok(folder.to_owned())
 }
 
 /// Writes a file that only we may read, whole or not at all.

@@ -1,14 +1,14 @@
 //! What must be secret in a stack, made fresh on every run. The secrets directory gets only what verifies; what signs goes to `state.json`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jwt_simple::algorithms::Ed25519KeyPair;
 use sha2::{Digest, Sha256};
 use wire::hex::hex;
 
 use super::error::StackError;
-use super::run_dir::{RunDir, write_private};
+use super::run_dir::{fresh_folder, write_private};
 use crate::issuer::{Algorithm, Blueprint, IssuerState, random_secret};
 use crate::token::{TokenSpec, mint};
 
@@ -55,9 +55,9 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Makes them and writes what others have to read.
-    pub(crate) fn make(run_dir: &RunDir) -> Result<Self, StackError> {
-        let folder = run_dir.folder("secrets", 0o700)?;
+    /// Makes them and writes what others have to read into this directory.
+    pub(crate) fn make(directory: &Path) -> Result<Self, StackError> {
+        let folder = fresh_folder(&directory.join("secrets"), 0o700)?;
         let random = || random_secret().map_err(StackError::Random);
         let run = uuid::Uuid::new_v4().to_string();
         let mut issuers = BTreeMap::new();
@@ -69,18 +69,15 @@ impl Secrets {
         let registration_key = random()?;
         write_private(&folder.join("cp-registration.secret"), registration_key.as_bytes())?;
         let (data_plane_token, second_data_plane_token) = (random()?, random()?);
-        let data_plane_tokens = run_dir.join("data-plane-tokens");
+        let data_plane_tokens = directory.join("data-plane-tokens");
         let line = |id: &str, token: &str| format!("{id} {}\n", hex(&Sha256::digest(token.as_bytes())));
         let lines = [line(ENVOY_ID, &data_plane_token), line(SECOND_ENVOY_ID, &second_data_plane_token)];
         write_private(&data_plane_tokens, lines.concat().as_bytes())?;
         let audit = Ed25519KeyPair::generate();
-        let (audit_signing_key, audit_key) = (run_dir.join("audit-signing.pem"), run_dir.join("audit-signing.public.pem"));
+        let (audit_signing_key, audit_key) = (directory.join("audit-signing.pem"), directory.join("audit-signing.public.pem"));
         write_private(&audit_signing_key, audit.to_pem().as_bytes())?;
         write_private(&audit_key, audit.public_key().to_pem().as_bytes())?;
-        let admin_token = match issuers.get("ops") {
-            Some(ops) => mint(ops, &operator()).map_err(StackError::AdminToken)?,
-            None => String::new(),
-        };
+        let admin_token = admin_token(&issuers)?;
         Ok(Self {
             issuers,
             registration_key,
@@ -95,6 +92,11 @@ impl Secrets {
             audit_key,
         })
     }
+}
+
+/// A token of an operator who may do everything, for 12 hours.
+pub(crate) fn admin_token(issuers: &BTreeMap<String, IssuerState>) -> Result<String, StackError> {
+    issuers.get("ops").map_or_else(|| Ok(String::new()), |ops| mint(ops, &operator()).map_err(StackError::AdminToken))
 }
 
 fn operator() -> TokenSpec {
@@ -112,8 +114,7 @@ mod tests {
     #[test]
     fn verifiers_are_private_files_and_signers_are_no_files() {
         let home = tempfile::tempdir().unwrap();
-        let run_dir = RunDir::claim(home.path()).unwrap();
-        let secrets = Secrets::make(&run_dir).unwrap();
+        let secrets = Secrets::make(home.path()).unwrap();
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&secrets.folder).unwrap() {
             let path = entry.unwrap().path();

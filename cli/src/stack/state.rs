@@ -58,6 +58,9 @@ pub struct State {
     pub audit_key: PathBuf,
     /// The checkpoints that the control plane exports.
     pub audit_checkpoints: PathBuf,
+    /// The compose project whose containers these are; of a stack without containers absent.
+    #[serde(default)]
+    pub compose_project: Option<String>,
 }
 
 /// Process ids of the parts.
@@ -125,7 +128,7 @@ impl State {
     /// When the directory is taken or cannot be written.
     pub fn without_servers(run_dir: &Path) -> Result<Self, StackError> {
         let run_dir = RunDir::claim(run_dir)?;
-        let secrets = Secrets::make(&run_dir)?;
+        let secrets = Secrets::make(run_dir.path())?;
         Ok(Self {
             gateways: BTreeMap::new(),
             second_gateways: BTreeMap::new(),
@@ -148,6 +151,7 @@ impl State {
             audit_key: run_dir.join("audit-signing.public.pem"),
             audit_checkpoints: run_dir.join("control-plane.checkpoints"),
             run_dir: run_dir.path().to_owned(),
+            compose_project: None,
         })
     }
 

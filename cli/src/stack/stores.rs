@@ -25,7 +25,7 @@ impl Stores {
         let mut running = Running { supervisor, ports: plan.ports, second: plan.second, keep_logs: true, stopped: false };
         plan.ports.check_free(&plan.unused_ports())?;
         let tools = plan.tools()?;
-        let secrets = Secrets::make(&super::lock(running.supervisor.shared()).run_dir)?;
+        let secrets = Secrets::make(&plan.options.run_dir)?;
         let postgres = plan.prepare_postgres(&running, &tools, &secrets)?;
         plan.launch_stores(&running, postgres, &tools, &secrets, &AtomicBool::new(false))?;
         running.keep_logs = plan.options.keep_logs;

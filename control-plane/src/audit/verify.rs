@@ -7,7 +7,7 @@ use super::checkpoints::{Checkpoint, KeyError, Standing, Told, TrustedKeys};
 use super::links::{BrokenLink, Links, lines};
 use super::query::{StoredRecord, micros};
 use crate::holders::HolderId;
-use crate::settings::Sensitive;
+use crate::stores::{Database, StoreError};
 use clap::Parser;
 use decision_core::gateway::Gateway;
 use serde::Serialize;
@@ -34,9 +34,8 @@ const FINDINGS_MAX: usize = 100;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "control-plane verify", no_binary_name = true)]
 pub struct Arguments {
-    /// Postgres, as `postgres://user:password@host:port/database`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Sensitive,
+    #[command(flatten)]
+    database: Database,
     /// A file of checkpoints that was kept outside the database. Without one, whoever can write the database can rewrite it whole.
     #[arg(long, value_name = "FILE", requires = "key")]
     checkpoints: Option<PathBuf>,
@@ -101,9 +100,9 @@ pub enum Wrong {
 /// Why the log could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Not a URL of Postgres.
-    #[error("the database URL is not one of Postgres")]
-    DatabaseUrl,
+    /// It is not said where the database is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The database fails.
     #[error("the database does not answer")]
     Database(#[from] sqlx::Error),
@@ -137,7 +136,7 @@ pub async fn run(arguments: &Arguments) -> Result<Report, VerifyError> {
         }
         None => Vec::new(),
     };
-    let options = arguments.database_url.postgres().ok_or(VerifyError::DatabaseUrl)?;
+    let options = arguments.database.options()?;
     let mut connection = options.application_name("plant-gateway-verify").connect().await?;
     verify(&mut connection, &exported, &keys).await
 }

@@ -8,7 +8,7 @@ use crate::audit::access::{self, Access};
 use crate::audit::checkpoints::{self, KeyError, SigningError, SigningKey, Told, TrustedKeys};
 use crate::break_glass::database_user;
 use crate::problem::ApiError;
-use crate::settings::Sensitive;
+use crate::stores::{Database, StoreError};
 use clap::Parser;
 use serde::Serialize;
 use serde_json::json;
@@ -23,9 +23,8 @@ pub const COMMAND: &str = "recover";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "control-plane recover", no_binary_name = true)]
 pub struct Arguments {
-    /// Postgres, as `postgres://user:password@host:port/database`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Sensitive,
+    #[command(flatten)]
+    database: Database,
     /// The checkpoints that were exported: the longest file that there is.
     #[arg(long, value_name = "FILE")]
     checkpoints: PathBuf,
@@ -68,9 +67,9 @@ pub struct Recovered {
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// Not a URL of Postgres.
-    #[error("the database URL is not one of Postgres")]
-    DatabaseUrl,
+    /// It is not said where the database is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The database fails.
     #[error("the database does not do it")]
     Database(#[from] sqlx::Error),
@@ -118,7 +117,7 @@ pub async fn run(arguments: &Arguments) -> Result<Recovered, RecoverError> {
     let signing = SigningKey::read(&arguments.signing_key)?;
     let keys = TrustedKeys::read(&arguments.key)?.and(&signing);
     let witness = Witness::read(&arguments.checkpoints, &keys)?;
-    let options = arguments.database_url.postgres().ok_or(RecoverError::DatabaseUrl)?;
+    let options = arguments.database.options()?;
     let mut connection = options.application_name("plant-gateway-recover").connect().await?;
     recover(&mut connection, &witness, &signing, &arguments.reason).await
 }

@@ -14,10 +14,16 @@ struct Arguments {
     /// Where the sandbox backend listens; left out, there is none.
     #[arg(long)]
     sandbox_listen: Option<SocketAddr>,
+    /// Serve nothing: ask the production backend that listens on this machine whether it answers.
+    #[arg(long, conflicts_with = "sandbox_listen")]
+    health: bool,
 }
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
+    if arguments.health {
+        return e2e::echo::ask_health(arguments.listen.port()).await;
+    }
     e2e::echo::serve(arguments.listen, arguments.sandbox_listen).await
 }

@@ -1,0 +1,113 @@
+//! Asks a control plane on this machine whether it is ready: what a container's health check runs, where there is no shell and no curl.
+
+use clap::Parser;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The name of the subcommand.
+pub const COMMAND: &str = "health";
+
+/// Longer than `/ready` itself waits for a store.
+const PATIENCE: Duration = Duration::from_secs(4);
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Ask the control plane on this machine whether it is ready.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "control-plane health", no_binary_name = true)]
+pub struct Arguments {
+    /// Where its admin API listens.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8092")]
+    admin_listen: SocketAddr,
+}
+
+/// It is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum Unhealthy {
+    /// Nobody answers.
+    #[error("no answer from {at}")]
+    NoAnswer {
+        /// Where.
+        at: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It says what it lacks.
+    #[error("{at} is not ready: {answer}")]
+    NotReady {
+        /// Where.
+        at: SocketAddr,
+        /// What `/ready` answers.
+        answer: String,
+    },
+}
+
+/// What `/ready` answers.
+///
+/// # Errors
+/// Nobody answers, or it is not ready.
+pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
+    let at = reachable(arguments.admin_listen);
+    let answer = ask(at).map_err(|source| Unhealthy::NoAnswer { at, source })?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.starts_with("HTTP/1.1 200 ") { Ok(body.to_owned()) } else { Err(Unhealthy::NotReady { at, answer: body.to_owned() }) }
+}
+
+/// Who listens on every address is asked on loopback.
+const fn reachable(listen: SocketAddr) -> SocketAddr {
+    let address = match listen.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
+    };
+    SocketAddr::new(address, listen.port())
+}
+
+fn ask(at: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /ready HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn answering(status: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 1024];
+            let length = stream.read(&mut asked).unwrap();
+            assert!(asked[..length].starts_with(b"GET /ready HTTP/1.1\r\n"));
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn only_who_is_ready_is_healthy() {
+        assert_eq!(run(&Arguments { admin_listen: answering("200 OK") }).unwrap(), "{}");
+        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable") }).unwrap_err().to_string();
+        assert!(told.ends_with("is not ready: {}"), "{told}");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_healthy() {
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        assert!(matches!(run(&Arguments { admin_listen: closed }), Err(Unhealthy::NoAnswer { .. })));
+    }
+
+    #[test]
+    fn a_wildcard_is_asked_on_loopback() {
+        for (listen, asked) in [("0.0.0.0:8092", "127.0.0.1:8092"), ("[::]:8092", "[::1]:8092"), ("10.1.2.3:8092", "10.1.2.3:8092")] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}
