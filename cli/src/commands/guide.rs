@@ -60,30 +60,34 @@ fn samples() -> Vec<(&'static str, &'static str, TokenSpec)> {
 pub(super) fn text(state: &State) -> Result<String, MintError> {
     let gateway = |name: &str| state.gateways.get(name).map_or("-", String::as_str);
     let (cp, pp, plant) = (gateway("CP"), gateway("PP"), gateway("PLANT"));
+    let state_file = state.run_dir.join("state.json");
     let mut text = format!(
-        "  gateway CP     {cp}\n  gateway PP     {pp}\n  gateway PLANT  {plant}\n  backend        {}\n  admin API      {}\n  \
-         envoy admin    {}\n  state          {}\n  access log     {}\n\nSample tokens, for an hour:\n",
-        state.backend,
+        "  gateway CP     {cp}\n  gateway PP     {pp}\n  gateway PLANT  {plant}\n  admin API      {}\n  state          {}\n  access log     {}\n",
         state.admin,
-        state.envoy_admin,
-        state.run_dir.join("state.json").display(),
+        state_file.display(),
         state.access_log.display(),
     );
+    // The rest of a compose stack is for the containers alone.
+    let outside = state.compose_project.is_none();
+    if outside {
+        text.push_str(&format!("  backend        {}\n  envoy admin    {}\n", state.backend, state.envoy_admin));
+    }
+    text.push_str("\nSample tokens, for an hour:\n");
     for (name, issuer, spec) in samples() {
         if let Some(issuer_state) = state.issuers.get(issuer) {
             let token = mint(issuer_state, &spec)?;
             text.push_str(&format!("\n{name} (issuer {issuer})\n  {token}\n"));
         }
     }
-    let program = std::env::args().next().unwrap_or_else(|| "plant-gateway".to_owned());
-    let state_file = state.run_dir.join("state.json");
-    let token = format!("{program} token mint --state {} --issuer pp --role", state_file.display());
+    let program = if outside { std::env::args().next() } else { None };
+    let token = format!("{} token mint --state {} --issuer pp --role", program.as_deref().unwrap_or("plant-gateway"), state_file.display());
     text.push_str(&format!(
         "\nTry:\n  curl -i {pp}/api/v1/agents\n  curl -i -H \"authorization: Bearer $({token} viewer)\" {pp}/api/v1/agents\n  \
          curl -i -X POST -H \"authorization: Bearer $({token} viewer)\" -H 'content-type: application/json' -d '{{}}' {pp}/api/v1/agents\n  \
-         curl -i -H \"authorization: Bearer $({token} viewer --expired)\" {pp}/api/v1/agents\n  \
-         curl -s {}/stats/prometheus | grep ^gateway_",
-        state.envoy_admin
+         curl -i -H \"authorization: Bearer $({token} viewer --expired)\" {pp}/api/v1/agents"
     ));
+    if outside {
+        text.push_str(&format!("\n  curl -s {}/stats/prometheus | grep ^gateway_", state.envoy_admin));
+    }
     Ok(text)
 }

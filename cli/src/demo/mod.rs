@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Where control-plane and echo-backend are [default: beside this program].
     #[arg(long)]
     bin_dir: Option<PathBuf>,
+    /// Play against a compose stack that runs already: its state file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run_dir", "wasm", "bin_dir", "keep_logs"])]
+    state: Option<PathBuf>,
     /// Leave the logs behind.
     #[arg(long)]
     keep_logs: bool,
@@ -108,7 +111,10 @@ impl Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
     let asked = Arc::new(AtomicBool::new(false));
     let stop = listen(Arc::clone(&asked))?;
-    let stack = Stack::start_unless(arguments.options(), &asked)?;
+    let stack = match &arguments.state {
+        Some(state) => Stack::attach(&arguments.root, state)?,
+        None => Stack::start_unless(arguments.options(), &asked)?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Runtime)?;
     let interrupted = runtime.spawn_blocking(move || stop.recv());
     let played = runtime.block_on(async {

@@ -5,11 +5,14 @@ use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::part::Part;
+
+/// The engine tells the process of a container once it has started it.
+const CONTAINER_TIME_OUT: Duration = Duration::from_secs(10);
 
 /// Whom a process runs as, where that is not us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) struct Launch {
     pub(crate) part: Part,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
+    /// The name of the container that the program, which is then `docker run`, starts and waits for.
+    pub(crate) container: Option<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) account: Option<Account>,
     pub(crate) directory: PathBuf,
@@ -39,6 +44,9 @@ pub(crate) struct Launch {
 impl Launch {
     /// Starts it. INVARIANT (parent thread): the calling thread must live as long as the child may, see `tie`.
     pub(crate) fn spawn(&self) -> std::io::Result<Child> {
+        if let Some(container) = &self.container {
+            remove_container(container);
+        }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         if let Some(lock) = self.lock.as_ref().filter(|lock| lock.metadata().is_ok_and(|lock| lock.len() == 0)) {
             std::fs::remove_file(lock)?;
@@ -52,6 +60,27 @@ impl Launch {
         tie(&mut command);
         command.spawn()
     }
+
+    /// The process that does the work: not the one that waits for a container.
+    pub(crate) fn process(&self, child: &Child) -> u32 {
+        let deadline = Instant::now() + CONTAINER_TIME_OUT;
+        while let Some(container) = &self.container
+            && Instant::now() < deadline
+        {
+            let output = Command::new("docker").args(["inspect", "--format", "{{.State.Pid}}", container]).output();
+            let pid = output.ok().and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok());
+            if let Some(pid) = pid.filter(|pid| *pid != 0) {
+                return pid;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.id()
+    }
+}
+
+/// Killing the `docker run` that waits for a container does not end the container.
+pub(crate) fn remove_container(container: &str) {
+    let _none = Command::new("docker").args(["rm", "--force", container]).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// Puts a child in a process group of its own, so that Ctrl-C reaches us alone and its children can be found, and on Linux lets it die
@@ -86,6 +115,7 @@ mod tests {
             part: Part::Postgres,
             program: "true".into(),
             arguments: Vec::new(),
+            container: None,
             environment: Vec::new(),
             account: None,
             directory: home.path().to_owned(),

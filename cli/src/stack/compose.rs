@@ -16,13 +16,8 @@ use super::state::{Pids, State};
 use super::{PORT_BASE, existing, gateway_urls, url};
 
 /// How a container reaches the others: by the names of their services.
-const HOSTS: Hosts = Hosts {
-    bind: "0.0.0.0",
-    envoy_admin: "127.0.0.1",
-    backend: "backend",
-    control_plane: "control-plane",
-    cluster_type: "STRICT_DNS",
-};
+const HOSTS: Hosts =
+    Hosts { bind: "0.0.0.0", envoy_admin: "127.0.0.1", backend: "backend", control_plane: "control-plane", cluster_type: "STRICT_DNS" };
 /// Where the containers have what they are given.
 const WASM: &str = "/etc/envoy/plugin.wasm";
 const ACCESS_LOG: &str = "/var/log/plant-gateway/access.log";
@@ -84,7 +79,13 @@ impl Compose {
         let put = |name: &str, text: &str| write_private(&directory.join(name), text.as_bytes());
         put("postgres-password", &secrets.postgres_password)?;
         put("valkey-password", &secrets.valkey_password)?;
-        put("valkey.conf", &format!("requirepass {}\nsave \"\"\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\ndir /data\n", secrets.valkey_password))?;
+        put(
+            "valkey.conf",
+            &format!(
+                "requirepass {}\nsave \"\"\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\ndir /data\n",
+                secrets.valkey_password
+            ),
+        )?;
         put("data-plane-token", &secrets.data_plane_token)?;
         Ok(State {
             gateways: gateway_urls(ports),

@@ -1,5 +1,6 @@
 //! Envoy: its configuration from the template, and a stop that lets requests finish.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) concurrency: u16,
     pub(crate) token: &'a str,
     pub(crate) ports: Ports,
+    /// In a container, not as a process.
+    pub(crate) container: bool,
 }
 
 /// Where Envoy listens, and where it finds the others.
@@ -35,6 +38,8 @@ pub(crate) struct Hosts {
     pub(crate) cluster_type: &'static str,
 }
 
+/// The image that docker-compose.yml has, too.
+const ENVOY_IMAGE: &str = "envoyproxy/envoy:v1.40.0";
 const LOOPBACK: &str = "127.0.0.1";
 
 impl Hosts {
@@ -45,7 +50,8 @@ impl Hosts {
 
 /// Renders the configuration and says how to start Envoy with it.
 pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) -> Result<Launch, StackError> {
-    let text = configuration(settings.template, Hosts::LOCAL, settings.ports, settings.id, settings.wasm, &access_log(run_dir, settings.part))?;
+    let text =
+        configuration(settings.template, Hosts::LOCAL, settings.ports, settings.id, settings.wasm, &access_log(run_dir, settings.part))?;
     let configuration = run_dir.join(&format!("{}.yaml", settings.part));
     std::fs::write(&configuration, text).or_file("write", &configuration)?;
     let mut arguments = vec!["-c".into(), configuration.into_os_string()];
@@ -53,10 +59,18 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
     // Several stacks may run beside each other; new connections are refused one second into a drain.
     arguments.extend(["--disable-hot-restart", "--drain-time-s", "1"].map(Into::into));
     arguments.extend(["--file-flush-interval-msec", "50", "--log-level", "info"].map(Into::into));
+    let (program, container) = if settings.container {
+        let container = container(settings.part, settings.ports);
+        arguments = docker_run(&container, run_dir, settings, arguments);
+        (PathBuf::from("docker"), Some(container))
+    } else {
+        (settings.program.to_owned(), None)
+    };
     Ok(Launch {
         part: settings.part,
-        program: settings.program.to_owned(),
+        program,
         arguments,
+        container,
         environment: vec![("PLANT_DATA_PLANE_TOKEN".to_owned(), settings.token.to_owned())],
         account: None,
         directory: run_dir.path().to_owned(),
@@ -67,13 +81,44 @@ pub(crate) fn launch(run_dir: &RunDir, settings: &Settings<'_>, log: PathBuf) ->
     })
 }
 
+/// No two stacks have the same ports.
+fn container(part: Part, ports: Ports) -> String {
+    format!("plant-gateway-{part}-{}", ports.cp)
+}
+
+/// The same Envoy in the official image: on this machine's network, as us, with the files that it has as a process under the same paths.
+fn docker_run(container: &str, run_dir: &RunDir, settings: &Settings<'_>, arguments: Vec<OsString>) -> Vec<OsString> {
+    let image = std::env::var("ENVOY_IMAGE").unwrap_or_else(|_| ENVOY_IMAGE.to_owned());
+    let mount = |path: &Path, access: &str| format!("{0}:{0}:{access}", path.display());
+    let user = format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid());
+    let options = [
+        ["--name", container],
+        ["--network", "host"],
+        ["--user", &user],
+        // Its value is taken from the environment: on the command line everybody could read it.
+        ["--env", "PLANT_DATA_PLANE_TOKEN"],
+        ["--volume", &mount(run_dir.path(), "rw")],
+        ["--volume", &mount(settings.wasm, "ro")],
+        ["--entrypoint", "envoy"],
+    ];
+    let options = options.into_iter().flatten().map(OsString::from);
+    ["run", "--rm"].map(OsString::from).into_iter().chain(options).chain([image.into()]).chain(arguments).collect()
+}
+
 /// Each proxy writes its own: lines of two would run into each other.
 pub(crate) fn access_log(run_dir: &RunDir, part: Part) -> PathBuf {
     run_dir.join(if part == Part::SecondEnvoy { "second-access.log" } else { "access.log" })
 }
 
 /// The template with everything in its place.
-pub(crate) fn configuration(template: &Path, hosts: Hosts, ports: Ports, id: &str, wasm: &Path, access_log: &Path) -> Result<String, StackError> {
+pub(crate) fn configuration(
+    template: &Path,
+    hosts: Hosts,
+    ports: Ports,
+    id: &str,
+    wasm: &Path,
+    access_log: &Path,
+) -> Result<String, StackError> {
     let text = std::fs::read_to_string(template).or_file("read", template)?;
     let Ports { pp, cp, plant, backend, admin, data_plane, envoy_admin, postgres: _, valkey: _, sandbox } = ports;
     let variables = [
@@ -180,6 +225,7 @@ mod tests {
             concurrency: 1,
             token: "t",
             ports: Ports::above(20_000).unwrap(),
+            container: false,
         };
         let launch = launch(&run_dir, &settings, home.path().join("envoy.log")).unwrap();
         assert_eq!(launch.arguments[2..4], ["--concurrency", "1"]);

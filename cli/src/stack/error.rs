@@ -114,6 +114,26 @@ pub enum StackError {
         #[source]
         source: nix::errno::Errno,
     },
+    /// The compose stack did not start.
+    #[error("the compose stack does not start: {output}")]
+    Compose {
+        /// What was said, and the ends of the logs.
+        output: String,
+    },
+    /// The Docker engine did not do something.
+    #[error("Docker, asked about {part}: {output}")]
+    Docker {
+        /// Which part it was about.
+        part: Part,
+        /// What it said.
+        output: String,
+    },
+    /// No such way of running Envoy.
+    #[error("ENVOY_RUNTIME is `docker` or `compose`, not `{value}`; without it, Envoy is a process")]
+    Runtime {
+        /// What was asked for.
+        value: String,
+    },
     /// The supervising thread is gone.
     #[error("the supervisor has stopped")]
     SupervisorGone,

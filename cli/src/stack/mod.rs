@@ -3,6 +3,7 @@
 
 mod children;
 pub mod compose;
+mod containers;
 mod cpu;
 mod envoy;
 mod error;
@@ -33,6 +34,7 @@ pub use self::options::{Copies, Options, PORT_BASE};
 pub use self::part::{Part, PortError, Ports};
 pub use self::state::{Pids, State};
 
+use self::containers::Containers;
 use self::error::FileContext;
 use self::postgres::Postgres;
 use self::run_dir::{RunDir, tail};
@@ -46,8 +48,15 @@ const STOP_TIME_OUT: Duration = Duration::from_secs(10);
 /// A running stack. Dropping it stops it.
 #[derive(Debug)]
 pub struct Stack {
-    running: Running,
+    whole: Whole,
     state: State,
+}
+
+/// What it consists of.
+#[derive(Debug)]
+enum Whole {
+    Processes(Running),
+    Containers(Containers),
 }
 
 impl Stack {
@@ -64,6 +73,11 @@ impl Stack {
     /// # Errors
     /// As `start`, and `Interrupted`.
     pub fn start_unless(options: Options, cancel: &AtomicBool) -> Result<Self, StackError> {
+        let runtime = Runtime::of(&options)?;
+        if runtime == Runtime::Compose && containers::can_have(&options) {
+            let (containers, state) = Containers::start(&options)?;
+            return Ok(Self { whole: Whole::Containers(containers), state });
+        }
         let mut plan = Plan::make(options)?;
         let run_dir = RunDir::claim(&plan.options.run_dir)?;
         plan.options.run_dir = run_dir.path().to_owned();
@@ -89,7 +103,23 @@ impl Stack {
         launched?;
         let state = plan.state(&running, secrets);
         running.publish(&state)?;
-        Ok(Self { running, state })
+        Ok(Self { whole: Whole::Processes(running), state })
+    }
+
+    /// A stack that runs already, as containers. Dropping it leaves it as it is.
+    ///
+    /// # Errors
+    /// The state file is none of a compose stack.
+    pub fn attach(root: &Path, state: &Path) -> Result<Self, StackError> {
+        let path = state;
+        let state = State::read(path)?;
+        let Some(project) = &state.compose_project else {
+            return Err(StackError::Missing {
+                path: path.to_owned(),
+                remedy: "name the state file of a compose stack: `make up` starts one",
+            });
+        };
+        Ok(Self { whole: Whole::Containers(Containers::of(root, &state, project)), state })
     }
 
     /// Where it can be reached, as it was when it became ready.
@@ -101,13 +131,19 @@ impl Stack {
     /// The process ids as they are now.
     #[must_use]
     pub fn pids(&self) -> Pids {
-        lock(self.running.supervisor.shared()).pids
+        match &self.whole {
+            Whole::Processes(running) => lock(running.supervisor.shared()).pids,
+            Whole::Containers(containers) => containers.pids(),
+        }
     }
 
     /// How often a part has ended by itself (or by `kill`) so far.
     #[must_use]
     pub fn exits(&self, part: Part) -> u32 {
-        lock(self.running.supervisor.shared()).exits.get(&part).copied().unwrap_or_default()
+        match &self.whole {
+            Whole::Processes(running) => lock(running.supervisor.shared()).exits.get(&part).copied().unwrap_or_default(),
+            Whole::Containers(containers) => containers.exits(part),
+        }
     }
 
     /// Kills the process of a part (SIGKILL), to see what happens. The supervisor starts it again.
@@ -115,7 +151,10 @@ impl Stack {
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn kill(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal(part, Signal::SIGKILL)
+        match &self.whole {
+            Whole::Processes(running) => running.supervisor.signal(part, Signal::SIGKILL),
+            Whole::Containers(containers) => containers.kill(part),
+        }
     }
 
     /// Halts the processes of a part (SIGSTOP), as a partition would, until `resume`.
@@ -123,7 +162,10 @@ impl Stack {
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn pause(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal_all(part, Signal::SIGSTOP)
+        match &self.whole {
+            Whole::Processes(running) => running.supervisor.signal_all(part, Signal::SIGSTOP),
+            Whole::Containers(containers) => containers.pause(part),
+        }
     }
 
     /// Lets a halted part go on.
@@ -131,12 +173,48 @@ impl Stack {
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn resume(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal_all(part, Signal::SIGCONT)
+        match &self.whole {
+            Whole::Processes(running) => running.supervisor.signal_all(part, Signal::SIGCONT),
+            Whole::Containers(containers) => containers.resume(part),
+        }
     }
 
     /// Stops everything and removes its data.
-    pub fn stop(mut self) {
-        self.running.stop();
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // Processes stop when what holds them is dropped.
+        if let Whole::Containers(containers) = &self.whole {
+            if std::thread::panicking() {
+                for (log, lines) in containers.tails() {
+                    eprintln!("the last lines of {}:\n{lines}\n", log.display());
+                }
+            }
+            containers.stop(std::thread::panicking());
+        }
+    }
+}
+
+/// Where Envoy runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Runtime {
+    Process,
+    Docker,
+    Compose,
+}
+
+impl Runtime {
+    fn of(options: &Options) -> Result<Self, StackError> {
+        match options.envoy_runtime.as_deref() {
+            None => Ok(Self::Process),
+            Some("docker") => Ok(Self::Docker),
+            Some("compose") => Ok(Self::Compose),
+            Some(value) => Err(StackError::Runtime { value: value.to_owned() }),
+        }
     }
 }
 
@@ -362,6 +440,7 @@ impl Plan {
             concurrency: self.options.concurrency,
             token: &secrets.data_plane_token,
             ports: self.ports,
+            container: Runtime::of(&self.options)? != Runtime::Process,
         };
         launch_envoy(running, &first, cancel)?;
         match self.options.envoys {

@@ -46,6 +46,9 @@ pub struct Options {
     pub redis_url: Option<String>,
     /// Use this Envoy instead of the installed one.
     pub envoy_bin: Option<PathBuf>,
+    /// Where Envoy runs, as `ENVOY_RUNTIME` says it: nothing for a process, `docker` for a container, `compose` for a stack that is
+    /// containers altogether, unless something is asked for that docker-compose.yml has no place for.
+    pub envoy_runtime: Option<String>,
     /// Leave the logs in the run directory when the stack stops.
     pub keep_logs: bool,
     /// Say nothing about progress and restarts.
@@ -71,12 +74,14 @@ impl Options {
             database_url: None,
             redis_url: None,
             envoy_bin: None,
+            envoy_runtime: None,
             keep_logs: false,
             quiet: false,
         }
     }
 
-    /// The standard stack, or with the parts that `DATABASE_URL`, `REDIS_URL` and `ENVOY_BIN` name.
+    /// The standard stack, or with the parts that `DATABASE_URL`, `REDIS_URL` and `ENVOY_BIN` name, and Envoy where
+    /// `ENVOY_RUNTIME` says.
     #[must_use]
     pub fn from_environment(root: &Path) -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -84,6 +89,7 @@ impl Options {
             database_url: variable("DATABASE_URL"),
             redis_url: variable("REDIS_URL"),
             envoy_bin: variable("ENVOY_BIN").map(PathBuf::from),
+            envoy_runtime: variable("ENVOY_RUNTIME"),
             ..Self::new(root)
         }
     }

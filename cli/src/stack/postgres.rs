@@ -76,6 +76,7 @@ impl Postgres {
             part: Part::Postgres,
             program: self.bin.join("postgres"),
             arguments,
+            container: None,
             environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
             account: self.account,
             directory: self.home.clone(),

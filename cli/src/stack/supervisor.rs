@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::children::Launch;
+use super::children::{Launch, remove_container};
 use super::error::StackError;
 use super::part::Part;
 use super::run_dir::RunDir;
@@ -178,7 +178,7 @@ impl Watch {
 
     fn start(&mut self, launch: Launch) -> std::io::Result<()> {
         let child = launch.spawn()?;
-        lock(&self.shared).running(launch.part, Some(child.id()));
+        lock(&self.shared).running(launch.part, Some(launch.process(&child)));
         let watched = Watched { child: Some(child), since: Instant::now(), backoff: BACKOFF_MIN, launch };
         self.children.insert(watched.launch.part, watched);
         Ok(())
@@ -188,6 +188,9 @@ impl Watch {
         let Some(watched) = self.children.remove(&part) else { return };
         if let Some(child) = watched.child {
             end(child, watched.launch.stop, deadline.min(Instant::now() + watched.launch.patience));
+        }
+        if let Some(container) = &watched.launch.container {
+            remove_container(container);
         }
         lock(&self.shared).running(part, None);
     }
@@ -222,9 +225,10 @@ impl Watched {
         self.since = Instant::now();
         match self.launch.spawn() {
             Ok(child) => {
+                let pid = self.launch.process(&child);
                 let mut shared = lock(shared);
-                shared.running(self.launch.part, Some(child.id()));
-                shared.say(&format!("{} restarted, process {}", self.launch.part, child.id()));
+                shared.running(self.launch.part, Some(pid));
+                shared.say(&format!("{} restarted, process {pid}", self.launch.part));
                 self.child = Some(child);
             }
             Err(error) => lock(shared).say(&format!("{} cannot be restarted: {error}", self.launch.part)),

@@ -30,6 +30,7 @@ pub(crate) fn launch(run_dir: &RunDir, program: &Path, port: u16, password: &str
         part: Part::Valkey,
         program: program.to_owned(),
         arguments: vec![configuration.into_os_string()],
+        container: None,
         environment: Vec::new(),
         account: None,
         directory: home,

@@ -1,0 +1,270 @@
+//! A stack of containers: what `tools/compose up` starts, and what can be done to it.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::children::tie;
+use super::error::{FileContext, StackError};
+use super::options::Options;
+use super::part::{Part, Ports};
+use super::run_dir::tail;
+use super::state::{Pids, State};
+
+/// As the supervisor of processes: who dies is away for so long.
+const AWAY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The containers of one compose project.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    root: PathBuf,
+    directory: PathBuf,
+    project: String,
+    environment: Vec<(&'static str, String)>,
+    /// Started by us, so stopped by us, with all data.
+    ours: bool,
+    /// Nothing more is to be started or written down.
+    quiet: Arc<AtomicBool>,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    exits: BTreeMap<Part, u32>,
+    /// What copies the logs of containers into files.
+    followers: Vec<JoinHandle<()>>,
+    stopped: bool,
+}
+
+/// Whether docker-compose.yml can be told what these options ask for. It has no place for what listens in the process of a test.
+pub(crate) fn can_have(options: &Options) -> bool {
+    let Options { root, control_plane_env, envoy_template, wasm, bin_dir, database_url, redis_url, envoy_bin, .. } = options;
+    options.envoys == super::Copies::One
+        && options.control_planes == super::Copies::One
+        && options.concurrency == 2
+        && control_plane_env.is_empty()
+        && *envoy_template == root.join("envoy/bootstrap.yaml")
+        && [wasm, bin_dir, envoy_bin].iter().all(|path| path.is_none())
+        && [database_url, redis_url].iter().all(|url| url.is_none())
+}
+
+impl Containers {
+    /// Starts a project of its own for these options, ready.
+    pub(crate) fn start(options: &Options) -> Result<(Self, State), StackError> {
+        let ports = Ports::above(options.port_base)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&options.run_dir).or_file("create", &options.run_dir)?;
+        let directory = options.run_dir.canonicalize().or_file("resolve", &options.run_dir)?;
+        let project = format!("plant-gateway-{}", options.port_base);
+        let policies = options.policies.canonicalize().or_file("find", &options.policies)?;
+        let environment = vec![
+            ("COMPOSE_DIRECTORY", directory.display().to_string()),
+            ("COMPOSE_POLICIES", policies.display().to_string()),
+            ("COMPOSE_PROJECT_NAME", project.clone()),
+            ("COMPOSE_PROFILES", "test".to_owned()),
+            ("PORT_BASE", options.port_base.to_string()),
+        ];
+        let containers = Self {
+            root: options.root.clone(),
+            directory,
+            project,
+            environment,
+            ours: true,
+            quiet: Arc::default(),
+            shared: Mutex::new(Shared::default()),
+        };
+        // Of one that was killed.
+        containers.remove();
+        ports.check_free(&[])?;
+        let started = containers.compose(&["up"])?;
+        if !started.status.success() {
+            containers.follow_all();
+            containers.end_followers();
+            return Err(StackError::Compose { output: containers.told(&started) });
+        }
+        let state = State::read(&containers.directory.join("state.json"))?;
+        containers.follow_all();
+        Ok((containers, state))
+    }
+
+    /// One that somebody else has started.
+    pub(crate) fn of(root: &Path, state: &State, project: &str) -> Self {
+        Self {
+            root: root.to_owned(),
+            directory: state.run_dir.clone(),
+            project: project.to_owned(),
+            environment: Vec::new(),
+            ours: false,
+            quiet: Arc::default(),
+            shared: Mutex::new(Shared::default()),
+        }
+    }
+
+    pub(crate) fn pids(&self) -> Pids {
+        let mut pids = Pids::default();
+        for part in Part::ALL {
+            pids.set(part, self.pid(part));
+        }
+        pids
+    }
+
+    pub(crate) fn exits(&self, part: Part) -> u32 {
+        self.lock().exits.get(&part).copied().unwrap_or_default()
+    }
+
+    /// Kills it; it is back in a moment. The engine does not bring back by itself what was killed through it.
+    pub(crate) fn kill(&self, part: Part) -> Result<(), StackError> {
+        let id = self.container(part)?;
+        self.docker(part, &["kill", &id])?;
+        *self.lock().exits.entry(part).or_default() += 1;
+        let quiet = Arc::clone(&self.quiet);
+        std::thread::spawn(move || {
+            std::thread::sleep(AWAY);
+            if quiet.load(Ordering::Relaxed) {
+                return;
+            }
+            let started = Command::new("docker").args(["start", &id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if !started.is_ok_and(|status| status.success()) {
+                eprintln!("warning: {part} cannot be started again");
+            }
+        });
+        Ok(())
+    }
+
+    pub(crate) fn pause(&self, part: Part) -> Result<(), StackError> {
+        self.docker(part, &["pause", &self.container(part)?])
+    }
+
+    pub(crate) fn resume(&self, part: Part) -> Result<(), StackError> {
+        self.docker(part, &["unpause", &self.container(part)?])
+    }
+
+    pub(crate) fn stop(&self, keep_logs: bool) {
+        if std::mem::replace(&mut self.lock().stopped, true) || !self.ours {
+            return;
+        }
+        self.end_followers();
+        self.remove();
+        if !keep_logs {
+            let _absent = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    /// The last lines of every log, for who cannot look at this machine.
+    pub(crate) fn tails(&self) -> Vec<(PathBuf, String)> {
+        Part::ALL.into_iter().map(|part| self.log(part)).filter(|log| log.exists()).map(|log| (log.clone(), tail(&log))).collect()
+    }
+
+    fn remove(&self) {
+        if self.directory.join("compose.env").exists() {
+            let _none = self.compose(&["down", "--volumes", "--timeout", "5"]);
+        }
+        // What is in the way of a new password: the files that belong to the old database.
+        for name in ["state.json", "compose.env", "secrets", "access-logs", "checkpoints"] {
+            let path = self.directory.join(name);
+            let _absent = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+        }
+    }
+
+    fn compose(&self, arguments: &[&str]) -> Result<Output, StackError> {
+        let mut command = Command::new(self.root.join("tools/compose"));
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        command.output().or_file("run", &self.root.join("tools/compose"))
+    }
+
+    fn told(&self, output: &Output) -> String {
+        let mut text = String::from_utf8_lossy(&output.stderr).into_owned();
+        for (log, lines) in self.tails() {
+            text.push_str(&format!("\n--- the end of {} ---\n{lines}", log.display()));
+        }
+        text
+    }
+
+    fn pid(&self, part: Part) -> Option<u32> {
+        let id = self.container(part).ok()?;
+        let output = Command::new("docker").args(["inspect", "--format", "{{.State.Pid}}", &id]).output().ok()?;
+        String::from_utf8_lossy(&output.stdout).trim().parse().ok().filter(|pid| *pid != 0)
+    }
+
+    /// Its id. Replicas are numbered.
+    fn container(&self, part: Part) -> Result<String, StackError> {
+        let (service, number) = match part {
+            Part::SecondControlPlane => (Part::ControlPlane.name(), 2),
+            Part::Envoy | Part::ControlPlane | Part::Backend | Part::Valkey | Part::Postgres | Part::SecondEnvoy => (part.name(), 1),
+        };
+        let labels = [
+            format!("label=com.docker.compose.project={}", self.project),
+            format!("label=com.docker.compose.service={service}"),
+            format!("label=com.docker.compose.container-number={number}"),
+        ];
+        let mut command = Command::new("docker");
+        command.args(["ps", "--all", "--quiet"]).args(labels.iter().flat_map(|label| ["--filter", label]));
+        let output = command.output().or_file("run", Path::new("docker"))?;
+        let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if id.is_empty() { Err(StackError::NotRunning { part }) } else { Ok(id) }
+    }
+
+    fn docker(&self, part: Part, arguments: &[&str]) -> Result<(), StackError> {
+        let output = Command::new("docker").args(arguments).output().or_file("run", Path::new("docker"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(StackError::Docker { part, output: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    }
+
+    fn log(&self, part: Part) -> PathBuf {
+        self.directory.join(format!("{part}.log"))
+    }
+
+    /// Copies every container's log into the file that a process would have.
+    fn follow_all(&self) {
+        for part in Part::ALL {
+            if let Ok(id) = self.container(part) {
+                let (log, quiet) = (self.log(part), Arc::clone(&self.quiet));
+                self.lock().followers.push(std::thread::spawn(move || follow(&id, &log, &quiet)));
+            }
+        }
+    }
+
+    fn end_followers(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+        let followers = std::mem::take(&mut self.lock().followers);
+        for follower in followers {
+            let _ended = follower.join();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Copies what a container writes into a file, across its restarts.
+fn follow(id: &str, log: &Path, quiet: &AtomicBool) {
+    let mut since = Duration::ZERO;
+    while !quiet.load(Ordering::Relaxed) {
+        let Ok(mut reader) = read_log(id, log, since) else { return };
+        while matches!(reader.try_wait(), Ok(None)) && !quiet.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let _ended = reader.kill().and_then(|()| reader.wait());
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Ends with the container. Its two streams go into one file, as those of a process do.
+fn read_log(id: &str, log: &Path, since: Duration) -> std::io::Result<Child> {
+    let file = OpenOptions::new().create(true).append(true).open(log)?;
+    let mut command = Command::new("docker");
+    command.args(["logs", "--follow", "--since", &since.as_secs_f64().to_string(), id]);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    tie(&mut command);
+    command.spawn()
+}
