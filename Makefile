@@ -1,7 +1,7 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo test check fmt lint native wasm e2e cases model bench chaos audit-chaos fuzz differential deny clean
+.PHONY: help need build run demo images images-offline up down test-docker test check fmt lint native wasm e2e cases model bench chaos audit-chaos fuzz differential deny clean
 
 GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
@@ -22,8 +22,32 @@ build: need ## build the programs and the filter
 run: build ## start the whole stack on this machine (PORT_BASE=20000 shifts its ports); Ctrl-C stops it
 	@$(GATEWAY) run
 
-demo: build ## start the stack, send a request for every outcome, print a table, stop it
-	@$(GATEWAY) demo
+demo: build ## start the stack, send a request for every outcome, print a table, stop it (STATE=.run-compose/state.json: on what `make up` started)
+	@$(GATEWAY) demo $(if $(STATE),--state $(STATE))
+
+images: ## build the images with Docker alone; the base images come from their registries (ARCH=arm64: for another machine)
+	./tools/images
+
+IMAGE_PROFILE ?= image
+IMAGE_PROGRAMS := --package control-plane --package cli --package e2e --bin control-plane --bin plant-gateway --bin echo-backend --bin port-relay
+
+images-offline: need ## the same without a registry, as root: stand-ins for the base images, and programs that are compiled here
+	cargo build --package cli --bin plant-gateway
+	@$(GATEWAY) stores -- true
+	./tools/offline-images
+	cargo build --profile $(IMAGE_PROFILE) $(IMAGE_PROGRAMS)
+	cargo build --release --package filter --target wasm32-wasip1
+	./tools/images --from $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(IMAGE_PROFILE)),debug,$(IMAGE_PROFILE))
+
+up: ## start the stack from images, wait until all of it is healthy, show how to use it
+	@./tools/compose up
+
+down: ## stop it; data, secrets and logs stay (`make down DATA=remove` removes them)
+	@./tools/compose down $(if $(filter remove,$(DATA)),--volumes)
+	@$(if $(filter remove,$(DATA)),rm -rf .run-compose)
+
+test-docker: ## the end-to-end suite on stacks of containers; `make images` or `make images-offline` first
+	ENVOY_RUNTIME=compose $(MAKE) e2e
 
 test: check native wasm e2e ## everything that CI checks
 	@echo "all tests passed"
@@ -50,7 +74,7 @@ $(BINDGEN):
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts, and pages in a real browser
 	./tools/browser
-	cargo test --package e2e
+	cargo test --package e2e $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
 
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden

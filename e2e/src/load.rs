@@ -110,6 +110,12 @@ impl Running {
 pub struct Samples(pub Vec<Sample>);
 
 impl Samples {
+    /// How many had no answer.
+    #[must_use]
+    pub fn broken(&self) -> usize {
+        self.0.iter().filter(|sample| sample.status.is_none()).count()
+    }
+
     /// How many had this status.
     #[must_use]
     pub fn with(&self, status: u16) -> usize {

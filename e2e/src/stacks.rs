@@ -46,6 +46,11 @@ pub mod ports {
     pub const THRESHOLDS: u16 = 18_800;
     pub const AUDIT_LEVELS: u16 = 18_200;
     pub const OWN_RECORDS: u16 = 18_000;
+    pub const RESTORE: u16 = 17_200;
+    pub const CONTAINERS: u16 = 17_000;
+    pub const ROLLING: u16 = 16_800;
+    pub const ORDERLY: u16 = 16_600;
+    pub const IDLE: u16 = 16_400;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

@@ -19,15 +19,17 @@ use super::state::{Pids, State};
 
 /// As the supervisor of processes: who dies is away for so long.
 const AWAY: Duration = Duration::from_millis(250);
+/// What docker-compose.yml takes from the environment for the control plane.
+const PASSED_ON: [&str; 1] = ["HOLDER_SILENCE_S"];
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The containers of one compose project.
 #[derive(Debug)]
-pub(crate) struct Containers {
+pub struct Containers {
     root: PathBuf,
     directory: PathBuf,
     project: String,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
     /// Started by us, so stopped by us, with all data.
     ours: bool,
     /// Nothing more is to be started or written down.
@@ -49,7 +51,7 @@ pub(crate) fn can_have(options: &Options) -> bool {
     options.envoys == super::Copies::One
         && options.control_planes == super::Copies::One
         && options.concurrency == 2
-        && control_plane_env.is_empty()
+        && control_plane_env.iter().all(|(name, _)| PASSED_ON.contains(&name.as_str()))
         && *envoy_template == root.join("envoy/bootstrap.yaml")
         && [wasm, bin_dir, envoy_bin].iter().all(|path| path.is_none())
         && [database_url, redis_url].iter().all(|url| url.is_none())
@@ -63,13 +65,15 @@ impl Containers {
         let directory = options.run_dir.canonicalize().or_file("resolve", &options.run_dir)?;
         let project = format!("plant-gateway-{}", options.port_base);
         let policies = options.policies.canonicalize().or_file("find", &options.policies)?;
-        let environment = vec![
+        let mut environment = options.control_plane_env.clone();
+        let ours = [
             ("COMPOSE_DIRECTORY", directory.display().to_string()),
             ("COMPOSE_POLICIES", policies.display().to_string()),
             ("COMPOSE_PROJECT_NAME", project.clone()),
             ("COMPOSE_PROFILES", "test".to_owned()),
             ("PORT_BASE", options.port_base.to_string()),
         ];
+        environment.extend(ours.map(|(name, value)| (name.to_owned(), value)));
         let containers = Self {
             root: options.root.clone(),
             directory,
@@ -82,7 +86,7 @@ impl Containers {
         // Of one that was killed.
         containers.remove();
         ports.check_free(&[])?;
-        let started = containers.compose(&["up"])?;
+        let started = containers.run(&["up"])?;
         if !started.status.success() {
             containers.follow_all();
             containers.end_followers();
@@ -145,6 +149,51 @@ impl Containers {
         self.docker(part, &["unpause", &self.container(part)?])
     }
 
+    /// Restarts it in order, as `docker compose restart` does.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn restart(&self, part: Part) -> Result<(), StackError> {
+        self.docker(part, &["restart", "--time", "12", &self.container(part)?])
+    }
+
+    /// Runs `tools/compose` on the project.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn compose(&self, arguments: &[&str]) -> Result<(), StackError> {
+        let output = self.run(arguments)?;
+        if output.status.success() { Ok(()) } else { Err(StackError::Compose { output: self.told(&output) }) }
+    }
+
+    /// The memory that a part uses, in bytes, as `docker stats` counts it: without files that can be read again.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn memory(&self, part: Part) -> Result<u64, StackError> {
+        let id = self.container(part)?;
+        let output = Command::new("docker")
+            .args(["stats", "--no-stream", "--format", "{{.MemUsage}}", &id])
+            .output()
+            .or_file("run", Path::new("docker"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        bytes(text.split('/').next().unwrap_or_default().trim()).ok_or_else(|| StackError::Docker { part, output: text.trim().to_owned() })
+    }
+
+    /// How a part ended that does not run any more: its exit status.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn exit_code(&self, part: Part) -> Result<i32, StackError> {
+        let id = self.container(part)?;
+        let output = Command::new("docker")
+            .args(["inspect", "--format", "{{.State.ExitCode}}", &id])
+            .output()
+            .or_file("run", Path::new("docker"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().map_err(|_| StackError::Docker { part, output: text.trim().to_owned() })
+    }
+
     pub(crate) fn stop(&self, keep_logs: bool) {
         if std::mem::replace(&mut self.lock().stopped, true) || !self.ours {
             return;
@@ -163,7 +212,7 @@ impl Containers {
 
     fn remove(&self) {
         if self.directory.join("compose.env").exists() {
-            let _none = self.compose(&["down", "--volumes", "--timeout", "5"]);
+            let _none = self.run(&["down", "--volumes", "--timeout", "5"]);
         }
         // What is in the way of a new password: the files that belong to the old database.
         for name in ["state.json", "compose.env", "secrets", "access-logs", "checkpoints"] {
@@ -172,7 +221,7 @@ impl Containers {
         }
     }
 
-    fn compose(&self, arguments: &[&str]) -> Result<Output, StackError> {
+    fn run(&self, arguments: &[&str]) -> Result<Output, StackError> {
         let mut command = Command::new(self.root.join("tools/compose"));
         command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command.output().or_file("run", &self.root.join("tools/compose"))
@@ -245,6 +294,22 @@ impl Containers {
     }
 }
 
+/// `104.5MiB`.
+fn bytes(text: &str) -> Option<u64> {
+    let unit = text.find(|character: char| character.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(unit);
+    let factor = match unit {
+        "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * factor;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes, far below the limits of both")]
+    (bytes.is_finite() && bytes >= 0.0).then_some(bytes as u64)
+}
+
 /// Copies what a container writes into a file, across its restarts.
 fn follow(id: &str, log: &Path, quiet: &AtomicBool) {
     let mut since = Duration::ZERO;
@@ -267,4 +332,34 @@ fn read_log(id: &str, log: &Path, since: Duration) -> std::io::Result<Child> {
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     tie(&mut command);
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_its_units() {
+        assert_eq!(
+            (bytes("104.5MiB"), bytes("512B"), bytes("1.5KiB"), bytes("2GiB")),
+            (Some(109_576_192), Some(512), Some(1_536), Some(2_147_483_648))
+        );
+        assert_eq!((bytes("--"), bytes("7"), bytes("7XB")), (None, None, None));
+    }
+
+    #[test]
+    fn what_compose_has_no_place_for_is_told_apart() {
+        let standard = Options::new(&super::super::repository());
+        assert!(can_have(&standard));
+        let silent = Options { control_plane_env: vec![("HOLDER_SILENCE_S".to_owned(), "8".to_owned())], ..standard.clone() };
+        assert!(can_have(&silent));
+        for other in [
+            Options { control_plane_env: vec![("JWKS_HOSTS".to_owned(), "127.0.0.1:9".to_owned())], ..standard.clone() },
+            Options { envoys: super::super::Copies::Two, ..standard.clone() },
+            Options { envoy_template: "other.yaml".into(), ..standard.clone() },
+            Options { wasm: Some("other.wasm".into()), ..standard },
+        ] {
+            assert!(!can_have(&other), "{other:?}");
+        }
+    }
 }

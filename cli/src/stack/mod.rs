@@ -28,13 +28,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+pub use self::containers::Containers;
 pub use self::cpu::cpu_time;
 pub use self::error::StackError;
 pub use self::options::{Copies, Options, PORT_BASE};
 pub use self::part::{Part, PortError, Ports};
 pub use self::state::{Pids, State};
 
-use self::containers::Containers;
 use self::error::FileContext;
 use self::postgres::Postgres;
 use self::run_dir::{RunDir, tail};
@@ -176,6 +176,15 @@ impl Stack {
         match &self.whole {
             Whole::Processes(running) => running.supervisor.signal_all(part, Signal::SIGCONT),
             Whole::Containers(containers) => containers.resume(part),
+        }
+    }
+
+    /// Its containers, if that is what it consists of.
+    #[must_use]
+    pub const fn containers(&self) -> Option<&Containers> {
+        match &self.whole {
+            Whole::Processes(_) => None,
+            Whole::Containers(containers) => Some(containers),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Requests of every kind at two Envoys, while parts of the stack are killed at random; and then each Envoy's access log is held against the
 //! audit log by `plant-gateway audit reconcile`. See docs/chaos.md.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -48,6 +49,9 @@ struct Arguments {
     /// Connections of each kind of request and Envoy.
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// One stack of containers: an Envoy and a control plane.
+    #[arg(long)]
+    containers: bool,
     /// Which parts are killed when. By default the time.
     #[arg(long)]
     seed: Option<u64>,
@@ -70,8 +74,12 @@ async fn run(arguments: &Arguments) -> Result<(), BenchError> {
     options.policies = without_budgets(home.path(), POLICY)?;
     options.run_dir = repository().join(&arguments.run_dir);
     options.port_base = arguments.port_base;
-    options.envoys = Copies::Two;
-    options.control_planes = Copies::Two;
+    if arguments.containers {
+        options.envoy_runtime = Some("compose".to_owned());
+    } else {
+        options.envoys = Copies::Two;
+        options.control_planes = Copies::Two;
+    }
     options.keep_logs = true;
     options.quiet = true;
     options.control_plane_env.push(("HOLDER_SILENCE_S".to_owned(), SILENCE_S.to_string()));
@@ -88,13 +96,15 @@ async fn under_fire(stack: &Stack, arguments: &Arguments) -> Result<(), BenchErr
     let begin = Instant::now();
     let load = start(state, arguments)?;
     println!("seed {seed}, {} connections", load.len() * arguments.connections);
+    let pids = stack.pids();
+    let parts: Vec<Part> = PARTS.into_iter().filter(|part| pids.of(*part).is_some()).collect();
     let mut kills = Vec::new();
     let mut nameless = 0_u64;
     let (mut counts, mut lines) = ([Lines::default(), Lines::default()], 0);
     while lines < arguments.requests {
         tokio::time::sleep(Duration::from_millis(random.u64(arguments.every_ms..=arguments.every_ms * 2))).await;
         nameless += malformed(state).await;
-        let part = random.choice(PARTS).unwrap_or(Part::Envoy);
+        let part = random.choice(&parts).copied().unwrap_or(Part::Envoy);
         if stack.kill(part).is_ok() {
             kills.push(part);
         }
@@ -109,7 +119,7 @@ async fn under_fire(stack: &Stack, arguments: &Arguments) -> Result<(), BenchErr
         samples.0.extend(running.stop().await?.0);
     }
     println!("answers: {}; {nameless} that are not HTTP; {} kills in {} s", samples.summary(), kills.len(), begin.elapsed().as_secs());
-    recovered(stack, state).await?;
+    recovered(stack, state, &parts).await?;
     tokio::time::sleep(QUIET).await;
     reconcile(state)
 }
@@ -117,7 +127,7 @@ async fn under_fire(stack: &Stack, arguments: &Arguments) -> Result<(), BenchErr
 /// Requests that go on, are refused in every way, or are left out.
 fn start(state: &State, arguments: &Arguments) -> Result<Vec<Running>, BenchError> {
     let mut load = Vec::new();
-    for (envoy, gateways) in [&state.gateways, &state.second_gateways].into_iter().enumerate() {
+    for (envoy, gateways) in envoys(state).into_iter().enumerate() {
         let url = gateways.get("CP").ok_or(BenchError::Lacks("gateway CP"))?;
         let customer = token(state, &format!("customer-{envoy}"))?;
         let preflight = Ask::new("OPTIONS", "/logged/buffered").header("origin", "https://cp.waooaw.com");
@@ -137,7 +147,7 @@ fn start(state: &State, arguments: &Arguments) -> Result<Vec<Running>, BenchErro
 /// Something that Envoy refuses before it gives it an id.
 async fn malformed(state: &State) -> u64 {
     let mut sent = 0;
-    for gateways in [&state.gateways, &state.second_gateways] {
+    for gateways in envoys(state) {
         let Some(address) = gateways.get("CP").and_then(|url| url.strip_prefix("http://")) else { continue };
         let Ok(mut stream) = TcpStream::connect(address).await else { continue };
         if stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: many\r\n\r\n").await.is_ok() {
@@ -148,8 +158,13 @@ async fn malformed(state: &State) -> u64 {
     sent
 }
 
-fn logs(state: &State) -> [&Path; 2] {
-    [&state.access_log, &state.second_access_log]
+/// The gateways of each Envoy that there is.
+fn envoys(state: &State) -> Vec<&BTreeMap<String, String>> {
+    [&state.gateways, &state.second_gateways].into_iter().filter(|gateways| !gateways.is_empty()).collect()
+}
+
+fn logs(state: &State) -> Vec<&Path> {
+    [state.access_log.as_path(), &state.second_access_log].into_iter().take(envoys(state).len()).collect()
 }
 
 /// Lines of a growing file.
@@ -170,13 +185,13 @@ impl Lines {
     }
 }
 
-async fn recovered(stack: &Stack, state: &State) -> Result<(), BenchError> {
+async fn recovered(stack: &Stack, state: &State, parts: &[Part]) -> Result<(), BenchError> {
     let admins: Vec<String> = [Some(state.admin.clone()), state.second_admin.clone()].into_iter().flatten().collect();
     let well = eventually(Duration::from_secs(60), async || {
         for admin in &admins {
             Client::new(admin).send(&Ask::get("/ready")).await.ok().filter(|answer| answer.status == 200)?;
         }
-        Part::ALL.iter().all(|part| stack.pids().of(*part).is_some()).then_some(())
+        Part::ALL.iter().all(|part| !parts.contains(part) || stack.pids().of(*part).is_some()).then_some(())
     });
     well.await.ok_or(BenchError::Unwell)
 }
