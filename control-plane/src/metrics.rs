@@ -79,6 +79,8 @@ pub struct Metrics {
     pub audit_records_stored: Counter,
     /// Audit records that the store refused and kept aside.
     pub audit_records_quarantined: Counter,
+    /// Audit records whose numbers were passed over: they will not come any more.
+    pub audit_records_missing: Counter,
     /// The last checkpoint of the audit log that was signed here.
     pub audit_checkpoint: Gauge,
     /// 1 while a backup was restored and nobody has recovered the database: nothing is granted.
@@ -129,6 +131,7 @@ impl Metrics {
             sync_seconds: Histogram::new(LATENCY_BUCKETS),
             audit_records_stored: Counter::default(),
             audit_records_quarantined: Counter::default(),
+            audit_records_missing: Counter::default(),
             audit_checkpoint: Gauge::default(),
             fenced: Gauge::default(),
             holders_closed: Counter::default(),
@@ -173,6 +176,7 @@ impl Metrics {
             self.audit_checkpoint.clone(),
         );
         registry.register("audit_records_quarantined", "Audit records kept aside", self.audit_records_quarantined.clone());
+        registry.register("audit_records_missing", "Audit records that will not come any more", self.audit_records_missing.clone());
         registry.register("fenced", "1 while a restored database is not recovered", self.fenced.clone());
         registry.register("holders_closed", "Holders closed for silence", self.holders_closed.clone());
         registry.register("units_forfeited", "Units charged at closing", self.units_forfeited.clone());

@@ -51,6 +51,7 @@ async fn a_hole_in_the_sequence_is_a_gap_on_record(pool: PgPool) {
     let gaps: Vec<(i64, Option<i64>, String)> =
         sqlx::query_as("SELECT after_sequence, before_sequence, reason FROM audit_gaps").fetch_all(&pool).await.unwrap();
     assert_eq!(gaps, [(2, Some(5), "sequence".to_owned())]);
+    assert_eq!(state.metrics.audit_records_missing.get(), 2);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -85,6 +85,23 @@ fn is_path(name: &str) -> bool {
         && Path::new(name).extension().is_some()
 }
 
+/// What clap reads is put there by tests of the crates; this is about the rest.
+#[test]
+fn every_variable_that_a_program_reads_is_on_the_page_of_settings() {
+    let page = text(Path::new("docs/running.md"));
+    let programs = ["cli/src", "control-plane/src", "filter/src"];
+    let sources = with_extension("rs").into_iter().filter(|file| programs.iter().any(|program| file.starts_with(program)));
+    let mut missing = Vec::new();
+    for file in sources {
+        let text = text(&file);
+        for call in ["env::var(\"", "env::var_os(\"", "variable(\""] {
+            let names = text.split(call).skip(1).filter_map(|rest| rest.split('"').next());
+            missing.extend(names.filter(|name| !page.contains(&format!("`{name}`"))).map(|name| format!("{}: {name}", file.display())));
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/running.md: {missing:?}");
+}
+
 /// What Envoy answers by itself has its form from `local_reply_config`: the first entry that matches counts.
 #[test]
 fn the_page_of_problems_lists_what_envoy_sends_and_nothing_else() {

@@ -14,6 +14,13 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Those without labels, at zero: of a counter that is not there before its first event, nobody sees that it rose.
+    pub(crate) fn begin(&mut self, host: &impl Host) {
+        for counter in name::COUNTERS {
+            self.id(host, Metric::Counter, counter);
+        }
+    }
+
     /// `gateway_decisions_total{gateway,decision,reason}`.
     pub(crate) fn decided(&mut self, host: &impl Host, gateway: Gateway, decision: &'static str, reason: &'static str) {
         let id = *self.decisions.entry((gateway, decision, reason)).or_insert_with(|| {
@@ -95,4 +102,24 @@ pub(crate) mod name {
     pub(crate) const USAGE_UNREADABLE: &str = "gateway.usage_unreadable_total";
     pub(crate) const COSTS_UNREPORTED: &str = "gateway.costs_unreported_total";
     pub(crate) const HOLDERS_CLOSED: &str = "gateway.holders_closed_total";
+
+    /// Those that count.
+    pub(crate) const COUNTERS: [&str; 16] = [
+        RECORDS_DROPPED,
+        RECORDS_SAMPLED_OUT,
+        INTENTS,
+        SYNC_CALLS,
+        SYNC_FAILURES,
+        BUNDLE_REFUSED,
+        BUNDLE_OUTDATED,
+        BUNDLE_POLL_FAILURES,
+        REVOCATION_POLL_FAILURES,
+        TOKENS_VERIFIED,
+        REQUESTS_HELD,
+        APPROVAL_UNDOS_DROPPED,
+        OVERRUNS,
+        USAGE_UNREADABLE,
+        COSTS_UNREPORTED,
+        HOLDERS_CLOSED,
+    ];
 }

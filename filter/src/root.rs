@@ -64,6 +64,7 @@ const fn wake_after(change: Change) -> Wake {
 /// Reads a plugin configuration, and takes its bundle if it has one.
 pub(crate) fn configure(vm: &mut Vm, host: &impl Host, configuration: &[u8]) -> Result<Settings, InvalidSettings> {
     let (settings, bundle) = Settings::parse(configuration)?;
+    vm.counters.begin(host);
     if let Some(bundle) = bundle {
         let rules = ReadyRules::of(&bundle).map_err(InvalidSettings::Rules)?;
         vm.start_with(host, bundle, rules);

@@ -18,6 +18,7 @@ pub(crate) struct Settings {
 
 /// How much the backend is told about the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UpstreamHeaders {
     /// User, customer, correlation and request id.
@@ -27,16 +28,24 @@ pub(crate) enum UpstreamHeaders {
     Full,
 }
 
+/// What `docs/running.md` says of a field is its comment.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct Document {
+pub(crate) struct Document {
+    /// Which gateway the listener is: `CP`, `PP` or `PLANT`.
     gateway: String,
+    /// Envoy's cluster of the control plane's data-plane API, for sync calls.
     #[serde(default = "control_plane")]
     control_plane_cluster: String,
+    /// The cluster that is polled for bundles and revocations; without it, `control_plane_cluster`. One of its own keeps the long
+    /// polls off the connections of sync calls.
     #[serde(default)]
     poll_cluster: Option<String>,
+    /// How much the backend is told of the user.
     #[serde(default)]
     upstream_headers: UpstreamHeaders,
+    /// The bundle to begin with until a control plane was reached, in base64: what `plant-gateway bundle` prints.
     #[serde(default)]
     bundle: Option<String>,
 }

@@ -25,6 +25,8 @@ pub struct Stored {
     pub records: u64,
     /// Records kept aside.
     pub quarantined: u64,
+    /// Numbers before these records that no record came for: the gap.
+    pub missing: u64,
 }
 
 /// Stores a batch, unless it is stored already. Of one that grew since, only the new records are stored.
@@ -47,7 +49,9 @@ pub async fn ingest(
             Claim::Ours { newest } => {
                 let mut decoded = Decoded::from_batch(batch, first_sequence, skipped);
                 decoded.refuse_up_to(newest);
+                let missing = first_sequence.saturating_add(skipped).saturating_sub(newest).saturating_sub(1);
                 stored = insert(connection, source, &decoded, insertion).await?;
+                stored.missing = u64::try_from(missing).unwrap_or(0);
                 break;
             }
             Claim::Stored { count } => skipped = skipped.saturating_add(count.max(1)),
@@ -157,6 +161,7 @@ async fn insert(
     Ok(Stored {
         records: count(decoded.rows.len().saturating_sub(refused.len())),
         quarantined: count(decoded.quarantined.len().saturating_add(refused.len())),
+        missing: 0,
     })
 }
 

@@ -121,6 +121,7 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
 fn count(state: &AppState, stored: &audit::store::Stored) {
     state.metrics.audit_records_stored.inc_by(stored.records);
     state.metrics.audit_records_quarantined.inc_by(stored.quarantined);
+    state.metrics.audit_records_missing.inc_by(stored.missing);
 }
 
 /// Where a holder is short of a budget in Valkey, what closed ones had of it is charged: they are known in Postgres alone. The next

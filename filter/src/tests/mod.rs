@@ -27,6 +27,7 @@ mod records;
 mod revocation;
 mod revocation_model;
 mod rules;
+mod settings_page;
 mod shadow;
 mod signatures;
 mod tokens;
