@@ -46,6 +46,7 @@ pub mod ports {
     pub const THRESHOLDS: u16 = 18_800;
     pub const AUDIT_LEVELS: u16 = 18_200;
     pub const OWN_RECORDS: u16 = 18_000;
+    pub const DRAIN: u16 = 17_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.
