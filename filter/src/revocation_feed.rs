@@ -110,8 +110,12 @@ fn follow(vm: &mut Vm, host: &impl Host) {
 fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, now: Timestamp) {
     let path = path(vm.revoked.cursor(), vm.revocation_feed.caps, patience);
     let authorization = authorization();
-    let mut headers: Vec<(&str, &[u8])> =
-        vec![(":method", b"GET"), (":path", path.as_bytes()), (":authority", b"control-plane"), ("authorization", authorization.as_bytes())];
+    let mut headers: Vec<(&str, &[u8])> = vec![
+        (":method", b"GET"),
+        (":path", path.as_bytes()),
+        (":authority", b"control-plane"),
+        ("authorization", authorization.as_bytes()),
+    ];
     if vm.drain.is_on() {
         headers.push((DRAINING_HEADER, b"known"));
     }

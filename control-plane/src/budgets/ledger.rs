@@ -327,7 +327,12 @@ mod tests {
             ("half of what is left, at most", open(100, 1), vec![report(1, 0, 0, 80, 1)], (vec![50], (50, 0, 0, 0))),
             ("a repeated want gets no more", open(100, 1), vec![report(1, 0, 0, 80, 1); 3], (vec![50; 3], (50, 0, 0, 0))),
             ("shared by five holders", open(100, 5), vec![report(1, 0, 0, 80, 1)], (vec![10], (10, 0, 0, 0))),
-            ("an Envoy that stops gets what waits", Room::Exact { cap: Units::new(99) }, vec![report(1, 0, 0, 80, 7)], (vec![7], (7, 0, 0, 0))),
+            (
+                "an Envoy that stops gets what waits",
+                Room::Exact { cap: Units::new(99) },
+                vec![report(1, 0, 0, 80, 7)],
+                (vec![7], (7, 0, 0, 0)),
+            ),
             ("an exact account prefetches nothing", open(3, 1), vec![report(1, 0, 0, 3, 1)], (vec![1], (1, 0, 0, 0))),
             (
                 "and can be spent to the last unit",

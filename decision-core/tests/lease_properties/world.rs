@@ -29,7 +29,6 @@ pub(crate) enum Step {
     TimeOut { member: usize },
     Crash { member: usize },
     Close { member: usize },
-    /// Its Envoy is about to stop, or not any more.
     Keep { member: usize, keep: Keep },
     Pass { millis: i64 },
 }

@@ -116,7 +116,9 @@ fn records_that_are_not_stored_are_left() {
     let mut gate = leased();
     hears(&gate);
     calls(&gate, Duration::from_secs(1));
-    gate.refused(&Request::new("GET", "/api/v1/tasks"));
+    let refused = gate.send(&Request::new("GET", "/api/v1/tasks"));
+    assert_eq!(refused.step, Step::Answered);
+    gate.finish(&refused);
     let said = |(left, _): (Option<String>, SyncRequest)| left.unwrap();
     let made: Vec<String> = calls(&gate, Duration::from_millis(400)).into_iter().map(said).collect();
     assert_eq!((made[0].as_str(), made.last().map(String::as_str)), ("0 0 1", Some(NOTHING)), "{made:?}");
