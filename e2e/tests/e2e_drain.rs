@@ -1,6 +1,6 @@
 //! An orderly stop of Envoy: what it has leased is given back and its records are stored before it gets SIGTERM, so that another Envoy
 //! can spend the rest at once and nothing is forfeited.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 
