@@ -1,6 +1,7 @@
 //! Who calls us: [`Caller`] on the admin API, [`Envoy`] on the data plane.
 
 use crate::app::AppState;
+use crate::drain::Draining;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::problem::ApiError;
@@ -311,6 +312,8 @@ pub fn now() -> Timestamp {
 pub struct Envoy {
     /// Its id; every holder and record of this connection belongs to it.
     pub envoy_id: String,
+    /// Whether it was about to stop when it called.
+    pub draining: Draining,
     /// Lets a long poll ask again whether the token is still good.
     token_sha256: [u8; 32],
 }
@@ -319,16 +322,19 @@ impl Envoy {
     /// Asks the database who presents this token. The digest is looked up whole: neither the index nor the comparison
     /// sees the token, so timing tells nothing about it.
     pub async fn identify(database: &sqlx::PgPool, token_sha256: [u8; 32]) -> Result<Self, ApiError> {
-        let row: Option<(String,)> = sqlx::query_as("SELECT envoy_id FROM envoys WHERE token_sha256 = $1 AND revoked_at IS NULL")
-            .bind(token_sha256.as_slice())
-            .fetch_optional(database)
-            .await?;
-        row.map(|(envoy_id,)| Self { envoy_id, token_sha256 }).ok_or(ApiError::EnvoyUnknown)
+        let row: Option<(String, Option<i64>)> = sqlx::query_as(
+            "SELECT envoy_id, (extract(epoch FROM draining_until - now()) * 1000)::bigint FROM envoys \
+             WHERE token_sha256 = $1 AND revoked_at IS NULL",
+        )
+        .bind(token_sha256.as_slice())
+        .fetch_optional(database)
+        .await?;
+        row.map(|(envoy_id, left_ms)| Self { envoy_id, draining: Draining::of(left_ms), token_sha256 }).ok_or(ApiError::EnvoyUnknown)
     }
 
-    /// Refuses when the token was revoked since.
-    pub async fn recheck(&self, database: &sqlx::PgPool) -> Result<(), ApiError> {
-        Self::identify(database, self.token_sha256).await.map(|_still| ())
+    /// Refuses when the token was revoked since. Answers whether the Envoy is about to stop by now.
+    pub async fn recheck(&self, database: &sqlx::PgPool) -> Result<Draining, ApiError> {
+        Self::identify(database, self.token_sha256).await.map(|now| now.draining)
     }
 }
 

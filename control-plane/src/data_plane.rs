@@ -1,5 +1,5 @@
 //! The data plane: what Envoys call. `GET /data-plane/v1/bundle` is a long poll; `POST /data-plane/v1/sync` is in
-//! [`crate::sync`], `GET /data-plane/v1/revocations` in [`crate::revocations`].
+//! [`crate::sync`], `GET /data-plane/v1/revocations` in [`crate::revocations`], `POST /data-plane/v1/drain` in [`crate::drain`].
 
 use crate::app::AppState;
 use crate::caller::Envoy;
@@ -7,7 +7,7 @@ use crate::extract::QueryOf;
 use crate::metrics::Metrics;
 use crate::policies::ActivePolicy;
 use crate::problem::ApiError;
-use crate::{revocations, sync};
+use crate::{drain, revocations, sync};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
@@ -40,6 +40,7 @@ pub fn router() -> Router<AppState> {
     Router::new()
         .route("/data-plane/v1/bundle", get(bundle))
         .route("/data-plane/v1/revocations", get(revocations::feed::feed))
+        .route("/data-plane/v1/drain", post(drain::drain))
         .route("/data-plane/v1/sync", post(sync::http::sync).layer(DefaultBodyLimit::max(SYNC_BODY_MAX)))
 }
 

@@ -12,6 +12,7 @@ use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
+use wire::drain::Left;
 
 /// Silence after which a holder is closed and its leases are charged in full, unless the settings say otherwise; and after which
 /// nobody waits any more for what it enforces.
@@ -91,12 +92,16 @@ pub async fn admit(
     envoy_id: &str,
     call: i64,
     enforced: Enforced,
+    left: Option<Left>,
 ) -> Result<Admission, AdmitError> {
+    let left_number = |of: fn(&Left) -> u64| left.as_ref().map(|left| i64::try_from(of(left)).unwrap_or(i64::MAX));
     let row: AdmittedRow = sqlx::query_as(
-        "INSERT INTO holders (holder, envoy_id, last_call, previous_call, activation, revocation) VALUES ($1, $2, $3, 0, $4, $5) \
+        "INSERT INTO holders (holder, envoy_id, last_call, previous_call, activation, revocation, \
+             left_call, left_leases, left_units, left_records) VALUES ($1, $2, $3, 0, $4, $5, $6, $7, $8, $9) \
          ON CONFLICT (holder) DO UPDATE SET previous_call = holders.last_call, \
              last_call = GREATEST(holders.last_call, EXCLUDED.last_call), activation = EXCLUDED.activation, \
-             revocation = EXCLUDED.revocation, last_seen_at = now() \
+             revocation = EXCLUDED.revocation, last_seen_at = now(), left_call = EXCLUDED.left_call, \
+             left_leases = EXCLUDED.left_leases, left_units = EXCLUDED.left_units, left_records = EXCLUDED.left_records \
          RETURNING envoy_id, previous_call, last_sequence, closed_at IS NOT NULL AS closed, \
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us, \
              1 + (SELECT count(*) FROM holders AS other WHERE other.closed_at IS NULL AND other.holder <> $1 \
@@ -109,6 +114,10 @@ pub async fn admit(
     .bind(call)
     .bind(enforced.activation)
     .bind(enforced.revocation)
+    .bind(left.map(|_said| call))
+    .bind(left_number(|left| left.leases))
+    .bind(left_number(|left| left.units))
+    .bind(left_number(|left| left.records))
     .fetch_one(&mut *connection)
     .await?;
     if row.envoy_id != envoy_id {

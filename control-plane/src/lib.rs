@@ -11,6 +11,7 @@ pub mod break_glass;
 pub mod budgets;
 pub mod caller;
 pub mod data_plane;
+pub mod drain;
 pub mod envoys;
 pub mod extract;
 pub mod health;

@@ -8,6 +8,7 @@ mod plane;
 use control_plane::app::AppState;
 use control_plane::budgets::alerts::Telling;
 use control_plane::budgets::store;
+use control_plane::drain::Draining;
 use control_plane::holders::{Freshness, HolderId, close_one_silent};
 use control_plane::sync::store::BEGIN;
 use plane::Holder;
@@ -137,12 +138,12 @@ async fn a_call_looks_at_what_is_recalled_and_not_at_all_leases(pool: PgPool) {
     let mut transaction = pool.begin_with(BEGIN).await.unwrap();
     let id = HolderId(Uuid::from_bytes(holder.id));
     let before = rows_read(&mut transaction).await;
-    let applied = store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX).await.unwrap();
+    let applied = store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX, Draining::No).await.unwrap();
     assert_eq!(applied.recalls.iter().map(|recall| &*recall.scope).collect::<Vec<_>>(), ["agent:agent_id=4:a-77"]);
     let rows = rows_read(&mut transaction).await - before;
     let started = Instant::now();
     for _ in 0..100 {
-        store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX).await.unwrap();
+        store::apply(&mut transaction, id, &[], Freshness::New, u64::MAX, Draining::No).await.unwrap();
     }
     println!("recalls of {LEASES} leases take {:?} and {rows} rows", started.elapsed() / 100);
     assert!(rows < 10, "{rows} rows are read");

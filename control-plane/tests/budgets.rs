@@ -350,6 +350,7 @@ fn the_script_is_the_ledger() {
             let room = match room {
                 0 => Room::Unknown,
                 1 => Room::Ended,
+                2 => Room::Exact { cap: Units::new(cap) },
                 _ => Room::Open { cap: Units::new(cap), holders: u32::from(room) / 3 + 1 },
             };
             let call = calls[holder] + step;

@@ -43,7 +43,7 @@ impl Worker {
             shadow: None,
         };
         let envoy = Envoy::identify(&world.state.database, Sha256::digest(ENVOY_TOKEN).into()).await.unwrap();
-        sync::answer(&world.state, &envoy, &request).await.unwrap();
+        sync::answer(&world.state, &envoy, &request, None).await.unwrap();
     }
 }
 

@@ -7,6 +7,7 @@ use control_plane::budgets::alerts::Telling;
 use control_plane::budgets::caps::Caps;
 use control_plane::budgets::ledger::{self, Room as RealRoom};
 use control_plane::budgets::{AccountKey, Placed, Posting, store, valkey};
+use control_plane::drain::Draining;
 use control_plane::holders::{AdmitError, Enforced, HolderId, admit, close_one_silent};
 use decision_core::policy::compile::compile;
 use decision_core::policy::source::PolicySource;
@@ -196,8 +197,8 @@ async fn stored_lease(pool: &PgPool, holder: HolderId, key: &AccountKey) -> Opti
 async fn call_postgres(pool: &PgPool, holder: HolderId, number: u8, postings: &[Posting]) -> Result<Vec<Placed>, AdmitError> {
     let mut transaction = pool.begin().await.unwrap();
     let enforced = Enforced { activation: 0, revocation: 0 };
-    let admission = admit(&mut transaction, holder, "envoy-1", number.into(), enforced).await?;
-    let applied = store::apply(&mut transaction, holder, postings, admission.freshness, u64::MAX).await.unwrap();
+    let admission = admit(&mut transaction, holder, "envoy-1", number.into(), enforced, None).await?;
+    let applied = store::apply(&mut transaction, holder, postings, admission.freshness, u64::MAX, Draining::No).await.unwrap();
     transaction.commit().await.unwrap();
     Ok(applied.grants)
 }

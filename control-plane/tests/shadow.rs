@@ -61,7 +61,7 @@ impl Worker {
             shadow: Some(shadow),
         };
         let envoy = Envoy::identify(&world.state.database, Sha256::digest(ENVOY_TOKEN).into()).await.unwrap();
-        sync::answer(&world.state, &envoy, &request).await.unwrap();
+        sync::answer(&world.state, &envoy, &request, None).await.unwrap();
     }
 }
 

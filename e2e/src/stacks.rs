@@ -52,6 +52,7 @@ pub mod ports {
     pub const ORDERLY: u16 = 16_600;
     pub const IDLE: u16 = 16_400;
     pub const OBSERVABILITY: u16 = 17_600;
+    pub const DRAIN: u16 = 17_800;
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.

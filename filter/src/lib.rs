@@ -17,6 +17,7 @@ mod client_limits;
 mod contact;
 mod counters;
 mod credentials;
+mod drain;
 mod enact;
 mod exchange;
 mod explanation;

@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use crate::vm::Vm;
 use decision_core::time::Timestamp;
 use std::time::Duration;
+use wire::drain::DRAINING_HEADER;
 use wire::frame;
 use wire::revocation::RevocationPage;
 
@@ -53,6 +54,8 @@ impl RevocationFeed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     None,
+    /// The Envoy is about to stop, for as long as that is said again.
+    Brief,
     LongPoll,
 }
 
@@ -66,7 +69,11 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
         call(vm, host, settings, Patience::None, now);
     } else if vm.feed.is_leading() {
         // After a failure nobody waits for news: the answer at once is the news that the control plane is back.
-        let patience = if vm.revocation_feed.failures == 0 { Patience::LongPoll } else { Patience::None };
+        let patience = match vm.revocation_feed.failures {
+            0 if vm.drain.is_on() => Patience::Brief,
+            0 => Patience::LongPoll,
+            _ => Patience::None,
+        };
         call(vm, host, settings, patience, now);
     }
 }
@@ -103,8 +110,15 @@ fn follow(vm: &mut Vm, host: &impl Host) {
 fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, now: Timestamp) {
     let path = path(vm.revoked.cursor(), vm.revocation_feed.caps, patience);
     let authorization = authorization();
-    let headers: [(&str, &[u8]); 4] =
-        [(":method", b"GET"), (":path", path.as_bytes()), (":authority", b"control-plane"), ("authorization", authorization.as_bytes())];
+    let mut headers: Vec<(&str, &[u8])> = vec![
+        (":method", b"GET"),
+        (":path", path.as_bytes()),
+        (":authority", b"control-plane"),
+        ("authorization", authorization.as_bytes()),
+    ];
+    if vm.drain.is_on() {
+        headers.push((DRAINING_HEADER, b"known"));
+    }
     let call = HttpCall { cluster: &settings.poll_cluster, headers: &headers, body: None, timeout: POLL_TIMEOUT };
     match host.http_call(&call) {
         Ok(token) => vm.revocation_feed.in_flight = Some(token),
@@ -115,6 +129,7 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, patience: Patience, 
 fn path(cursor: Option<Place>, caps: u64, patience: Patience) -> String {
     let wait = match patience {
         Patience::None => 0,
+        Patience::Brief => 3,
         Patience::LongPoll => 30,
     };
     match cursor {
@@ -132,6 +147,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, settings: &Settings, resul
     let before = vm.revoked.known();
     match take(vm, host, result) {
         Ok(taken) => {
+            vm.drain.hear(host, now);
             vm.revocation_feed.failures = 0;
             vm.contact.heard(About::Revocations, host, now);
             show(vm, host);

@@ -1,6 +1,7 @@
 //! The root context: configures a listener, and for one root of each virtual machine, ticks and calls out.
 
 use crate::bundle_feed::{self, Change};
+use crate::drain;
 use crate::host::Host;
 use crate::loading::Memory;
 use crate::pipeline::{self, Step, Wake};
@@ -41,13 +42,14 @@ pub(crate) fn dispatch(vm: &mut Vm, host: &impl Host, settings: &Settings, token
     }
 }
 
-/// Everything that is looked after: contact, bundle, revocations, the sync call.
+/// Everything that is looked after: contact, bundle, revocations, whether the Envoy is about to stop, the sync call.
 pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) -> Wake {
     vm.bell.answered(host);
     vm.bell.install(host, &mut vm.ids);
     vm.contact.look(host, now);
     let change = bundle_feed::tick(vm, host, settings, now);
     revocation_feed::tick(vm, host, settings, now);
+    drain::tick(vm, host, now);
     sync::tick(vm, host, settings, now);
     vm.retired.drop_some();
     Memory::look(vm, host);

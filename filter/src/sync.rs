@@ -2,6 +2,7 @@
 
 use crate::bundle_feed::authorization;
 use crate::counters::name;
+use crate::drain;
 use crate::host::{Host, HttpCall, Level};
 use crate::root::CallResult;
 use crate::settings::Settings;
@@ -10,6 +11,7 @@ use decision_core::budget::{Units, Window};
 use decision_core::holder::{Grant, Override, Report};
 use decision_core::time::Timestamp;
 use std::time::Duration;
+use wire::drain::LEFT_HEADER;
 use wire::frame::{self, MEDIA_TYPE_SYNC};
 use wire::sync::{AccountReport, RECORDS_STORED_HEADER, SyncAnswer, SyncRequest};
 
@@ -103,7 +105,11 @@ pub(crate) fn tick(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Time
     let waits = !told || !vm.records.is_empty() || !vm.undos.is_empty() || !vm.asks.is_empty() || vm.key_asks.is_pending();
     let regular = now >= vm.sync.due && (vm.leases.holds_leases() || waits);
     let heartbeat = vm.sync.call > 0 && now >= vm.sync.due.plus(HEARTBEAT);
-    if is_urgent(vm, now) || regular || heartbeat {
+    let drains = drain::wants_call(vm, now);
+    if drains {
+        vm.sync.due = now;
+    }
+    if is_urgent(vm, now) || regular || heartbeat || drains {
         call(vm, host, settings, now);
     }
 }
@@ -126,6 +132,7 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     let Some(holder) = vm.holder else { return };
     vm.sync.hurried = false;
     vm.sync.call += 1;
+    let left = drain::say(vm).map(|left| left.to_string());
     let mut accounts = Vec::new();
     let tell = |report: Report<'_>| accounts.push(account_report(&report));
     let regular = now >= vm.sync.due;
@@ -153,13 +160,14 @@ fn call(vm: &mut Vm, host: &impl Host, settings: &Settings, now: Timestamp) {
     vm.sync.delivering = request.records.as_ref().map(|batch| batch.first_sequence);
     vm.counters.set(host, name::RECORDS_QUEUED, vm.records.len());
     let authorization = authorization();
-    let headers: [(&str, &[u8]); 5] = [
+    let mut headers: Vec<(&str, &[u8])> = vec![
         (":method", b"POST"),
         (":path", b"/data-plane/v1/sync"),
         (":authority", b"control-plane"),
         ("content-type", MEDIA_TYPE_SYNC.as_bytes()),
         ("authorization", authorization.as_bytes()),
     ];
+    headers.extend(left.as_deref().map(|left| (LEFT_HEADER, left.as_bytes())));
     let body = match frame::encode(&request) {
         Ok(body) => body,
         Err(error) => {
@@ -197,6 +205,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
     match result.status(host) {
         Some(200) => match frame::decode::<SyncAnswer>(&host.call_body(result.body_size)) {
             Ok(answer) if answer.call == vm.sync.call => {
+                vm.drain.hear(host, now);
                 let stored = answer.records_stored;
                 let failures = vm.sync.failures;
                 apply(vm, answer);
@@ -233,6 +242,7 @@ pub(crate) fn answered(vm: &mut Vm, host: &impl Host, result: CallResult, now: T
 fn apply(vm: &mut Vm, answer: SyncAnswer) {
     vm.sync.failures = 0;
     vm.sync.told = Some(vm.sync.telling);
+    vm.drain.answered();
     for account in &answer.accounts {
         let grant = Grant {
             generation: account.generation,

@@ -45,7 +45,6 @@ impl Undos {
         self.sent = 0;
     }
 
-    #[cfg(test)]
     pub(crate) const fn len(&self) -> usize {
         self.queue.len()
     }

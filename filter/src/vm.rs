@@ -6,6 +6,7 @@ use crate::bundle_feed::BundleFeed;
 use crate::client_limits::ClientLimits;
 use crate::contact::Contact;
 use crate::counters::{Counters, name};
+use crate::drain::Drain;
 use crate::exchange::Exchange;
 use crate::host::{Host, Level};
 use crate::ids::IdSource;
@@ -101,6 +102,7 @@ pub(crate) struct Vm {
     pub(crate) feed: BundleFeed,
     pub(crate) sync: SyncState,
     pub(crate) contact: Contact,
+    pub(crate) drain: Drain,
     pub(crate) revoked: Revoked,
     pub(crate) revocation_feed: RevocationFeed,
     pub(crate) key_asks: KeyAsks,
@@ -162,6 +164,7 @@ impl Vm {
             feed: BundleFeed::default(),
             sync: SyncState::default(),
             contact: Contact::default(),
+            drain: Drain::default(),
             revoked: Revoked::default(),
             revocation_feed: RevocationFeed::default(),
             key_asks: KeyAsks::default(),

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod bundle;
+pub mod drain;
 pub mod frame;
 pub mod hex;
 pub mod policy;

@@ -157,6 +157,14 @@ impl Stack {
         }
     }
 
+    /// Asks the process of a part to end (SIGTERM), as whatever runs it would. The supervisor starts it again.
+    ///
+    /// # Errors
+    /// When it does not run, or is not ours.
+    pub fn terminate(&self, part: Part) -> Result<(), StackError> {
+        self.running.supervisor.signal(part, Signal::SIGTERM)
+    }
+
     /// Halts the processes of a part (SIGSTOP), as a partition would, until `resume`.
     ///
     /// # Errors

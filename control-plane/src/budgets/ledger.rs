@@ -139,6 +139,11 @@ pub enum Room {
         /// Holders seen in the last minute, at least one.
         holders: u32,
     },
+    /// Up to the cap, and exactly what requests wait for: the holder's Envoy is about to stop.
+    Exact {
+        /// The cap, at most [`CAP_MAX`].
+        cap: Units,
+    },
     /// Nothing more: the window is over. What was spent is still booked.
     Ended,
     /// Nothing more, and no new lease: the policy has no such budget or window.
@@ -239,12 +244,17 @@ fn lower(account: &mut Account, lease: &mut Lease, report: &Report) {
 }
 
 fn raise(account: &mut Account, lease: &mut Lease, report: &Report, room: Room) -> Recall {
-    let Room::Open { cap, holders } = room else { return Recall::NotNeeded };
+    let (cap, sharing) = match room {
+        Room::Open { cap, holders } => (cap, Some(holders)),
+        Room::Exact { cap } => (cap, None),
+        Room::Ended | Room::Unknown => return Recall::NotNeeded,
+    };
     // What requests cost beyond their reservations was spent all the same: it is taken from what is left.
     let available = cap.minus(account.committed).minus(account.overrun);
     let wanted = report.minimum.minus(lease.granted);
     let waiting = if wanted <= available { wanted } else { whole_charges(lease, available, report.charge) };
-    let more = waiting.max(prefetch(lease, report, available, holders)).min(available);
+    let ahead = sharing.map_or(Units::ZERO, |holders| prefetch(lease, report, available, holders));
+    let more = waiting.max(ahead).min(available);
     grant(account, lease, more);
     let unused = account.committed.minus(account.settled).minus(account.held);
     let waits = report.minimum > lease.granted && unused > lease.unused();
@@ -317,6 +327,12 @@ mod tests {
             ("half of what is left, at most", open(100, 1), vec![report(1, 0, 0, 80, 1)], (vec![50], (50, 0, 0, 0))),
             ("a repeated want gets no more", open(100, 1), vec![report(1, 0, 0, 80, 1); 3], (vec![50; 3], (50, 0, 0, 0))),
             ("shared by five holders", open(100, 5), vec![report(1, 0, 0, 80, 1)], (vec![10], (10, 0, 0, 0))),
+            (
+                "an Envoy that stops gets what waits",
+                Room::Exact { cap: Units::new(99) },
+                vec![report(1, 0, 0, 80, 7)],
+                (vec![7], (7, 0, 0, 0)),
+            ),
             ("an exact account prefetches nothing", open(3, 1), vec![report(1, 0, 0, 3, 1)], (vec![1], (1, 0, 0, 0))),
             (
                 "and can be spent to the last unit",

@@ -12,6 +12,7 @@ pub mod original;
 pub mod store;
 pub mod valkey;
 
+use crate::drain::Draining;
 use crate::restore::{self, Past};
 use caps::Caps;
 use caps::copy::{Override, override_parts};
@@ -130,6 +131,8 @@ pub struct Rules<'a> {
     pub caps: &'a Caps,
     /// Whether this process still grants.
     pub granting: Granting,
+    /// Whether the holder's Envoy is about to stop.
+    pub draining: Draining,
 }
 
 /// Whether this process still grants.
@@ -216,7 +219,13 @@ fn posting(rules: Rules<'_>, key: &AccountKey, reports: Vec<(usize, Report)>, no
     let room = match &terms {
         None => Room::Unknown,
         Some(terms) if terms.ended || !rules.granting.grants(key) => Room::Ended,
-        Some(terms) => Room::Open { cap: terms.cap.min(Units::new(CAP_MAX)).max(Units::ZERO), holders: holders.max(1) },
+        Some(terms) => {
+            let cap = terms.cap.min(Units::new(CAP_MAX)).max(Units::ZERO);
+            match rules.draining {
+                Draining::No => Room::Open { cap, holders: holders.max(1) },
+                Draining::For(_) => Room::Exact { cap },
+            }
+        }
     };
     let posting = Posting {
         key: key.clone(),

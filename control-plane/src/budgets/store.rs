@@ -6,6 +6,7 @@
 use super::alerts::{Risen, of_rank, rank};
 use super::ledger::{self, Account, Booked, Lease, Recall, Room};
 use super::{AccountKey, Placed, Posting, recall_of};
+use crate::drain::Draining;
 use crate::holders::{Freshness, HolderId};
 use decision_core::budget::{Budget, Units};
 use sqlx::{FromRow, PgConnection};
@@ -34,7 +35,8 @@ pub enum ApplyError {
     Database(#[from] sqlx::Error),
 }
 
-/// Books the reports of a call, whose postings were made by the caps up to the change `caps`.
+/// Books the reports of a call, whose postings were made by the caps up to the change `caps`. If the holder's Envoy is about to stop,
+/// all that it does not use is asked back.
 ///
 /// INVARIANT (a lowered cap stops grants): whoever changes a cap holds the locks of its accounts until the commit. So a newer
 /// change that concerns them is seen here, after they were locked, and nothing is granted by an older one.
@@ -44,6 +46,7 @@ pub async fn apply(
     postings: &[Posting],
     freshness: Freshness,
     caps: u64,
+    draining: Draining,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     // Accounts of which this holder has only what its requests wait for: it is not asked to give that back.
@@ -65,7 +68,10 @@ pub async fn apply(
         }
         changes.write(connection, holder).await?;
     }
-    applied.recalls = recalls(connection, holder).await?;
+    applied.recalls = match draining {
+        Draining::No => recalls(connection, holder).await?,
+        Draining::For(_) => unused(connection, holder).await?,
+    };
     applied.recalls.retain(|recall| !kept.contains(recall));
     Ok(applied)
 }
@@ -322,6 +328,20 @@ async fn recalls(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<
          FROM budget_accounts AS a CROSS JOIN LATERAL ( \
              SELECT l.granted > l.used + l.held AS spare FROM budget_leases AS l WHERE l.holder = $1 AND l.account_id = a.account_id LIMIT 1) AS l \
          WHERE a.recalled_at > now() - interval '5 seconds' AND a.window_end > now() AND l.spare ORDER BY a.recalled_at LIMIT $2",
+    )
+    .bind(holder.0)
+    .bind(RECALLS_MAX)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(budget, scope, window_start)| AccountRecall { budget, scope, window_start }).collect())
+}
+
+/// Accounts on which the holder has units to spare.
+async fn unused(connection: &mut PgConnection, holder: HolderId) -> Result<Vec<AccountRecall>, sqlx::Error> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT a.budget, a.scope, extract(epoch FROM a.window_start)::bigint \
+         FROM budget_leases AS l JOIN budget_accounts AS a USING (account_id) \
+         WHERE l.holder = $1 AND l.granted > l.used + l.held AND a.window_end > now() LIMIT $2",
     )
     .bind(holder.0)
     .bind(RECALLS_MAX)

@@ -161,6 +161,7 @@ fn script_call(holder: HolderId, call: i64, posting: &Posting, now: Timestamp) -
         Room::Unknown => (0, Units::ZERO, 1),
         Room::Ended => (1, Units::ZERO, 1),
         Room::Open { cap, holders } => (2, cap, holders),
+        Room::Exact { cap } => (3, cap, 1),
     };
     let window_end = posting.window_end.unwrap_or(now.as_seconds());
     let mut command = redis::cmd("EVALSHA");

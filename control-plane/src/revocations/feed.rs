@@ -4,11 +4,12 @@ use super::copy::Position;
 use crate::app::AppState;
 use crate::caller::Envoy;
 use crate::data_plane::{RECHECK, Wait};
+use crate::drain::{self, Draining};
 use crate::extract::QueryOf;
 use crate::metrics::Metrics;
 use crate::problem::ApiError;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -37,38 +38,58 @@ pub struct Asked {
 ///
 /// # Errors
 /// The token is not, or no longer, good, or the question cannot be read.
-pub async fn feed(State(state): State<AppState>, envoy: Envoy, QueryOf(asked): QueryOf<Asked>) -> Result<Response, ApiError> {
+pub async fn feed(
+    State(state): State<AppState>,
+    envoy: Envoy,
+    QueryOf(asked): QueryOf<Asked>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let database = asked.database.as_deref().map(parse_database).transpose()?;
     let position = Position { after: asked.after, database };
     let deadline = Wait { wait_s: asked.wait_s }.deadline();
-    let awaited = awaited_page(&state, &envoy, (position, asked.caps), deadline).await;
+    let known = Known { position, caps: asked.caps, draining: drain::is_known(&headers) };
+    let awaited = awaited_page(&state, &envoy, known, deadline).await;
     let outcome = match &awaited {
-        Ok(page) if page.reset => "reset",
-        Ok(page) if page.changes.is_empty() => "nothing_new",
+        Ok((page, _)) if page.reset => "reset",
+        Ok((page, _)) if page.changes.is_empty() => "nothing_new",
         Ok(_) => "sent",
         Err(error) => error.code(),
     };
     Metrics::count(&state.metrics.revocation_answers, outcome);
-    let body = frame::encode(&awaited?).map_err(|error| ApiError::internal("revocation page", error))?;
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE_REVOCATIONS), (header::CACHE_CONTROL, "no-store")], body).into_response())
+    let (page, draining) = awaited?;
+    let body = frame::encode(&page).map_err(|error| ApiError::internal("revocation page", error))?;
+    let headers = [(header::CONTENT_TYPE, MEDIA_TYPE_REVOCATIONS), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, draining.header(), body).into_response())
 }
 
-/// Waits for a page that is worth sending; the empty one when the time is up or the process is stopping.
+/// What the filter knows.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    position: Position,
+    caps: Option<u64>,
+    /// That its Envoy is about to stop.
+    draining: bool,
+}
+
+/// Waits for a page that is worth sending, or that the Envoy is about to stop; the empty page when the time is up or the process is
+/// stopping.
 async fn awaited_page(
     state: &AppState,
     envoy: &Envoy,
-    (position, caps): (Position, Option<u64>),
+    Known { position, caps, draining: knows_draining }: Known,
     deadline: Instant,
-) -> Result<RevocationPage, ApiError> {
+) -> Result<(RevocationPage, Draining), ApiError> {
+    let mut draining = envoy.draining;
     let database_id = state.policy().version.database_id;
     let (mut number, mut caps_number) = (state.revoked.subscribe(), state.caps.subscribe());
     loop {
         number.borrow_and_update();
         let known = *caps_number.borrow_and_update();
         let page = RevocationPage { caps: known, ..state.revoked.page(database_id, position) };
-        let news = page.reset || page.through != position.after || caps.is_some_and(|theirs| theirs != known);
+        let changed = page.reset || page.through != position.after || caps.is_some_and(|theirs| theirs != known);
+        let news = changed || (draining != Draining::No && !knows_draining);
         if news || Instant::now() >= deadline || state.shutdown.is_cancelled() {
-            return Ok(page);
+            return Ok((page, draining));
         }
         tokio::select! {
             () = state.shutdown.cancelled() => {}
@@ -77,7 +98,7 @@ async fn awaited_page(
             _ = caps_number.changed() => {}
         }
         // The token may have been revoked while the poll was held.
-        envoy.recheck(&state.database).await?;
+        draining = envoy.recheck(&state.database).await?;
     }
 }
 

@@ -4,6 +4,7 @@ use super::places::Place;
 use super::{SyncError, answer};
 use crate::app::AppState;
 use crate::caller::Envoy;
+use crate::drain;
 use crate::extract::refused_bytes;
 use crate::holders::AdmitError;
 use crate::metrics::Metrics;
@@ -33,7 +34,7 @@ pub async fn sync(
     state.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
     Metrics::count(&state.metrics.sync_calls, result.as_ref().map_or_else(ApiError::code, |_answer| "ok"));
     let answer = result?;
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE_SYNC)], answer).into_response())
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE_SYNC)], envoy.draining.header(), answer).into_response())
 }
 
 async fn sync_bytes(
@@ -47,7 +48,7 @@ async fn sync_bytes(
     }
     let body = body.map_err(|refused| refused_bytes(&refused))?;
     let request: SyncRequest = frame::decode(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let answer = answer(state, envoy, &request).await?;
+    let answer = answer(state, envoy, &request, drain::left(headers)?).await?;
     frame::encode(&answer).map_err(|error| ApiError::internal("sync answer", error))
 }
 

@@ -18,6 +18,7 @@ use crate::{approvals, audit, keys};
 use decision_core::causes::chain;
 use store::{Committed, Job};
 use uuid::Uuid;
+use wire::drain::Left;
 use wire::sync::{RecordBatch, SyncAnswer, SyncRequest};
 
 /// Why a call was not carried out. Nothing changed.
@@ -73,11 +74,11 @@ fn checked_batch(batch: Option<&RecordBatch>) -> Result<Option<(&RecordBatch, i6
     }
 }
 
-/// Carries out one call.
+/// Carries out one call. `left` is what the worker has left, if it knows that its Envoy is about to stop.
 ///
 /// # Errors
 /// The call is refused, or Postgres failed; nothing changed.
-pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {
+pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest, left: Option<Left>) -> Result<SyncAnswer, SyncError> {
     let active = state.policy();
     let call = number(request.call)?;
     if call < 1 {
@@ -89,11 +90,13 @@ pub async fn answer(state: &AppState, envoy: &Envoy, request: &SyncRequest) -> R
         envoy_id: &envoy.envoy_id,
         call,
         enforced: Enforced { activation: number(request.activation)?, revocation: number(request.revocation)? },
+        left,
         reports: &Reports::check(&request.accounts)?,
         rules: Rules {
             policy: &active.loaded.policy,
             caps: &state.caps,
             granting: if state.shutdown.is_cancelled() { Granting::Off } else { Granting::On },
+            draining: envoy.draining,
         },
         valkey: &state.valkey,
         telling: Telling::of(&active),

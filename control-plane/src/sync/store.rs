@@ -18,6 +18,7 @@ use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use wire::drain::Left;
 use wire::sync::{ApprovalAnswer, ApprovalAsk, ApprovalUndo, RecordBatch, ShadowReport};
 
 /// How often a transaction that lost a race is tried.
@@ -42,6 +43,8 @@ pub struct Job<'a> {
     pub call: i64,
     /// What the worker enforces.
     pub enforced: Enforced,
+    /// What it has left, if it knows that its Envoy is about to stop.
+    pub left: Option<Left>,
     /// Account reports.
     pub reports: &'a Reports,
     /// By what accounts are granted.
@@ -109,13 +112,13 @@ fn is_lost_race(error: &sqlx::Error) -> bool {
 
 async fn attempt_commit(database: &PgPool, job: &Job<'_>, insertion: Insertion) -> Result<Committed, SyncError> {
     let mut transaction = database.begin_with(BEGIN).await?;
-    let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced).await?;
+    let admission = admit(&mut transaction, job.holder, job.envoy_id, job.call, job.enforced, job.left).await?;
     // Before the plan, which may know a newer one already.
     let known = job.rules.caps.number();
     let rules = Rules { granting: job.rules.granting.under(admission.past), ..job.rules };
     let plan = Plan::new(rules, job.reports, admission.now, admission.holders);
     let volatile = ask_valkey(job, plan.volatile, admission.now);
-    let durable = match accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness, known).await {
+    let durable = match accounts::apply(&mut transaction, job.holder, &plan.durable, admission.freshness, known, rules.draining).await {
         Err(ApplyError::Outdated) => {
             transaction.rollback().await?;
             return Err(SyncError::CapsChanged);

@@ -195,7 +195,7 @@ impl Holder {
     }
 
     pub(crate) async fn send(&self, request: &SyncRequest) -> Result<SyncAnswer, SyncError> {
-        sync::answer(&self.state, &self.envoy, request).await
+        sync::answer(&self.state, &self.envoy, request, None).await
     }
 
     pub(crate) async fn report(&mut self, report: AccountReport) -> AccountGrant {

@@ -1,5 +1,6 @@
 //! One account of a holder: its lease, and when to ask for more or give back.
 
+use super::Keep;
 use crate::budget::{CHARGE_MAX, OVERRIDE_PREFIX, Units, Window, push_number};
 use crate::lease::Lease;
 use crate::time::Timestamp;
@@ -339,17 +340,17 @@ impl Account {
         runs_low
     }
 
-    pub(super) fn report<'h>(&'h mut self, budget: &'h str, now: Timestamp, round: u32) -> Option<Report<'h>> {
+    pub(super) fn report<'h>(&'h mut self, budget: &'h str, now: Timestamp, round: u32, keep: Keep) -> Option<Report<'h>> {
         self.due = self.due.filter(|due| *due > now);
         self.round = round;
         self.pace.measure(self.lease.taken(), now);
-        let target = self.target(now);
+        let target = self.target(now, keep);
         let lowered = target < self.lease.limit();
         self.lease.lower(target);
         let done = self.waiting == Units::ZERO && self.lease.held() == Units::ZERO;
         let over = now >= self.window.end;
         let idle = now.since(self.last_used) >= IDLE && self.spent(self.charge.get()).is_none();
-        self.closing |= done && (over || idle);
+        self.closing |= done && (over || idle || keep == Keep::Nothing);
         let asks = target > self.lease.limit() && now < self.window.end;
         if !(self.dirty || self.unanswered || self.closing || lowered || asks) {
             return None;
@@ -378,10 +379,10 @@ impl Account {
     }
 
     /// What the grant should become.
-    fn target(&self, now: Timestamp) -> Units {
+    fn target(&self, now: Timestamp, keep: Keep) -> Units {
         let need = self.lease.taken().plus(self.waiting);
         let unused = now.since(self.last_used) >= IDLE && self.waiting == Units::ZERO;
-        if self.closing || self.recalled || unused || now >= self.window.end {
+        if self.closing || self.recalled || unused || keep == Keep::Nothing || now >= self.window.end {
             return need;
         }
         let ahead = self.ahead();

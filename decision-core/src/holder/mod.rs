@@ -4,9 +4,11 @@
 //! that was not seen before.
 
 mod account;
+mod keep;
 mod shortfall;
 
 pub use account::{Grant, Override, Report, Standing};
+pub use keep::Keep;
 pub use shortfall::Shortfall;
 
 use crate::budget::{BudgetId, Rhythm, Units, Window};
@@ -48,6 +50,7 @@ pub struct LeaseHolder {
     round: u32,
     /// Where the next reports begin, if not all fitted into the last call.
     unfinished: Option<usize>,
+    keep: Keep,
 }
 
 /// Whether an account has room for a charge.
@@ -400,7 +403,7 @@ impl LeaseHolder {
                 continue;
             }
             let name = self.names.get(usize::from(account.name)).map_or("", |name| name);
-            if let Some(made) = account.report(name, now, self.round) {
+            if let Some(made) = account.report(name, now, self.round, self.keep) {
                 left -= 1;
                 report(made);
             }
@@ -421,7 +424,7 @@ impl LeaseHolder {
                 return;
             }
             let name = self.names.get(usize::from(account.name)).map_or("", |name| name);
-            if let Some(made) = account.report(name, now, self.round) {
+            if let Some(made) = account.report(name, now, self.round, self.keep) {
                 left -= 1;
                 report(made);
             }
@@ -433,7 +436,7 @@ impl LeaseHolder {
     fn open_next(&mut self, now: Timestamp) {
         let mut following = Vec::new();
         for account in self.accounts.iter_mut().flatten() {
-            if account.wants_next(now, &self.hasher) {
+            if self.keep == Keep::Leases && account.wants_next(now, &self.hasher) {
                 account.next = Next::Asked;
                 let rhythm = self.windows.get(usize::from(account.name)).copied().flatten().map(|(rhythm, _)| rhythm);
                 let Some(rhythm) = rhythm else { continue };

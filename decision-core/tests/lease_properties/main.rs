@@ -7,7 +7,7 @@ mod fixture;
 mod plane;
 mod world;
 
-use decision_core::holder::{Reservations, Wait, WhenShort};
+use decision_core::holder::{Keep, Reservations, Wait, WhenShort};
 use decision_core::lease::Reservation;
 use proptest::prelude::*;
 use world::{Step, World};
@@ -29,6 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..3_usize).prop_map(|member| Step::TimeOut { member }),
         1 => (0..3_usize).prop_map(|member| Step::Crash { member }),
         1 => (0..3_usize).prop_map(|member| Step::Close { member }),
+        1 => (0..3_usize, prop_oneof![Just(Keep::Nothing), Just(Keep::Leases)]).prop_map(|(member, keep)| Step::Keep { member, keep }),
         4 => prop_oneof![Just(20_i64), Just(900), Just(4_000), Just(11_000), Just(31_000)].prop_map(|millis| Step::Pass { millis }),
     ];
     prop::collection::vec(step, 1..160)

@@ -5,7 +5,7 @@ use crate::plane::{Answer, Key, Plane, Sent};
 use decision_core::budget::{AtCritical, Rhythm, Unit, Units};
 use decision_core::decision::{Charge, Charges};
 use decision_core::failure::FailureMode;
-use decision_core::holder::{Binding, LeaseHolder, Report, Reservations, Shortfall, Wait, WhenShort};
+use decision_core::holder::{Binding, Keep, LeaseHolder, Report, Reservations, Shortfall, Wait, WhenShort};
 use decision_core::policy::CompiledPolicy;
 use decision_core::policy::compile::compile;
 use decision_core::policy::source::BudgetSource;
@@ -29,6 +29,7 @@ pub(crate) enum Step {
     TimeOut { member: usize },
     Crash { member: usize },
     Close { member: usize },
+    Keep { member: usize, keep: Keep },
     Pass { millis: i64 },
 }
 
@@ -228,6 +229,7 @@ impl World {
             Step::TimeOut { member } => self.members[member % members].in_flight = None,
             Step::Crash { member } => self.crash(member % members),
             Step::Close { member } => self.plane.close(self.members[member % members].id),
+            Step::Keep { member, keep } => self.members[member % members].leases.keep(keep),
             Step::Pass { millis } => self.pass(millis * 1_000),
             Step::Deliver { .. } | Step::Answer { .. } | Step::LoseMessage { .. } | Step::LoseAnswer { .. } => {}
         }

@@ -8,6 +8,7 @@ mod cold_start;
 #[path = "../../../decision-core/tests/counting/mod.rs"]
 mod counting;
 mod defects;
+mod drain;
 mod exchanges;
 mod explanations;
 mod feed;

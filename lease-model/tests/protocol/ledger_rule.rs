@@ -72,16 +72,9 @@ pub(crate) fn real_report(report: &Report) -> ledger::Report {
     }
 }
 
-impl Rule for RealLedger {
-    fn raises(&self) -> &'static [Raise] {
-        &[Raise::Least]
-    }
-
-    fn book(&self, account: Account, lease: Option<Lease>, report: &Report, room: Room, _raise: Raise) -> Booked {
-        let room = match room {
-            Room::Open { cap, holders } => ledger::Room::Open { cap: real(cap), holders: holders.into() },
-            Room::Ended => ledger::Room::Ended,
-        };
+impl RealLedger {
+    /// Books where there is this room: of the control plane's there is more than of the model's.
+    pub(crate) fn book_in(account: Account, lease: Option<Lease>, report: &Report, room: ledger::Room) -> Booked {
         let booked = ledger::book(real_account(account), lease.map(real_lease), &real_report(report), room);
         Booked {
             account: plain_account(booked.account),
@@ -92,6 +85,20 @@ impl Rule for RealLedger {
                 ledger::Recall::NotNeeded => Recall::NotNeeded,
             },
         }
+    }
+}
+
+impl Rule for RealLedger {
+    fn raises(&self) -> &'static [Raise] {
+        &[Raise::Least]
+    }
+
+    fn book(&self, account: Account, lease: Option<Lease>, report: &Report, room: Room, _raise: Raise) -> Booked {
+        let room = match room {
+            Room::Open { cap, holders } => ledger::Room::Open { cap: real(cap), holders: holders.into() },
+            Room::Ended => ledger::Room::Ended,
+        };
+        Self::book_in(account, lease, report, room)
     }
 
     fn forfeit(&self, account: Account, lease: &Lease) -> Account {

@@ -18,6 +18,7 @@ mod ledger;
 mod ledger_rule;
 
 pub(crate) use ledger_rule::RealLedger;
+use ledger_rule::real;
 
 fn check(config: Config, seen: &'static [Seen]) -> usize {
     check_all(Protocol::<RealLedger, PlainHolder>::new(config, RealLedger, seen))
@@ -58,9 +59,18 @@ fn with_a_cap_that_is_worth_prefetching() {
     check(config, &[Seen::TwoWindows, Seen::Recalled]);
 }
 
+/// What may be granted.
+#[derive(Clone, Copy, Debug)]
+enum Offered {
+    Shared,
+    /// Its Envoy is about to stop.
+    Exact,
+    Nothing,
+}
+
 #[derive(Clone, Debug)]
 enum Move {
-    Book { holder: usize, report: Report, cap: Units, ended: bool },
+    Book { holder: usize, report: Report, cap: Units, room: Offered },
     Forfeit { holder: usize },
 }
 
@@ -76,10 +86,11 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         charge,
         close,
     });
-    let book = (0..3_usize, report, 0..60_u8, prop::bool::weighted(0.1));
+    let offered = prop_oneof![7 => Just(Offered::Shared), 2 => Just(Offered::Exact), 1 => Just(Offered::Nothing)];
+    let book = (0..3_usize, report, 0..60_u8, offered);
     prop::collection::vec(
         prop_oneof![
-            12 => book.prop_map(|(holder, report, cap, ended)| Move::Book { holder, report, cap, ended }),
+            12 => book.prop_map(|(holder, report, cap, room)| Move::Book { holder, report, cap, room }),
             1 => (0..3_usize).prop_map(|holder| Move::Forfeit { holder }),
         ],
         1..12,
@@ -95,9 +106,13 @@ proptest! {
         let (mut account, mut leases) = (Account::default(), [None::<Lease>; 3]);
         for step in moves {
             match step {
-                Move::Book { holder, report, cap, ended } => {
-                    let room = if ended { Room::Ended } else { Room::Open { cap, holders: 3 } };
-                    let booked = RealLedger.book(account, leases[holder], &report, room, Raise::Least);
+                Move::Book { holder, report, cap, room: offered } => {
+                    let (room, real_room) = match offered {
+                        Offered::Shared => (Room::Open { cap, holders: 3 }, ledger::Room::Open { cap: real(cap), holders: 3 }),
+                        Offered::Exact => (Room::Open { cap, holders: 3 }, ledger::Room::Exact { cap: real(cap) }),
+                        Offered::Nothing => (Room::Ended, ledger::Room::Ended),
+                    };
+                    let booked = RealLedger::book_in(account, leases[holder], &report, real_room);
                     let raised = Raise::By(booked.granted.saturating_sub(kept(leases[holder], &report)));
                     prop_assert_eq!(booked, Bounds::default().book(account, leases[holder], &report, room, raised));
                     (account, leases[holder]) = (booked.account, booked.lease);

@@ -1,6 +1,6 @@
 -- One call of one holder on one account: the rule of ledger.rs, which a property test compares with this script.
 -- KEYS[1]  the account, a hash; see valkey.rs for its fields
--- ARGV     holder, call, room (0 unknown, 1 ended, 2 open), cap, holders seen, now in ms, expiry in ms, then per
+-- ARGV     holder, call, room (0 unknown, 1 ended, 2 open, 3 exact), cap, holders seen, now in ms, expiry in ms, then per
 --          report: generation, used, held, overrun, target, minimum, charge, close (0 or 1)
 -- Answer   {settled and overrun, recalled (0 or 1), {grant per report}, {holders to recall}, {holders with leases, if this one is short}}
 -- All amounts are below 2^53, so that Lua's doubles are exact.
@@ -42,6 +42,7 @@ local function whole_charges(more, charge)
 end
 
 local function prefetch(report, available)
+  if room == 3 then return 0 end
   local share = math.floor((available + unused(lease)) / (2 * math.max(1, holders)))
   if share < 2 * report.charge then return 0 end
   return whole_charges(math.min(minus(report.target, lease.granted), minus(share, unused(lease))), report.charge)
@@ -49,7 +50,7 @@ end
 
 -- Returns whether requests wait for units in other leases, and whether unused ones are beyond the cap.
 local function raise(report)
-  if room ~= 2 then return false, false end
+  if room < 2 then return false, false end
   local available = minus(cap, account.committed + account.overrun)
   local wanted = minus(report.minimum, lease.granted)
   local waiting = wanted
@@ -115,7 +116,7 @@ for at = 8, #ARGV, REPORT do
     local granted, waits, exceeded = book(report)
     grants[#grants + 1] = granted
     recall = recall or waits or (exceeded and now - recalled >= AGAIN_MS)
-    short = short or (room == 2 and not report.close and report.minimum > granted)
+    short = short or (room >= 2 and not report.close and report.minimum > granted)
   else
     -- Repeated or late: the state as it is.
     grants[#grants + 1] = lease and lease.generation == report.generation and lease.granted or 0
