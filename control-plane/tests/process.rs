@@ -131,3 +131,78 @@ async fn sigterm_ends_held_polls_and_then_the_process(database: PgPool) {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drained.await.unwrap();
 }
+
+/// As `docker` runs it: the health check of the image.
+async fn health(admin: SocketAddr) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_control-plane")).arg("health").env("ADMIN_LISTEN", admin.to_string()).output().await.unwrap()
+}
+
+/// What the migration of the next release may do: add.
+const NEXT_RELEASE: &str = "
+    ALTER TABLE envoys ADD COLUMN region TEXT NOT NULL DEFAULT 'here';
+    ALTER TABLE holders ADD COLUMN note TEXT;
+    CREATE TABLE what_comes_next (id BIGINT PRIMARY KEY);
+    INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'what comes next', true, '\\x00', 1)";
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_old_replica_serves_and_starts_again_after_a_new_one_has_migrated(database: PgPool) {
+    let world = World::new(database.clone()).await;
+    let (_old, mut lines, admin, _) = started(&world).await;
+    tokio::spawn(async move { while let Ok(Some(_line)) = lines.next_line().await {} });
+    let before = health(admin).await;
+    assert!(before.status.success(), "{before:?}");
+    sqlx::raw_sql(NEXT_RELEASE).execute(&database).await.unwrap();
+
+    let after = health(admin).await;
+    assert!(after.status.success(), "{after:?}");
+    let (_again, mut lines, admin, _) = started(&world).await;
+    tokio::spawn(async move { while let Ok(Some(_line)) = lines.next_line().await {} });
+    let told = String::from_utf8(health(admin).await.stdout).unwrap();
+    assert!(told.contains(r#""status":"ready""#), "{told}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn another_migration_under_a_number_of_ours_is_refused(database: PgPool) {
+    let world = World::new(database.clone()).await;
+    sqlx::raw_sql("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 3").execute(&database).await.unwrap();
+    let (output, text) = failed(command(&world)).await;
+    assert!(!output.status.success());
+    assert!(text.contains("the database could not be migrated") && text.contains('3'), "{text}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn passwords_come_from_files(database: PgPool) {
+    let world = World::new(database).await;
+    let url = sqlx_url(&world.state.database);
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (login, server) = rest.rsplit_once('@').unwrap();
+    let (user, password) = login.split_once(':').unwrap();
+    let file = world.directory.path().join("password");
+    std::fs::write(&file, format!("{password}\n")).unwrap();
+    let mut with_file = command(&world);
+    with_file.env("DATABASE_URL", format!("{scheme}://{user}@{server}?sslmode=disable")).env("DATABASE_PASSWORD_FILE", &file);
+    let mut child = with_file.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut told = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line.contains(r#""message":"ready""#) {
+            return;
+        }
+        told.push(line);
+    }
+    panic!("not ready: {told:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn who_waits_for_a_store_can_be_stopped(database: PgPool) {
+    let world = World::new(database).await;
+    let mut waiting = command(&world);
+    waiting.env("DATABASE_URL", "postgres://gateway@127.0.0.1:1/gateway").env("CONNECT_TIMEOUT_S", "60");
+    let mut child = waiting.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().expect("it tries again").contains("not reachable yet") {}
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it stops").unwrap();
+    assert!(status.success(), "in order, not by the signal: {status}");
+}

@@ -152,3 +152,61 @@ fn no_private_key_is_tracked() {
     let found: Vec<PathBuf> = files().into_iter().filter(holds_key).collect();
     assert!(found.is_empty(), "private keys in {found:?}");
 }
+
+/// From here on releases exist that an upgrade replaces while they serve: an old replica must find what it knows.
+const FIRST_ADDING_MIGRATION: &str = "0014";
+
+#[test]
+fn migrations_only_add() {
+    const TAKES_AWAY: [&str; 9] =
+        ["DROP TABLE", "DROP COLUMN", "DROP VIEW", "DROP FUNCTION", "RENAME", "SET NOT NULL", " TYPE ", "TRUNCATE", "DELETE FROM"];
+    let adding = |file: &PathBuf| {
+        file.starts_with("migrations") && file.file_name().is_some_and(|name| name.to_string_lossy().as_ref() > FIRST_ADDING_MIGRATION)
+    };
+    let mut looked_at = 0;
+    for file in with_extension("sql").into_iter().filter(adding) {
+        looked_at += 1;
+        let sql: String = text(&file).lines().map(|line| line.split("--").next().unwrap_or_default().to_uppercase() + "\n").collect();
+        let found: Vec<&str> = TAKES_AWAY.into_iter().filter(|words| sql.contains(words)).collect();
+        assert!(
+            found.is_empty(),
+            "{} takes away: {found:?}; an old replica still needs it. Add now, take away a release later",
+            file.display()
+        );
+        let not_null = sql.split(';').filter(|statement| statement.contains("ADD COLUMN") && statement.contains("NOT NULL"));
+        for statement in not_null {
+            assert!(statement.contains("DEFAULT"), "{}: an old replica does not fill in{statement}", file.display());
+        }
+    }
+    assert!(looked_at > 0, "no migration from {FIRST_ADDING_MIGRATION} on");
+}
+
+#[test]
+fn images_are_pinned_in_one_place() {
+    let pins = text(Path::new("deploy/compose/images.env"));
+    let compose = text(Path::new("docker-compose.yml"));
+    let mut used = 0;
+    for (name, image) in pins.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| !name.starts_with('#')) {
+        assert!(!image.ends_with(":latest") || image.starts_with("plant-gateway/"), "{name}: {image} is not pinned");
+        let Some((_, default)) = compose.split_once(&format!("${{{name}:-")) else { continue };
+        used += 1;
+        assert_eq!(default.split('}').next(), Some(image), "docker-compose.yml has another {name}");
+    }
+    assert!(used >= 7, "{used} images in docker-compose.yml");
+    let envoy = pins.lines().find_map(|line| line.strip_prefix("ENVOY_IMAGE=")).expect("Envoy's image");
+    assert!(text(Path::new("cli/src/stack/envoy.rs")).contains(&format!("\"{envoy}\"")), "the stack starts another Envoy than {envoy}");
+}
+
+#[test]
+fn only_gateways_and_the_admin_api_are_published_and_on_loopback() {
+    let compose = text(Path::new("docker-compose.yml"));
+    let services = compose.split_once("\nservices:\n").map_or("", |(_, rest)| rest.split("\nnetworks:").next().unwrap_or_default());
+    for service in services.split("\n\n").filter(|service| service.contains("ports:")) {
+        let name = service.lines().map(str::trim).find(|line| line.ends_with(':') && !line.starts_with('#')).unwrap_or_default();
+        let published: Vec<&str> =
+            service.split('"').filter(|text| text.contains(":${") && text.ends_with(|last: char| last.is_ascii_digit())).collect();
+        assert!(published.iter().all(|port| port.starts_with("127.0.0.1:")), "{name} {published:?}");
+        assert!(name == "envoy:" || service.contains("profiles:"), "{name} publishes {published:?}");
+        assert!(!published.is_empty(), "{name} publishes something that this test does not see");
+    }
+}

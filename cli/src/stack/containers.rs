@@ -122,19 +122,27 @@ impl Containers {
         self.lock().exits.get(&part).copied().unwrap_or_default()
     }
 
-    /// Kills it; it is back in a moment. The engine does not bring back by itself what was killed through it.
+    /// Kills it; it is back in a moment.
     pub(crate) fn kill(&self, part: Part) -> Result<(), StackError> {
+        self.end(part, "KILL")
+    }
+
+    /// Asks it to end, in its own order; it is back in a moment.
+    pub(crate) fn terminate(&self, part: Part) -> Result<(), StackError> {
+        self.end(part, "TERM")
+    }
+
+    /// The engine does not bring back by itself what was ended through it.
+    fn end(&self, part: Part, signal: &str) -> Result<(), StackError> {
         let id = self.container(part)?;
-        self.docker(part, &["kill", &id])?;
+        self.docker(part, &["kill", "--signal", signal, &id])?;
         *self.lock().exits.entry(part).or_default() += 1;
         let quiet = Arc::clone(&self.quiet);
         std::thread::spawn(move || {
+            let docker = |word: &str| Command::new("docker").args([word, &id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let _ended = docker("wait");
             std::thread::sleep(AWAY);
-            if quiet.load(Ordering::Relaxed) {
-                return;
-            }
-            let started = Command::new("docker").args(["start", &id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            if !started.is_ok_and(|status| status.success()) {
+            if !quiet.load(Ordering::Relaxed) && !docker("start").is_ok_and(|status| status.success()) {
                 eprintln!("warning: {part} cannot be started again");
             }
         });

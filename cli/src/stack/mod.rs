@@ -162,7 +162,10 @@ impl Stack {
     /// # Errors
     /// When it does not run, or is not ours.
     pub fn terminate(&self, part: Part) -> Result<(), StackError> {
-        self.running.supervisor.signal(part, Signal::SIGTERM)
+        match &self.whole {
+            Whole::Processes(running) => running.supervisor.signal(part, Signal::SIGTERM),
+            Whole::Containers(containers) => containers.terminate(part),
+        }
     }
 
     /// Halts the processes of a part (SIGSTOP), as a partition would, until `resume`.
