@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::children::tie;
 use super::error::{FileContext, StackError};
@@ -17,8 +17,11 @@ use super::part::{Part, Ports};
 use super::run_dir::tail;
 use super::state::{Pids, State};
 
-/// As the supervisor of processes: who dies is away for so long.
-const AWAY: Duration = Duration::from_millis(250);
+/// As the supervisor of processes: who dies is away for so long, and longer if it dies again.
+const AWAY_MIN: Duration = Duration::from_millis(250);
+const AWAY_MAX: Duration = Duration::from_secs(5);
+/// Who ran for so long has recovered.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// What docker-compose.yml takes from the environment for the control plane.
 const PASSED_ON: [&str; 1] = ["HOLDER_SILENCE_S"];
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -40,9 +43,22 @@ pub struct Containers {
 #[derive(Debug, Default)]
 struct Shared {
     exits: BTreeMap<Part, u32>,
+    /// When each ended last, and how long it was away.
+    ended: BTreeMap<Part, (Instant, Duration)>,
     /// What copies the logs of containers into files.
     followers: Vec<JoinHandle<()>>,
     stopped: bool,
+}
+
+impl Shared {
+    /// How long it stays away now.
+    fn ended(&mut self, part: Part) -> Duration {
+        *self.exits.entry(part).or_default() += 1;
+        let before = self.ended.get(&part).filter(|(when, away)| when.elapsed() < HEALTHY_AFTER.saturating_add(*away));
+        let away = before.map_or(AWAY_MIN, |(_, away)| away.saturating_mul(2).min(AWAY_MAX));
+        self.ended.insert(part, (Instant::now(), away));
+        away
+    }
 }
 
 /// Whether docker-compose.yml can be told what these options ask for. It has no place for what listens in the process of a test.
@@ -136,12 +152,12 @@ impl Containers {
     fn end(&self, part: Part, signal: &str) -> Result<(), StackError> {
         let id = self.container(part)?;
         self.docker(part, &["kill", "--signal", signal, &id])?;
-        *self.lock().exits.entry(part).or_default() += 1;
+        let away = self.lock().ended(part);
         let quiet = Arc::clone(&self.quiet);
         std::thread::spawn(move || {
             let docker = |word: &str| Command::new("docker").args([word, &id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
             let _ended = docker("wait");
-            std::thread::sleep(AWAY);
+            std::thread::sleep(away);
             if !quiet.load(Ordering::Relaxed) && !docker("start").is_ok_and(|status| status.success()) {
                 eprintln!("warning: {part} cannot be started again");
             }
@@ -220,7 +236,9 @@ impl Containers {
 
     fn remove(&self) {
         if self.directory.join("compose.env").exists() {
-            let _none = self.run(&["down", "--volumes", "--timeout", "5"]);
+            // What they hold is thrown away: nobody has to stop in order.
+            let _none = self.run(&["kill"]);
+            let _none = self.run(&["down", "--volumes", "--timeout", "0"]);
         }
         // What is in the way of a new password: the files that belong to the old database.
         for name in ["state.json", "compose.env", "secrets", "access-logs", "checkpoints"] {
