@@ -28,7 +28,6 @@ use axum::http::{Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cli::demo::http::{Ask, Client};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -215,16 +214,6 @@ pub async fn serve(listen: SocketAddr, sandbox_listen: Option<SocketAddr>) -> st
         None => production.await,
         Some(address) => tokio::try_join!(production, serve_one(address, Echo { role: Role::Sandbox, counter, tried })).map(|_| ()),
     }
-}
-
-/// Asks the backend on this port of this machine whether it answers.
-///
-/// # Errors
-/// It does not.
-pub async fn ask_health(port: u16) -> std::io::Result<()> {
-    let mut client = Client::new(&format!("http://127.0.0.1:{port}"));
-    let answer = client.send(&Ask::get("/__echo/count")).await.map_err(std::io::Error::other)?;
-    if answer.status == 200 { Ok(()) } else { Err(std::io::Error::other(format!("it answers {}", answer.status))) }
 }
 
 async fn serve_one(address: SocketAddr, echo: Echo) -> std::io::Result<()> {

@@ -28,6 +28,16 @@ const BUDGET: &str = "
     problem: rate-limit-exceeded
     status: 429
     on_unavailable: closed
+  - name: by-minute
+    unit: requests
+    window: minute
+    scope: \"agent:{agent_id|subject}\"
+    cap: 20
+    durable: true
+    gateways: [PLANT]
+    problem: rate-limit-exceeded
+    status: 429
+    on_unavailable: closed
 ";
 /// Every ten seconds where the log stands is signed and exported.
 const CHECKPOINT: Duration = Duration::from_secs(40);
@@ -44,6 +54,7 @@ async fn a_restored_backup_is_fenced_and_goes_on_after_recover() {
     let backup = home.path().join("backup");
 
     let mut spent = spend(state, "restored", 50).await;
+    assert_eq!(by_minute(state).await, 1);
     let approval = approved(state).await;
     checkpointed(state).await;
     postgres(&["pg_dump", "--format", "custom", "--file", backup.to_str().unwrap(), "--dbname", &state.database_url]);
@@ -61,14 +72,16 @@ async fn a_restored_backup_is_fenced_and_goes_on_after_recover() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(spend(state, "restored", 20).await, 0, "what was granted before is closed, and nothing is granted");
     assert_eq!(spend(state, "newcomer", 5).await, 0);
+    assert_eq!(by_minute(state).await, 0);
     assert_ne!(present(state, &approval).await.status, 200, "an approval that the backup does not know as used");
 
     let done = recover(state);
     println!("{done}");
     assert!(done.contains("accounts grant nothing more until their windows end"), "{done}");
     eventually(PATIENCE, async || restore_of(state).await.filter(|told| told == "recovered")).await.expect("recovered");
-    let served = eventually(PATIENCE, async || (spend(state, "newcomer", 1).await == 1).then_some(())).await;
-    served.expect("whoever has spent nothing is served");
+    let served = eventually(PATIENCE + PATIENCE, async || (by_minute(state).await == 1).then_some(())).await;
+    served.expect("what begins after the recovery is granted");
+    assert_eq!(spend(state, "newcomer", 5).await, 0, "nobody knows what the newcomer has spent since the backup");
     spent += spend(state, "restored", CAP).await;
     assert!(spent <= CAP, "{spent} of {CAP}");
     assert_eq!(spent, 110, "of a window that had begun nothing more is granted");
@@ -94,6 +107,14 @@ async fn spend(state: &State, customer: &str, times: usize) -> usize {
         served += usize::from(answer.status == 200);
     }
     served
+}
+
+/// Whether a request is let through whose budget begins anew every minute.
+async fn by_minute(state: &State) -> usize {
+    let token = mint(&state.issuers["pp"], &TokenSpec::new("minutes", &["viewer"])).unwrap();
+    let answer = Client::new(&state.gateways["PLANT"]).send(&Ask::get(AGENTS).bearer(&token)).await.unwrap();
+    assert!([200, 429, 503].contains(&answer.status), "{}", answer.text());
+    usize::from(answer.status == 200)
 }
 
 fn creation(state: &State) -> Ask {

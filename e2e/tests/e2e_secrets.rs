@@ -4,7 +4,7 @@
 
 mod inputs;
 
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,8 +90,7 @@ async fn no_secret_is_where_people_look() {
     // What is recorded by design is sent and looked for like the rest: the search would find a secret that stands beside it.
     let recorded = inputs::RECORDED.map(|name| canary(name, &inputs::text(name)));
     let mut seen = Vec::new();
-    let texts =
-        [admin_texts(state).await, envoy_texts(state).await, logs(&state.run_dir), tables(state).await, exports(state).await, refusals];
+    let texts = [admin_texts(state).await, envoy_texts(state).await, logs(state), tables(state).await, exports(state).await, refusals];
     for (place, text) in texts.concat() {
         assert!(!text.is_empty() || place.ends_with(".log"), "{place} is empty");
         search(&canaries, &place, &text, &mut found);
@@ -219,9 +218,11 @@ async fn envoy_texts(state: &State) -> Vec<(String, String)> {
     texts
 }
 
-fn logs(run_dir: &Path) -> Vec<(String, String)> {
+/// What the parts write, with the access log wherever it is.
+fn logs(state: &State) -> Vec<(String, String)> {
     let mut texts = Vec::new();
-    for entry in std::fs::read_dir(run_dir).unwrap() {
+    let folders = BTreeSet::from([state.run_dir.as_path(), state.access_log.parent().unwrap()]);
+    for entry in folders.into_iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.ends_with(".log") || name == "envoy.yaml" {

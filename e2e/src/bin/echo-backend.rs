@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use e2e::http::{Ask, Client};
 
 /// Answers every request with a JSON picture of it.
 #[derive(Debug, Parser)]
@@ -23,7 +24,14 @@ struct Arguments {
 async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     if arguments.health {
-        return e2e::echo::ask_health(arguments.listen.port()).await;
+        return ask_health(arguments.listen.port()).await;
     }
     e2e::echo::serve(arguments.listen, arguments.sandbox_listen).await
+}
+
+/// Whether the backend on this port of this machine answers.
+async fn ask_health(port: u16) -> std::io::Result<()> {
+    let mut client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let answer = client.send(&Ask::get("/__echo/count")).await.map_err(std::io::Error::other)?;
+    if answer.status == 200 { Ok(()) } else { Err(std::io::Error::other(format!("it answers {}", answer.status))) }
 }
