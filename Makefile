@@ -15,8 +15,9 @@ need:
 	@command -v python3 >/dev/null || { echo "error: python3 is missing: install Python 3.9 or newer" >&2; exit 1; }
 	@test -d "$$(rustc --print target-libdir --target wasm32-wasip1 2>/dev/null)" || rustup target add wasm32-wasip1 || { echo "error: Rust cannot build for wasm32-wasip1: run \`rustup target add wasm32-wasip1\`" >&2; exit 1; }
 
+# Always of the whole workspace: other packages together have other features, and all dependencies would be compiled once more.
 build: need ## build the programs and the filter
-	cargo build --workspace --exclude filter --bins
+	cargo build --workspace --bins
 	cargo build --release --package filter --target wasm32-wasip1
 
 run: build ## start the whole stack on this machine (PORT_BASE=20000 shifts its ports); Ctrl-C stops it
@@ -49,10 +50,7 @@ down: ## stop it; data, secrets and logs stay (`make down DATA=remove` removes t
 test-docker: ## the end-to-end suite on stacks of containers; `make images` or `make images-offline` first
 	ENVOY_RUNTIME=compose $(MAKE) e2e
 
-test: check build ## everything that CI checks
-	cargo test --workspace --no-run
-	$(MAKE) --jobs 2 native e2e # most of the second is waiting
-	$(MAKE) wasm
+test: check native wasm e2e ## everything that CI checks
 	@echo "all tests passed"
 
 check: fmt lint ## format and lints
@@ -65,7 +63,7 @@ lint: need
 	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
 
 native: build ## unit, property, golden and store tests, with a real Postgres and Valkey
-	$(GATEWAY) stores -- cargo test --workspace --exclude e2e
+	$(GATEWAY) stores -- cargo test --workspace --lib --bins --test '[!e]*' --test 'e[!2c]*'
 
 wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 	@test -d "$$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null)" || rustup target add wasm32-unknown-unknown
@@ -77,7 +75,7 @@ $(BINDGEN):
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts, and pages in a real browser
 	./tools/browser
-	cargo test --package e2e $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
+	cargo test --workspace --test 'e[2c]*' $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
 
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden

@@ -106,9 +106,11 @@ impl Containers {
         if !started.status.success() {
             containers.follow_all();
             containers.end_followers();
-            return Err(StackError::Compose { output: containers.told(&started) });
+            let told = containers.told(&started);
+            containers.remove();
+            return Err(StackError::Compose { output: told });
         }
-        let state = State::read(&containers.directory.join("state.json"))?;
+        let state = State::read(&containers.directory.join("state.json")).inspect_err(|_| containers.remove())?;
         containers.follow_all();
         Ok((containers, state))
     }
