@@ -10,6 +10,7 @@ pub mod large;
 pub mod link;
 pub mod load;
 pub mod policies;
+pub mod program;
 pub mod raw;
 pub mod relay;
 pub mod revisions;

@@ -1,13 +1,13 @@
 //! One audit record for every request: forwarded, refused by the filter, answered by it, or answered by Envoy before the filter was asked.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
-use std::process::Command;
 use std::time::Duration;
 
 use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
+use e2e::program::gateway;
 use e2e::raw;
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::Value;
@@ -55,11 +55,7 @@ async fn every_request_has_exactly_one_record() {
 
 /// What the operators' program says, run with these arguments on the stack.
 fn audit(state: &State, arguments: &[&str]) -> (Option<i32>, String) {
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
-    let mut command = Command::new(program);
-    command.arg("audit").args(arguments).arg("--state").arg(state.run_dir.join("state.json")).env_remove("DATABASE_URL");
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr))
+    gateway(state, &[&["audit"], arguments].concat()).unwrap()
 }
 
 /// Every line of Envoy's access log has its record, whoever answered and whatever id the client sent; and one that has none is found.

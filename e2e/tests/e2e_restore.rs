@@ -11,6 +11,7 @@ use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Answer, Ask, Client};
 use e2e::policies::without_budgets;
+use e2e::program::gateway;
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -92,10 +93,10 @@ async fn a_restored_backup_is_fenced_and_goes_on_after_recover() {
     let anew = approved(state).await;
     assert_eq!(present(state, &anew).await.status, 200);
     let verified = eventually(CHECKPOINT, async || {
-        let (code, told) = gateway(state, &["audit", "verify"]);
+        let (code, told) = gateway(state, &["audit", "verify"]).unwrap();
         (code == Some(0)).then_some(told)
     });
-    println!("{}", verified.await.unwrap_or_else(|| panic!("{:?}", gateway(state, &["audit", "verify"]))));
+    println!("{}", verified.await.unwrap_or_else(|| panic!("{:?}", gateway(state, &["audit", "verify"]).unwrap())));
     stack.stop();
 }
 
@@ -171,16 +172,8 @@ fn postgres(command: &[&str]) {
 }
 
 fn recover(state: &State) -> String {
-    let (code, told) = gateway(state, &["recover", "--reason", "the disk was lost", "--from", state.audit_checkpoints.to_str().unwrap()]);
+    let (code, told) =
+        gateway(state, &["recover", "--reason", "the disk was lost", "--from", state.audit_checkpoints.to_str().unwrap()]).unwrap();
     assert_eq!(code, Some(0), "{told}");
     told
-}
-
-/// What the operators' program says, run with these arguments on the stack.
-fn gateway(state: &State, arguments: &[&str]) -> (Option<i32>, String) {
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
-    let mut command = Command::new(program);
-    command.args(arguments).arg("--state").arg(state.run_dir.join("state.json")).env_remove("DATABASE_URL");
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr))
 }

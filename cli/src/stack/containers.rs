@@ -16,12 +16,8 @@ use super::options::Options;
 use super::part::{Part, Ports};
 use super::run_dir::tail;
 use super::state::{Pids, State};
+use super::supervisor::{BACKOFF_MAX, BACKOFF_MIN, HEALTHY_AFTER};
 
-/// As the supervisor of processes: who dies is away for so long, and longer if it dies again.
-const AWAY_MIN: Duration = Duration::from_millis(250);
-const AWAY_MAX: Duration = Duration::from_secs(5);
-/// Who ran for so long has recovered.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// What docker-compose.yml takes from the environment for the control plane.
 const PASSED_ON: [&str; 1] = ["HOLDER_SILENCE_S"];
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -51,11 +47,11 @@ struct Shared {
 }
 
 impl Shared {
-    /// How long it stays away now.
+    /// How long it stays away now, as the supervisor of processes has it.
     fn ended(&mut self, part: Part) -> Duration {
         *self.exits.entry(part).or_default() += 1;
         let before = self.ended.get(&part).filter(|(when, away)| when.elapsed() < HEALTHY_AFTER.saturating_add(*away));
-        let away = before.map_or(AWAY_MIN, |(_, away)| away.saturating_mul(2).min(AWAY_MAX));
+        let away = before.map_or(BACKOFF_MIN, |(_, away)| away.saturating_mul(2).min(BACKOFF_MAX));
         self.ended.insert(part, (Instant::now(), away));
         away
     }

@@ -19,10 +19,10 @@ use super::run_dir::RunDir;
 use super::state::{Pids, State};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(250);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Who ran for this long has recovered.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// What the supervisor tells the rest of us.
 #[derive(Debug)]
