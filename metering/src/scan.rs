@@ -201,6 +201,7 @@ impl Number {
         }
     }
 
+    #[inline]
     const fn with(self, byte: u8) -> Option<Self> {
         match (self, byte) {
             (Self::Minus, b'0') => Some(Self::Zero),
@@ -214,6 +215,7 @@ impl Number {
         }
     }
 
+    #[inline]
     const fn is_whole(self) -> bool {
         match self {
             Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits => true,
@@ -356,6 +358,7 @@ impl Scanner {
         core::mem::take(&mut self.completed)
     }
 
+    #[inline]
     fn step(&mut self, byte: u8) {
         match self.state {
             State::Text(role, escape) => self.step_text(role, escape, byte),
@@ -394,6 +397,7 @@ impl Scanner {
     }
 
     /// A byte between tokens, or the first of one.
+    #[inline]
     fn step_between(&mut self, byte: u8) {
         match (self.state, byte) {
             (_, b' ' | b'\t' | b'\n' | b'\r') => {}
@@ -415,6 +419,7 @@ impl Scanner {
         }
     }
 
+    #[inline]
     fn step_text(&mut self, role: Role, escape: Escape, byte: u8) {
         let next = match (escape, byte) {
             (Escape::None, b'"') => {
@@ -440,6 +445,7 @@ impl Scanner {
     }
 
     /// Takes bytes of a string.
+    #[inline]
     fn text(&mut self, role: Role, bytes: &[u8]) {
         if role == Role::Name && self.name.list.is_some() {
             self.name.keep(bytes);
@@ -510,6 +516,7 @@ impl Scanner {
         self.end_value();
     }
 
+    #[inline]
     fn end_value(&mut self) {
         if let Some((place, depth)) = self.keeping
             && depth == self.depth
@@ -521,6 +528,7 @@ impl Scanner {
         self.state = if self.depth == 0 { State::Whole } else { State::Next };
     }
 
+    #[inline]
     fn keep(&mut self, bytes: &[u8]) {
         if let Some((place, _)) = self.keeping {
             self.slots.at_mut(place).keep(bytes);
