@@ -32,12 +32,10 @@ images: ## build the images with Docker alone; the base images come from their r
 IMAGE_PROFILE ?= image
 IMAGE_PROGRAMS := --package control-plane --package cli --package e2e --bin control-plane --bin plant-gateway --bin echo-backend --bin port-relay
 
-images-offline: need ## the same without a registry, as root: stand-ins for the base images, and programs that are compiled here
-	cargo build --package cli --bin plant-gateway
+images-offline: build ## the same without a registry, as root: stand-ins for the base images, and programs that are compiled here
 	@$(GATEWAY) stores -- true
 	./tools/offline-images
-	cargo build --profile $(IMAGE_PROFILE) $(IMAGE_PROGRAMS)
-	cargo build --release --package filter --target wasm32-wasip1
+	$(if $(filter dev,$(IMAGE_PROFILE)),,cargo build --profile $(IMAGE_PROFILE) $(IMAGE_PROGRAMS))
 	./tools/images --from $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(IMAGE_PROFILE)),debug,$(IMAGE_PROFILE))
 
 up: ## start the stack from images, wait until all of it is healthy, show how to use it

@@ -51,6 +51,7 @@ pub mod ports {
     pub const ROLLING: u16 = 16_800;
     pub const ORDERLY: u16 = 16_600;
     pub const IDLE: u16 = 16_400;
+    pub const METRICS: u16 = 16_200;
     pub const OBSERVABILITY: u16 = 17_600;
     pub const DRAIN: u16 = 17_800;
 }

@@ -138,6 +138,36 @@ async fn idle_parts_need_little_memory() {
     stack.stop();
 }
 
+/// Whoever reaches the rest of Envoy's admin interface can stop it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "containers: `make test-docker`"]
+async fn of_envoys_admin_interface_other_containers_reach_the_metrics_alone() {
+    let stack = start("metrics", ports::METRICS).await;
+    let addresses = containers(&stack).addresses(Part::Envoy).unwrap();
+    assert!(!addresses.is_empty());
+    for address in &addresses {
+        let mut metrics = Client::new(&format!("http://{address}:9902"));
+        let answer = metrics.send(&Ask::get("/stats/prometheus")).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(String::from_utf8_lossy(&answer.body).contains("gateway_decisions_total"), "our metrics");
+        let refused = [
+            ("POST", "/quitquitquit"),
+            ("POST", "/drain_listeners?graceful"),
+            ("GET", "/config_dump"),
+            ("GET", "/stats/prometheus/../../config_dump"),
+            ("GET", "/stats/prometheus%2f..%2f..%2fconfig_dump"),
+            ("GET", "//config_dump"),
+            ("GET", "/"),
+            ("POST", "/stats/prometheus"),
+        ];
+        for (method, path) in refused {
+            let answer = metrics.send(&Ask::new(method, path)).await.unwrap();
+            assert!(matches!(answer.status, 400 | 404), "{method} {path}: {}", answer.status);
+        }
+    }
+    stack.stop();
+}
+
 /// Requests of three kinds, that go on.
 struct Loads {
     leased: Running,

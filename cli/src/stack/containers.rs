@@ -164,11 +164,11 @@ impl Containers {
     }
 
     pub(crate) fn pause(&self, part: Part) -> Result<(), StackError> {
-        self.docker(part, &["pause", &self.container(part)?])
+        self.docker(part, &["pause", &self.container(part)?]).map(drop)
     }
 
     pub(crate) fn resume(&self, part: Part) -> Result<(), StackError> {
-        self.docker(part, &["unpause", &self.container(part)?])
+        self.docker(part, &["unpause", &self.container(part)?]).map(drop)
     }
 
     /// Restarts it in order, as `docker compose restart` does.
@@ -176,7 +176,7 @@ impl Containers {
     /// # Errors
     /// It does not run.
     pub fn restart(&self, part: Part) -> Result<(), StackError> {
-        self.docker(part, &["restart", "--time", "12", &self.container(part)?])
+        self.docker(part, &["restart", "--time", "12", &self.container(part)?]).map(drop)
     }
 
     /// Runs `tools/compose` on the project.
@@ -193,13 +193,8 @@ impl Containers {
     /// # Errors
     /// It does not run.
     pub fn memory(&self, part: Part) -> Result<u64, StackError> {
-        let id = self.container(part)?;
-        let output = Command::new("docker")
-            .args(["stats", "--no-stream", "--format", "{{.MemUsage}}", &id])
-            .output()
-            .or_file("run", Path::new("docker"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        bytes(text.split('/').next().unwrap_or_default().trim()).ok_or_else(|| StackError::Docker { part, output: text.trim().to_owned() })
+        let text = self.docker(part, &["stats", "--no-stream", "--format", "{{.MemUsage}}", &self.container(part)?])?;
+        bytes(text.split('/').next().unwrap_or_default().trim()).ok_or(StackError::Docker { part, output: text })
     }
 
     /// How a part ended that does not run any more: its exit status.
@@ -207,13 +202,17 @@ impl Containers {
     /// # Errors
     /// There is none.
     pub fn exit_code(&self, part: Part) -> Result<i32, StackError> {
-        let id = self.container(part)?;
-        let output = Command::new("docker")
-            .args(["inspect", "--format", "{{.State.ExitCode}}", &id])
-            .output()
-            .or_file("run", Path::new("docker"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        text.trim().parse().map_err(|_| StackError::Docker { part, output: text.trim().to_owned() })
+        let text = self.inspect(part, "{{.State.ExitCode}}")?;
+        text.parse().map_err(|_| StackError::Docker { part, output: text })
+    }
+
+    /// Its addresses in the project's own networks, which this machine reaches.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn addresses(&self, part: Part) -> Result<Vec<String>, StackError> {
+        let text = self.inspect(part, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}")?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
     }
 
     pub(crate) fn stop(&self, keep_logs: bool) {
@@ -260,9 +259,11 @@ impl Containers {
     }
 
     fn pid(&self, part: Part) -> Option<u32> {
-        let id = self.container(part).ok()?;
-        let output = Command::new("docker").args(["inspect", "--format", "{{.State.Pid}}", &id]).output().ok()?;
-        String::from_utf8_lossy(&output.stdout).trim().parse().ok().filter(|pid| *pid != 0)
+        self.inspect(part, "{{.State.Pid}}").ok()?.parse().ok().filter(|pid| *pid != 0)
+    }
+
+    fn inspect(&self, part: Part, format: &str) -> Result<String, StackError> {
+        self.docker(part, &["inspect", "--format", format, &self.container(part)?])
     }
 
     /// Its id. Replicas are numbered.
@@ -283,12 +284,11 @@ impl Containers {
         if id.is_empty() { Err(StackError::NotRunning { part }) } else { Ok(id) }
     }
 
-    fn docker(&self, part: Part, arguments: &[&str]) -> Result<(), StackError> {
+    /// What `docker` says, without blanks around it.
+    fn docker(&self, part: Part, arguments: &[&str]) -> Result<String, StackError> {
         let output = Command::new("docker").args(arguments).output().or_file("run", Path::new("docker"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(StackError::Docker { part, output: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+        let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(told(&output.stdout)) } else { Err(StackError::Docker { part, output: told(&output.stderr) }) }
     }
 
     fn log(&self, part: Part) -> PathBuf {
