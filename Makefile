@@ -42,8 +42,7 @@ up: ## start the stack from images, wait until all of it is healthy, show how to
 	@./tools/compose up
 
 down: ## stop it; data, secrets and logs stay (`make down DATA=remove` removes them)
-	@./tools/compose down $(if $(filter remove,$(DATA)),--volumes)
-	@$(if $(filter remove,$(DATA)),rm -rf .run-compose)
+	@./tools/compose $(if $(filter remove,$(DATA)),remove,down)
 
 test-docker: ## the end-to-end suite on stacks of containers; `make images` or `make images-offline` first
 	ENVOY_RUNTIME=compose $(MAKE) e2e
@@ -61,7 +60,7 @@ lint: need
 	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
 
 native: build ## unit, property, golden and store tests, with a real Postgres and Valkey
-	$(GATEWAY) stores -- cargo test --workspace --lib --bins --test '[!e]*' --test 'e[!2c]*'
+	$(GATEWAY) stores -- cargo test --no-fail-fast --workspace --lib --bins --test '[!e]*' --test 'e[!2c]*'
 
 wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 	@test -d "$$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null)" || rustup target add wasm32-unknown-unknown
@@ -73,7 +72,7 @@ $(BINDGEN):
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts, and pages in a real browser
 	./tools/browser
-	cargo test --workspace --test 'e[2c]*' $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
+	cargo test --no-fail-fast --workspace --test 'e[2c]*' $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
 
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden

@@ -2,7 +2,7 @@
 #
 #   RUST_IMAGE   a Debian with the toolchain of rust-toolchain.toml
 #   ARCH         amd64 or arm64: what the images are for. Another one than this machine's is compiled across.
-ARG RUST_IMAGE=rust:1.95-bookworm
+ARG RUST_IMAGE=rust:1.95.0-bookworm
 
 FROM ${RUST_IMAGE} AS toolchain
 ARG ARCH=amd64

@@ -82,7 +82,7 @@ impl Compose {
         put(
             "valkey.conf",
             &format!(
-                "requirepass {}\nsave \"\"\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\ndir /data\n",
+                "requirepass {}\nsave \"\"\nappendonly yes\nappendfsync everysec\nmaxmemory 300mb\nmaxmemory-policy noeviction\ndir /data\n",
                 secrets.valkey_password
             ),
         )?;

@@ -48,7 +48,7 @@ pub enum ExportError {
         path: PathBuf,
     },
     /// Another process appends to it.
-    #[error("another control plane appends to `{}`: each needs a file of its own", path.display())]
+    #[error("another control plane appends to `{}`", path.display())]
     Held {
         /// Which.
         path: PathBuf,
@@ -226,6 +226,11 @@ async fn run(state: &AppState, signing: &Signing) {
 async fn export_all(state: &AppState, export: &mut Option<Export>, signing: &Signing) {
     let Some(path) = &signing.file else { return };
     let Err(error) = catch_up(export, path, &state.database).await else { return };
+    if let ExportError::Held { .. } = error {
+        // Of replicas that share the file one appends, and the next one when it ends.
+        tracing::debug!(error = %chain(&error), "another control plane exports the checkpoints");
+        return;
+    }
     tracing::error!(error = %chain(&error), "checkpoints of the audit log are not exported");
     if let ExportError::Diverged { number, .. } = error
         && let Err(error) = fence::close(&state.database, number).await
