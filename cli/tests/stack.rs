@@ -53,8 +53,10 @@ impl Place {
         command.arg("--run-dir").arg(self.path("run")).arg("--policies").arg(self.path("policies"));
         command.arg("--wasm").arg(self.path("filter.wasm")).arg("--envoy-template").arg(self.path("envoy.yaml"));
         command.arg("--bin-dir").arg(self.home.path()).env("EXTRA", "seen");
-        // Every part is to be its own, also where the tests of stores have some.
-        command.env_remove("DATABASE_URL").env_remove("REDIS_URL").env_remove("ENVOY_BIN");
+        // Every part is to be its own, also where the tests of stores have some, and a process, also where the suite runs on containers.
+        for name in ["DATABASE_URL", "REDIS_URL", "ENVOY_BIN", "ENVOY_RUNTIME"] {
+            command.env_remove(name);
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -139,7 +141,7 @@ fn ends_on_sigterm_and_leaves_nothing() {
 
 #[test]
 fn starts_again_after_it_was_killed() {
-    let place = Place::new(17_000);
+    let place = Place::new(14_000);
     let mut child = place.run();
     let state = place.wait_for_state(&mut child);
     child.kill().unwrap();
