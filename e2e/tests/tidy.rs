@@ -197,6 +197,18 @@ fn images_are_pinned_in_one_place() {
     assert!(text(Path::new("cli/src/stack/envoy.rs")).contains(&format!("\"{envoy}\"")), "the stack starts another Envoy than {envoy}");
 }
 
+/// Without `.cargo` the filter would be another: its flags bound its memory and its size.
+#[test]
+fn docker_compiles_from_all_that_cargo_reads() {
+    let allowed = text(Path::new(".dockerignore"));
+    let manifest = text(Path::new("Cargo.toml"));
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")).expect("the workspace's members");
+    let members = members.split('"').skip(1).step_by(2);
+    for name in members.chain([".cargo", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "migrations", "policies"]) {
+        assert!(allowed.lines().any(|line| line.strip_prefix('!') == Some(name)), "`.dockerignore` leaves out `{name}`");
+    }
+}
+
 #[test]
 fn only_gateways_and_the_admin_api_are_published_and_on_loopback() {
     let compose = text(Path::new("docker-compose.yml"));
