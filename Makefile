@@ -60,7 +60,7 @@ lint: need
 	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
 
 native: build ## unit, property, golden and store tests, with a real Postgres and Valkey
-	$(GATEWAY) stores -- cargo test --no-fail-fast --workspace --lib --bins --test '[!e]*' --test 'e[!2c]*'
+	$(GATEWAY) stores -- cargo test --no-fail-fast --workspace --lib --bins --test '[!e]*'
 
 wasm: need $(BINDGEN) ## decision-core and authn as wasm under Node
 	@test -d "$$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null)" || rustup target add wasm32-unknown-unknown
@@ -72,7 +72,7 @@ $(BINDGEN):
 
 e2e: build ## the compiled filter in a real Envoy, with all real parts, and pages in a real browser
 	./tools/browser
-	cargo test --no-fail-fast --workspace --test 'e[2c]*' $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
+	cargo test --no-fail-fast --workspace --test envoy --test echo $(if $(filter compose,$(ENVOY_RUNTIME)),-- --include-ignored)
 
 cases: ## the golden cases alone
 	cargo test --package authoring --test golden

@@ -3,13 +3,15 @@
 use clap::Parser;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The name of the subcommand.
 pub const COMMAND: &str = "health";
 
 /// Longer than `/ready` itself waits for a store.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two questions while it starts.
+const PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Ask the control plane on this machine whether it is ready.
@@ -19,6 +21,9 @@ pub struct Arguments {
     /// Where its admin API listens.
     #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8092")]
     admin_listen: SocketAddr,
+    /// How long to wait for one that does not listen yet, in seconds: then it is healthy the moment it is ready, not at the next check.
+    #[arg(long, default_value_t = 0)]
+    start_s: u64,
 }
 
 /// It is not ready.
@@ -49,7 +54,13 @@ pub enum Unhealthy {
 /// Nobody answers, or it is not ready.
 pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
     let at = reachable(arguments.admin_listen);
-    let answer = ask(at).map_err(|source| Unhealthy::NoAnswer { at, source })?;
+    let deadline = Instant::now() + Duration::from_secs(arguments.start_s);
+    let answer = loop {
+        match ask(at) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            answered => break answered.map_err(|source| Unhealthy::NoAnswer { at, source })?,
+        }
+    };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.starts_with("HTTP/1.1 200 ") { Ok(body.to_owned()) } else { Err(Unhealthy::NotReady { at, answer: body.to_owned() }) }
 }
@@ -81,27 +92,40 @@ mod tests {
     fn answering(status: &'static str) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 1024];
-            let length = stream.read(&mut asked).unwrap();
-            assert!(asked[..length].starts_with(b"GET /ready HTTP/1.1\r\n"));
-            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").unwrap();
-        });
+        std::thread::spawn(move || answer_at(listener, status));
         address
+    }
+
+    fn answer_at(listener: TcpListener, status: &str) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = [0; 1024];
+        let length = stream.read(&mut asked).unwrap();
+        assert!(asked[..length].starts_with(b"GET /ready HTTP/1.1\r\n"));
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").unwrap();
     }
 
     #[test]
     fn only_who_is_ready_is_healthy() {
-        assert_eq!(run(&Arguments { admin_listen: answering("200 OK") }).unwrap(), "{}");
-        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable") }).unwrap_err().to_string();
+        assert_eq!(run(&Arguments { admin_listen: answering("200 OK"), start_s: 0 }).unwrap(), "{}");
+        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable"), start_s: 60 }).unwrap_err().to_string();
         assert!(told.ends_with("is not ready: {}"), "{told}");
     }
 
     #[test]
     fn who_does_not_answer_is_not_healthy() {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        assert!(matches!(run(&Arguments { admin_listen: closed }), Err(Unhealthy::NoAnswer { .. })));
+        assert!(matches!(run(&Arguments { admin_listen: closed, start_s: 0 }), Err(Unhealthy::NoAnswer { .. })));
+    }
+
+    #[test]
+    fn who_starts_is_waited_for() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let started = std::thread::spawn(move || {
+            std::thread::sleep(PAUSE * 3);
+            answer_at(TcpListener::bind(free).unwrap(), "200 OK");
+        });
+        assert_eq!(run(&Arguments { admin_listen: free, start_s: 60 }).unwrap(), "{}");
+        started.join().unwrap();
     }
 
     #[test]

@@ -19,5 +19,5 @@ COPY --from=build /control-plane /plant-gateway /usr/local/bin/
 USER 65532:65532
 ENV ADMIN_LISTEN=0.0.0.0:8092 DATA_PLANE_LISTEN=0.0.0.0:8093 POLICIES_DIR=/policies SECRETS_DIR=/secrets
 EXPOSE 8092 8093
-HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/control-plane", "health"]
+HEALTHCHECK --interval=2s --timeout=30s --retries=3 CMD ["/usr/local/bin/control-plane", "health", "--start-s", "25"]
 ENTRYPOINT ["/usr/local/bin/control-plane"]
