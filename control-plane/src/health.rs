@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The name of the subcommand.
@@ -24,6 +25,10 @@ pub struct Arguments {
     /// How long to wait for one that does not listen yet, in seconds: then it is healthy the moment it is ready, not at the next check.
     #[arg(long, default_value_t = 0)]
     start_s: u64,
+    /// How long to wait before it is asked, in seconds, once it was ready: a container engine's interval is short for the start's sake, and each
+    /// check costs it CPU. That it was ready is remembered in the directory for temporary files.
+    #[arg(long, default_value_t = 0)]
+    pause_s: u64,
 }
 
 /// It is not ready.
@@ -46,6 +51,15 @@ pub enum Unhealthy {
         /// What `/ready` answers.
         answer: String,
     },
+    /// It is ready, but that cannot be remembered.
+    #[error("cannot write {}: without --pause-s nothing is written", path.display())]
+    NotRemembered {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What `/ready` answers.
@@ -54,6 +68,10 @@ pub enum Unhealthy {
 /// Nobody answers, or it is not ready.
 pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
     let at = reachable(arguments.admin_listen);
+    let was_ready = std::env::temp_dir().join("control-plane-was-ready");
+    if arguments.pause_s > 0 && was_ready.exists() {
+        std::thread::sleep(Duration::from_secs(arguments.pause_s));
+    }
     let deadline = Instant::now() + Duration::from_secs(arguments.start_s);
     let answer = loop {
         match ask(at) {
@@ -62,7 +80,13 @@ pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
         }
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.starts_with("HTTP/1.1 200 ") { Ok(body.to_owned()) } else { Err(Unhealthy::NotReady { at, answer: body.to_owned() }) }
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return Err(Unhealthy::NotReady { at, answer: body.to_owned() });
+    }
+    if arguments.pause_s > 0 {
+        std::fs::write(&was_ready, "").map_err(|source| Unhealthy::NotRemembered { path: was_ready, source })?;
+    }
+    Ok(body.to_owned())
 }
 
 /// Who listens on every address is asked on loopback.
@@ -106,15 +130,15 @@ mod tests {
 
     #[test]
     fn only_who_is_ready_is_healthy() {
-        assert_eq!(run(&Arguments { admin_listen: answering("200 OK"), start_s: 0 }).unwrap(), "{}");
-        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable"), start_s: 60 }).unwrap_err().to_string();
+        assert_eq!(run(&Arguments { admin_listen: answering("200 OK"), start_s: 0, pause_s: 0 }).unwrap(), "{}");
+        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable"), start_s: 60, pause_s: 0 }).unwrap_err().to_string();
         assert!(told.ends_with("is not ready: {}"), "{told}");
     }
 
     #[test]
     fn who_does_not_answer_is_not_healthy() {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        assert!(matches!(run(&Arguments { admin_listen: closed, start_s: 0 }), Err(Unhealthy::NoAnswer { .. })));
+        assert!(matches!(run(&Arguments { admin_listen: closed, start_s: 0, pause_s: 0 }), Err(Unhealthy::NoAnswer { .. })));
     }
 
     #[test]
@@ -124,7 +148,7 @@ mod tests {
             std::thread::sleep(PAUSE * 3);
             answer_at(TcpListener::bind(free).unwrap(), "200 OK");
         });
-        assert_eq!(run(&Arguments { admin_listen: free, start_s: 60 }).unwrap(), "{}");
+        assert_eq!(run(&Arguments { admin_listen: free, start_s: 60, pause_s: 0 }).unwrap(), "{}");
         started.join().unwrap();
     }
 

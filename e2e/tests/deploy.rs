@@ -72,7 +72,7 @@ fn script(name: &str, state: &TempDir) -> Command {
 
 fn healthy(state: &TempDir, admin: u16, gateways: &[u16]) -> Output {
     let ports = gateways.iter().map(u16::to_string);
-    script("healthy", state).arg(admin.to_string()).args(ports).output().unwrap()
+    script("healthy", state).arg("0").arg(admin.to_string()).args(ports).output().unwrap()
 }
 
 fn said(output: &Output) -> String {

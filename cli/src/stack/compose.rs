@@ -21,9 +21,17 @@ const HOSTS: Hosts =
 /// Where the containers have what they are given.
 const WASM: &str = "/etc/envoy/plugin.wasm";
 const ACCESS_LOG: &str = "/var/log/plant-gateway/access.log";
+const POSTGRES_ADMIN_PASSWORD: &str = "postgres-admin-password";
 /// Files that hold secrets, each mounted into who needs it.
-const SECRETS: [&str; 6] =
-    ["postgres-password", "valkey-password", "valkey.conf", "data-plane-token", "data-plane-tokens", "audit-signing.pem"];
+const SECRETS: [&str; 7] = [
+    "postgres-password",
+    POSTGRES_ADMIN_PASSWORD,
+    "valkey-password",
+    "valkey.conf",
+    "data-plane-token",
+    "data-plane-tokens",
+    "audit-signing.pem",
+];
 
 /// A compose stack that is to be.
 #[derive(Clone, Debug)]
@@ -78,6 +86,7 @@ impl Compose {
         let secrets = Secrets::make(directory)?;
         let put = |name: &str, text: &str| write_private(&directory.join(name), text.as_bytes());
         put("postgres-password", &secrets.postgres_password)?;
+        put(POSTGRES_ADMIN_PASSWORD, &secrets.postgres_admin_password)?;
         put("valkey-password", &secrets.valkey_password)?;
         put(
             "valkey.conf",
@@ -97,6 +106,7 @@ impl Compose {
             data_plane: url(ports.data_plane),
             envoy_admin: url(ports.envoy_admin),
             database_url: format!("postgres://gateway:{}@127.0.0.1:{}/gateway", secrets.postgres_password, ports.postgres),
+            database_admin_url: format!("postgres://postgres:{}@127.0.0.1:{}/gateway", secrets.postgres_admin_password, ports.postgres),
             redis_url: format!("redis://:{}@127.0.0.1:{}/0", secrets.valkey_password, ports.valkey),
             admin_token: secrets.admin_token,
             issuers: secrets.issuers,
@@ -127,6 +137,7 @@ impl Compose {
             data_plane: url(ports.data_plane),
             envoy_admin: url(ports.envoy_admin),
             database_url: moved(&known.database_url, ports.postgres, "/gateway"),
+            database_admin_url: moved(&known.database_admin_url, ports.postgres, "/gateway"),
             redis_url: moved(&known.redis_url, ports.valkey, "/0"),
             admin_token: admin_token(&known.issuers)?,
             compose_project: Some(self.project.clone()),

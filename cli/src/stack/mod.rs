@@ -363,12 +363,16 @@ impl Plan {
             return Ok(None);
         }
         let run_dir = &mut lock(running.supervisor.shared()).run_dir;
-        Postgres::prepare(run_dir, &tools.postgres_bin, self.ports.postgres, &secrets.postgres_password).map(Some)
+        Postgres::prepare(run_dir, &tools.postgres_bin, self.ports.postgres, secrets).map(Some)
     }
 
     fn database_url(&self, secrets: &Secrets) -> String {
-        let ours = || Postgres::url(self.ports.postgres, &secrets.postgres_password);
-        self.options.database_url.clone().unwrap_or_else(ours)
+        self.options.database_url.clone().unwrap_or_else(|| Postgres::url(self.ports.postgres, secrets))
+    }
+
+    /// Of a database that is not ours nobody else is known.
+    fn database_admin_url(&self, secrets: &Secrets) -> String {
+        self.options.database_url.clone().unwrap_or_else(|| Postgres::admin_url(self.ports.postgres, secrets))
     }
 
     fn redis_url(&self, secrets: &Secrets) -> String {
@@ -487,6 +491,7 @@ impl Plan {
             data_plane: url(data_plane),
             envoy_admin: url(envoy_admin),
             database_url: self.database_url(&secrets),
+            database_admin_url: self.database_admin_url(&secrets),
             redis_url: self.redis_url(&secrets),
             admin_token: secrets.admin_token,
             issuers: secrets.issuers,

@@ -15,9 +15,12 @@ use super::children::{Account, Launch, tie};
 use super::error::{FileContext, StackError};
 use super::part::Part;
 use super::run_dir::{FOLDER_ELSEWHERE, RunDir, write_private};
+use super::secrets::Secrets;
 
 const NOBODY: Account = Account { uid: 65_534, gid: 65_534 };
-/// The role and the database.
+/// Who owns the cluster. The control plane is somebody else: a superuser is not held to row security.
+const ADMINISTRATOR: &str = "postgres";
+/// The control plane's login, and its database.
 const NAME: &str = "plant_gateway";
 
 /// A cluster that is ready to be started.
@@ -31,13 +34,13 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// Makes the cluster and the database in it.
-    pub(crate) fn prepare(run_dir: &mut RunDir, bin: &Path, port: u16, password: &str) -> Result<Self, StackError> {
+    pub(crate) fn prepare(run_dir: &mut RunDir, bin: &Path, port: u16, secrets: &Secrets) -> Result<Self, StackError> {
         let account = nix::unistd::geteuid().is_root().then_some(NOBODY);
         let home = home(run_dir, account)?;
         let bin = if account.is_none() || reachable(&bin.join("postgres")) { bin.to_owned() } else { copy_of(bin, &home)? };
         let postgres = Self { bin, home, account, port };
         let password_file = postgres.home.join("password");
-        write_private(&password_file, password.as_bytes())?;
+        write_private(&password_file, secrets.postgres_admin_password.as_bytes())?;
         if let Some(account) = account {
             for path in [&postgres.home, &password_file] {
                 chown(path, Some(account.uid), Some(account.gid)).or_file("give away", path)?;
@@ -45,17 +48,29 @@ impl Postgres {
         }
         let mut initdb = postgres.command("initdb");
         initdb.arg("-D").arg(postgres.data()).arg("--pwfile").arg(&password_file);
-        initdb.args(["--username", NAME, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.args(["--username", ADMINISTRATOR, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]);
         run(initdb, "initdb", "")?;
         std::fs::remove_file(&password_file).or_file("remove", &password_file)?;
         let mut single = postgres.command("postgres");
-        single.args(["--single", "-D"]).arg(postgres.data()).arg("postgres");
-        run(single, "create database", &format!("CREATE DATABASE {NAME};\n"))?;
+        // One statement a line. Should one fail, it is not told: it has a password.
+        single.args(["--single", "-c", "log_min_error_statement=panic", "-D"]).arg(postgres.data()).arg("postgres");
+        let statements = [
+            format!("CREATE ROLE {NAME} LOGIN CREATEROLE PASSWORD '{}';\n", secrets.postgres_password),
+            format!("CREATE DATABASE {NAME} OWNER {NAME};\n"),
+            format!("REVOKE CONNECT ON DATABASE {NAME} FROM PUBLIC;\n"),
+        ];
+        run(single, "create database", &statements.concat())?;
         Ok(postgres)
     }
 
-    pub(crate) fn url(port: u16, password: &str) -> String {
-        format!("postgres://{NAME}:{password}@127.0.0.1:{port}/{NAME}?sslmode=disable")
+    /// For the control plane.
+    pub(crate) fn url(port: u16, secrets: &Secrets) -> String {
+        format!("postgres://{NAME}:{}@127.0.0.1:{port}/{NAME}?sslmode=disable", secrets.postgres_password)
+    }
+
+    /// For who owns the cluster.
+    pub(crate) fn admin_url(port: u16, secrets: &Secrets) -> String {
+        format!("postgres://{ADMINISTRATOR}:{}@127.0.0.1:{port}/{NAME}?sslmode=disable", secrets.postgres_admin_password)
     }
 
     pub(crate) fn launch(&self, log: PathBuf) -> Launch {

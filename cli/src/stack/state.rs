@@ -32,8 +32,10 @@ pub struct State {
     pub data_plane: String,
     /// Base URL of Envoy's admin interface.
     pub envoy_admin: String,
-    /// Where Postgres is, password included.
+    /// Where Postgres is, as the control plane's login; password included.
     pub database_url: String,
+    /// The same as who owns the cluster: for backups, and for tests, who look at what row security hides from the control plane.
+    pub database_admin_url: String,
     /// Where Valkey is.
     pub redis_url: String,
     /// A token for the admin API, for 12 hours.
@@ -139,6 +141,7 @@ impl State {
             data_plane: String::new(),
             envoy_admin: String::new(),
             database_url: String::new(),
+            database_admin_url: String::new(),
             redis_url: String::new(),
             admin_token: secrets.admin_token,
             issuers: secrets.issuers,

@@ -29,7 +29,7 @@ impl Stores {
         let postgres = plan.prepare_postgres(&running, &tools, &secrets)?;
         plan.launch_stores(&running, postgres, &tools, &secrets, &AtomicBool::new(false))?;
         running.keep_logs = plan.options.keep_logs;
-        Ok(Self { database_url: plan.database_url(&secrets), redis_url: plan.redis_url(&secrets), running })
+        Ok(Self { database_url: plan.database_admin_url(&secrets), redis_url: plan.redis_url(&secrets), running })
     }
 
     /// Where Postgres is; the user may create databases.

@@ -61,11 +61,11 @@ async fn run(arguments: &Arguments) -> Result<(), BenchError> {
 
 async fn measure(state: &State, arguments: &Arguments) -> Result<(), BenchError> {
     let time = Duration::from_secs(arguments.seconds);
-    let pool = PgPoolOptions::new().max_connections(16).connect(&state.database_url).await?;
+    let pool = PgPoolOptions::new().max_connections(16).connect(&state.database_admin_url).await?;
     let calls = sync_calls(state, time).await?;
     let bare = bare_transactions(&pool, time).await?;
     println!("sync calls of {ACCOUNTS} accounts: {calls:.0}/s; bare transactions on as many rows: {bare:.0}/s; ratio {:.2}", calls / bare);
-    let mut commits = commits(&state.database_url).await?;
+    let mut commits = commits(&state.database_admin_url).await?;
     let tokens: Vec<String> = (0..USERS).map(|number| token(state, &format!("waiter-{number}"))).collect::<Result<_, _>>()?;
     let mut opening = opening_calls(state).await?;
     println!(

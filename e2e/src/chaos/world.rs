@@ -114,7 +114,7 @@ impl World {
         let links = [Link::start(port(first.0), port(first.1)).await?, Link::start(port(second.0), port(second.1)).await?];
         let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await??;
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(2));
-        let database = pool.connect_lazy(&stack.state().database_url)?;
+        let database = pool.connect_lazy(&stack.state().database_admin_url)?;
         sqlx::raw_sql(NOTE_LEASES).execute(&database).await?;
         Ok(Self { stack, database, silence, links, _home: home })
     }

@@ -106,7 +106,7 @@ impl World {
     }
 
     async fn sql(&self, statement: &'static str) {
-        let mut database = PgConnection::connect(&self.state().database_url).await.unwrap();
+        let mut database = PgConnection::connect(&self.state().database_admin_url).await.unwrap();
         sqlx::query(statement).execute(&mut database).await.unwrap();
     }
 

@@ -97,7 +97,7 @@ async fn verified_until_it_is_touched(state: &State) {
         (code == Some(0) && told.contains("every record is as it was written")).then_some(told)
     });
     println!("{}", signed.await.expect("a checkpoint every ten seconds"));
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     let touched: (String,) = sqlx::query_as(
         "UPDATE gateway_audit_logs SET status_code = 200 WHERE id = (SELECT min(id) FROM gateway_audit_logs WHERE status_code = 401) RETURNING id",
     )

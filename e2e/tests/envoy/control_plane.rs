@@ -92,7 +92,7 @@ async fn a_wrong_data_plane_token_leaves_the_last_bundle_and_the_leases() {
     let activation = pp(state, &Ask::get("/ready")).await.json()["activation"].clone();
     let token = viewer(state, "leased");
     warm(state, &token).await;
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     let revoked = sqlx::query("UPDATE envoys SET revoked_at = now() WHERE envoy_id = $1").bind(&state.envoy_id);
     let revoked = revoked.execute(&mut database).await.unwrap();
     assert_eq!(revoked.rows_affected(), 1);

@@ -105,7 +105,7 @@ async fn queued(state: &State) -> u64 {
 async fn an_envoy_that_is_stopped_in_order_leaves_nothing_behind() {
     let stack = start().await;
     let state = stack.state();
-    let database = PgPool::connect(&state.database_url).await.unwrap();
+    let database = PgPool::connect(&state.database_admin_url).await.unwrap();
     let mut used = spend(state, 4, 5).await;
 
     // Left alone, it keeps for requests to come what it has leased.

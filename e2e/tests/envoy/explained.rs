@@ -328,7 +328,7 @@ async fn what_is_explained_is_what_is_enforced() {
 
 /// All records of the test, once they are stored.
 async fn records(state: &State, expected: usize) -> BTreeMap<String, Outcome> {
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     let query = "SELECT correlation_id, decision, reason, route, sandbox, charges::text AS charges FROM gateway_audit_logs \
                  WHERE correlation_id LIKE 'explained-%'";

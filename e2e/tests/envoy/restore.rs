@@ -60,7 +60,7 @@ async fn a_restored_backup_is_fenced_and_goes_on_after_recover() {
     assert_eq!(by_minute(state).await, 1);
     let approval = approved(state).await;
     checkpointed(state).await;
-    postgres(&["pg_dump", "--format", "custom", "--file", backup.to_str().unwrap(), "--dbname", &state.database_url]);
+    postgres(&["pg_dump", "--format", "custom", "--file", backup.to_str().unwrap(), "--dbname", &state.database_admin_url]);
     let exported = lines(&state.audit_checkpoints);
     // The database of the backup will not remember any of this.
     spent += spend(state, "restored", 60).await;
@@ -156,13 +156,17 @@ async fn restore_of(state: &State) -> Option<String> {
 
 /// As docs/running.md says it.
 async fn restore(state: &State, backup: &Path) {
-    let (server, database) = state.database_url.split('?').next().unwrap().rsplit_once('/').unwrap();
+    let (server, database) = state.database_admin_url.split('?').next().unwrap().rsplit_once('/').unwrap();
+    let login = state.database_url.strip_prefix("postgres://").unwrap().split(':').next().unwrap();
     let mut administrator = PgConnection::connect(&format!("{server}/template1")).await.unwrap();
-    for statement in [format!("DROP DATABASE \"{database}\" WITH (FORCE)"), format!("CREATE DATABASE \"{database}\" TEMPLATE template0")] {
+    for statement in [
+        format!("DROP DATABASE \"{database}\" WITH (FORCE)"),
+        format!("CREATE DATABASE \"{database}\" OWNER \"{login}\" TEMPLATE template0"),
+    ] {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut administrator).await.unwrap();
     }
     administrator.close().await.unwrap();
-    postgres(&["pg_restore", "--exit-on-error", "--single-transaction", "--dbname", &state.database_url, backup.to_str().unwrap()]);
+    postgres(&["pg_restore", "--exit-on-error", "--single-transaction", "--dbname", &state.database_admin_url, backup.to_str().unwrap()]);
 }
 
 fn postgres(command: &[&str]) {

@@ -48,6 +48,7 @@ fn canaries(state: &State, tokens: &[(&'static str, &str)]) -> Vec<Canary> {
         canary("the data-plane token", &state.data_plane_token),
         canary("the admin token", &state.admin_token),
         canary("the database's password", &password(&state.database_url).unwrap()),
+        canary("its owner's password", &password(&state.database_admin_url).unwrap()),
         canary("Valkey's password", &password(&state.redis_url).unwrap()),
     ];
     for (name, token) in tokens {
@@ -233,7 +234,7 @@ fn logs(state: &State) -> Vec<(String, String)> {
 
 /// Every row of every table, as text.
 async fn tables(state: &State) -> Vec<(String, String)> {
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     let names = sqlx::query(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'gateway_audit') ORDER BY 1",
     )

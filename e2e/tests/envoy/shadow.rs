@@ -74,7 +74,7 @@ async fn a_shadow_tells_what_would_change_and_changes_nothing() {
     assert_eq!(client.send(&Ask::get("/api/v1/agents").bearer(&viewer)).await.unwrap().status, 403);
     let unmatched = "/admin/v1/policies/rules?unmatched_for_days=30";
     assert_eq!(admin.json(Ask::get(unmatched)).await.unwrap(), json!([]), "no rule of a policy of today has idled for 30 days");
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     sqlx::query("UPDATE rule_names SET since = since - interval '31 days'").execute(&mut database).await.unwrap();
     let rules = admin.json(Ask::get(unmatched)).await.unwrap();
     assert!(!rules.to_string().contains("\"agents.list\""), "a rule that matched 400 times is not unmatched: {rules}");

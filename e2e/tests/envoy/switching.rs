@@ -124,7 +124,7 @@ struct Record {
 
 /// All records of the test, once they are stored.
 async fn records(state: &State, expected: usize) -> BTreeMap<String, Record> {
-    let mut database = PgConnection::connect(&state.database_url).await.unwrap();
+    let mut database = PgConnection::connect(&state.database_admin_url).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let query = "SELECT correlation_id, revision, activation, status_code, reason, route, sandbox FROM gateway_audit_logs \
                  WHERE correlation_id LIKE 'switch-%'";
