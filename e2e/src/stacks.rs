@@ -1,5 +1,5 @@
-//! The stacks of the tests. Each test binary has its own thousand of ports and its own run directory, so that binaries can run beside
-//! each other; the tests of one binary share a stack, which the last of them stops.
+//! The stacks of the tests. Each has its own ports and its own run directory, so that tests can run beside each other; those of one module share a
+//! stack, which the last of them stops.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,51 +9,61 @@ use cli::stack::{Options, Stack, StackError, State, repository};
 /// What a person sees who runs the tests.
 pub use decision_core::causes::chain as told;
 
-/// The ports of each test binary. All are below 32768, where Linux takes the ports of outgoing connections from.
+/// Above which port each stack has its own: tests run beside each other, and so do their stacks. All are below 32768, where Linux takes the ports of
+/// outgoing connections from.
 pub mod ports {
-    #![expect(missing_docs, reason = "one per test binary, and named like it")]
-    pub const REVOKED: u16 = 20_000;
-    pub const AUDIT: u16 = 21_000;
-    pub const BAD_INPUT: u16 = 22_000;
-    pub const BROKEN_BUNDLE: u16 = 23_000;
-    pub const DEMO: u16 = 24_000;
-    pub const CHAOS: u16 = 23_200;
-    pub const CHAOS_HANG: u16 = 23_400;
-    pub const FAULTS: u16 = 25_000;
-    pub const GOLDEN: u16 = 26_000;
-    pub const HEADERS: u16 = 19_000;
-    pub const PANIC: u16 = 28_000;
-    pub const RACE: u16 = 29_000;
-    pub const START: u16 = 30_000;
-    pub const KEYS: u16 = 19_200;
-    pub const KEYS_UNKNOWN: u16 = 19_800;
-    pub const OUTAGE: u16 = 19_400;
-    pub const REVOCATION: u16 = 19_600;
-    pub const ORIGINAL: u16 = 20_400;
-    pub const SECRETS: u16 = 20_600;
-    pub const COLD: u16 = 20_800;
-    pub const FORGED: u16 = 21_200;
-    pub const SWITCHING: u16 = 22_200;
-    pub const EXPLAINED: u16 = 22_400;
-    pub const SHADOW: u16 = 22_600;
-    pub const RULES: u16 = 20_200;
-    pub const OWNERSHIP: u16 = 22_800;
-    pub const EDGE: u16 = 21_600;
-    pub const PROPAGATION: u16 = 21_400;
-    pub const APPROVALS: u16 = 21_800;
-    pub const METERING: u16 = 18_400;
-    pub const BUDGET_API: u16 = 18_600;
-    pub const THRESHOLDS: u16 = 18_800;
-    pub const AUDIT_LEVELS: u16 = 18_200;
-    pub const OWN_RECORDS: u16 = 18_000;
-    pub const RESTORE: u16 = 17_200;
-    pub const CONTAINERS: u16 = 17_000;
-    pub const ROLLING: u16 = 16_800;
-    pub const ORDERLY: u16 = 16_600;
-    pub const IDLE: u16 = 16_400;
-    pub const METRICS: u16 = 16_200;
-    pub const OBSERVABILITY: u16 = 17_600;
-    pub const DRAIN: u16 = 17_800;
+    #![expect(missing_docs, reason = "one per stack, and named like its test")]
+
+    /// A stack takes 100, a second Envoy and control plane 100 more; the rest is for what a test puts beside them.
+    const fn block(index: u16) -> u16 {
+        16_000 + 300 * index
+    }
+
+    pub const ALLOWED: u16 = block(0);
+    pub const APPROVALS: u16 = block(1);
+    pub const AUDIT: u16 = block(2);
+    pub const AUDIT_LEVELS: u16 = block(3);
+    pub const BAD_INPUT: u16 = block(4);
+    pub const BROKEN_BUNDLE: u16 = block(5);
+    pub const BUDGET_API: u16 = block(6);
+    pub const CHAOS: u16 = block(7);
+    pub const CHAOS_HANG: u16 = block(8);
+    pub const COLD: u16 = block(9);
+    pub const CONTAINERS: u16 = block(10);
+    pub const DEMO: u16 = block(11);
+    pub const DRAIN: u16 = block(12);
+    pub const EDGE: u16 = block(13);
+    pub const EMBEDDED: u16 = block(14);
+    pub const EXPLAINED: u16 = block(15);
+    pub const FAULTS: u16 = block(16);
+    pub const FORGED: u16 = block(17);
+    pub const GOLDEN: u16 = block(18);
+    pub const HEADERS: u16 = block(19);
+    pub const IDLE: u16 = block(20);
+    pub const KEYS: u16 = block(21);
+    pub const KEYS_UNKNOWN: u16 = block(22);
+    pub const METERING: u16 = block(23);
+    pub const METRICS: u16 = block(24);
+    pub const OBSERVABILITY: u16 = block(25);
+    pub const ORDERLY: u16 = block(26);
+    pub const ORIGINAL: u16 = block(27);
+    pub const OUTAGE: u16 = block(28);
+    pub const OWNERSHIP: u16 = block(29);
+    pub const OWN_RECORDS: u16 = block(30);
+    pub const PANIC: u16 = block(31);
+    pub const PROPAGATION: u16 = block(32);
+    pub const RACE: u16 = block(33);
+    pub const RESTORE: u16 = block(34);
+    pub const REVOCATION: u16 = block(35);
+    pub const REVOCATION_MANY: u16 = block(36);
+    pub const REVOKED: u16 = block(37);
+    pub const ROLLING: u16 = block(38);
+    pub const RULES: u16 = block(39);
+    pub const SECRETS: u16 = block(40);
+    pub const SHADOW: u16 = block(41);
+    pub const START: u16 = block(42);
+    pub const SWITCHING: u16 = block(43);
+    pub const THRESHOLDS: u16 = block(44);
 }
 
 /// The options of a stack with this name and these ports: the programs of this build, a run directory under the build directory.
@@ -75,7 +85,7 @@ fn build_directory() -> std::io::Result<PathBuf> {
     build.ok_or_else(|| std::io::Error::other("the test is not in a build directory"))
 }
 
-/// A stack that the tests of one binary share.
+/// A stack that the tests of one module share.
 #[derive(Debug)]
 pub struct Shared {
     stack: Mutex<Weak<Stack>>,

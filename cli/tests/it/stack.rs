@@ -158,7 +158,7 @@ fn starts_again_after_it_was_killed() {
 
 #[test]
 fn tells_which_part_does_not_start_and_why() {
-    let place = Place::new(16_000);
+    let place = Place::new(13_000);
     std::fs::write(place.path("control-plane"), "#!/bin/sh\necho no such thing as luck >&2\nexit 3\n").unwrap();
     std::fs::remove_file(place.path("echo-backend")).unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/part.py");

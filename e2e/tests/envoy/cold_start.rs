@@ -97,7 +97,7 @@ fn embed(state: &State, bundle: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_bundle_waits_for_revocations() {
-    let (stack, _home) = with_embedded_bundle("cold-embedded", ports::COLD + 100, "closed").await;
+    let (stack, _home) = with_embedded_bundle("cold-embedded", ports::EMBEDDED, "closed").await;
     let state = stack.state();
     let good = mint(&state.issuers["pp"], &TokenSpec::new("cold", &["viewer"])).unwrap();
     let answer = pp(state, &good).await;
@@ -118,7 +118,7 @@ async fn an_embedded_bundle_waits_for_revocations() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_bundle_serves_public_keys_where_the_policy_says_so() {
-    let (stack, _home) = with_embedded_bundle("cold-allowed", ports::COLD + 200, "open").await;
+    let (stack, _home) = with_embedded_bundle("cold-allowed", ports::ALLOWED, "open").await;
     let state = stack.state();
     let good = mint(&state.issuers["pp"], &TokenSpec::new("cold", &["viewer"])).unwrap();
     assert_eq!(pp(state, &good).await.status, 200);

@@ -198,7 +198,7 @@ async fn a_hundred_thousand_revocations_reach_every_worker() {
     const ENTRIES: usize = 100_000;
     const CHUNK: usize = 10_000;
     let home = tempfile::tempdir().unwrap();
-    let mut options = options("revocation-many", ports::REVOCATION + 300).unwrap();
+    let mut options = options("revocation-many", ports::REVOCATION_MANY).unwrap();
     options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
     options.concurrency = 2;
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{}", told(&error)));
