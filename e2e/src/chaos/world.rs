@@ -37,10 +37,10 @@ const ONE_ENDPOINT: &str =
 /// Ports of the links, from the base.
 const LINK_PORTS: [u16; 2] = [150, 151];
 const DATA_PLANE_PORTS: [u16; 2] = [93, 193];
-/// Notes leases that end, with what they had: the ledger itself forgets them.
+/// Notes leases that end, with what they had: the ledger itself forgets them. As who made this: the control plane has no right to the table.
 const NOTE_LEASES: &str = "
 CREATE TABLE chaos_leases_ended (account_id BIGINT, holder UUID, granted BIGINT, used BIGINT, ended_at TIMESTAMPTZ, superseded BOOLEAN);
-CREATE FUNCTION chaos_note_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION chaos_note_lease() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO chaos_leases_ended VALUES (OLD.account_id, OLD.holder, OLD.granted, OLD.used, now(), TG_OP = 'UPDATE');
     RETURN NULL;

@@ -95,7 +95,7 @@ async fn keys_that_were_never_fetched_are_no_reason_to_refuse_a_token() {
     let provider = IdentityProvider::start(home.path()).await.unwrap();
     provider.publish(&[&key]).unwrap();
     provider.fail(true);
-    let mut options = options("keys-down", ports::KEYS + 100).unwrap();
+    let mut options = options("keys-down", ports::KEYS_DOWN).unwrap();
     options.policies = without_budgets(home.path(), &provider.policy()).unwrap();
     options.control_plane_env = provider.control_plane_env();
     let stack =

@@ -225,7 +225,8 @@ async fn d26_no_issuer_speaks_for_another() {
 
 #[tokio::test]
 async fn d28_what_was_revoked_stays_revoked_when_valkey_is_gone() {
-    let stack = Stack::start(options("original-valkey", ports::ORIGINAL + 100).unwrap()).unwrap_or_else(|error| panic!("{}", told(&error)));
+    let stack =
+        Stack::start(options("original-valkey", ports::ORIGINAL_VALKEY).unwrap()).unwrap_or_else(|error| panic!("{}", told(&error)));
     let state = stack.state();
     let spec = TokenSpec::new("d28", &["viewer"]);
     let revoked = minted(state, "pp", &spec.clone().claim("jti", json!("d28-token")));

@@ -190,7 +190,7 @@ async fn fifty_races_over_two_envoys_never_pass_the_cap_and_hardly_miss_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_sixteen_workers_each_ten_of_ten_get_through() {
-    let (stack, _home) = start("race-sixteen", ports::RACE + 200, 16);
+    let (stack, _home) = start("race-sixteen", ports::RACE_SIXTEEN, 16);
     race_all(stack.state(), &[(TEN, 3), (HUNDRED, 2), (THOUSAND, 2)]).await;
     stack.stop();
 }

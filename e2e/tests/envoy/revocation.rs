@@ -167,7 +167,7 @@ async fn under_load_a_revoked_token_is_refused_within_a_second_and_nobody_else_i
 #[tokio::test(flavor = "multi_thread")]
 async fn revocations_outlive_every_part() {
     let home = tempfile::tempdir().unwrap();
-    let mut options = options("revocation-restarts", ports::REVOCATION + 100).unwrap();
+    let mut options = options("revocation-restarts", ports::REVOCATION_RESTARTS).unwrap();
     options.policies = without_budgets(home.path(), "routes: []\n").unwrap();
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{}", told(&error)));
     let state = stack.state();
