@@ -1,7 +1,7 @@
 # Every target is one line of what it does; the logic is in Rust. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help need build run demo images images-offline up down test-docker test check fmt lint native wasm e2e cases model bench chaos audit-chaos fuzz differential deny clean
+.PHONY: help need build programs filter run demo images images-offline up down test-docker test check fmt lint native wasm e2e cases model bench chaos audit-chaos fuzz differential deny clean
 
 GATEWAY := $(or $(CARGO_TARGET_DIR),target)/debug/plant-gateway
 BINDGEN := .tools/wasm-bindgen/bin/wasm-bindgen-test-runner
@@ -15,9 +15,13 @@ need:
 	@command -v python3 >/dev/null || { echo "error: python3 is missing: install Python 3.9 or newer" >&2; exit 1; }
 	@test -d "$$(rustc --print target-libdir --target wasm32-wasip1 2>/dev/null)" || rustup target add wasm32-wasip1 || { echo "error: Rust cannot build for wasm32-wasip1: run \`rustup target add wasm32-wasip1\`" >&2; exit 1; }
 
+build: programs filter ## build the programs and the filter
+
 # Always of the whole workspace: other packages together have other features, and all dependencies would be compiled once more.
-build: need ## build the programs and the filter
+programs: need
 	cargo build --workspace --bins
+
+filter: need
 	cargo build --release --package filter --target wasm32-wasip1
 
 run: build ## start the whole stack on this machine (PORT_BASE=20000 shifts its ports); Ctrl-C stops it
@@ -120,5 +124,6 @@ deny: ## licences, sources and bans of all dependencies
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources
 
-clean: ## remove what was built and installed
-	rm -rf target .tools .run .run-*
+clean: ## remove what was built and installed; the data of `make up` stays (`make down DATA=remove`)
+	rm -rf target .tools
+	find . -maxdepth 1 -name '.run*' ! -name .run-compose -exec rm -rf {} +

@@ -25,9 +25,13 @@ pub struct Arguments {
     /// How long to wait for one that does not listen yet, in seconds: then it is healthy the moment it is ready, not at the next check.
     #[arg(long, default_value_t = 0)]
     start_s: u64,
-    /// How long to wait before it is asked, in seconds, once it was ready: a container engine's interval is short for the start's sake, and each
-    /// check costs it CPU. That it was ready is remembered in the directory for temporary files.
-    #[arg(long, default_value_t = 0)]
+    /// A file that is made once it is ready. While it is there, nothing is waited for that does not listen. It has to be gone when the container
+    /// starts again.
+    #[arg(long)]
+    was_ready: Option<PathBuf>,
+    /// How long to wait before it is asked, in seconds, while that file is there: a container engine's interval is short for the start's sake, and each
+    /// check costs it CPU.
+    #[arg(long, requires = "was_ready", default_value_t = 0)]
     pause_s: u64,
 }
 
@@ -52,7 +56,7 @@ pub enum Unhealthy {
         answer: String,
     },
     /// It is ready, but that cannot be remembered.
-    #[error("cannot write {}: without --pause-s nothing is written", path.display())]
+    #[error("it is ready, but `{}` cannot be written", path.display())]
     NotRemembered {
         /// The file.
         path: PathBuf,
@@ -68,11 +72,12 @@ pub enum Unhealthy {
 /// Nobody answers, or it is not ready.
 pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
     let at = reachable(arguments.admin_listen);
-    let was_ready = std::env::temp_dir().join("control-plane-was-ready");
-    if arguments.pause_s > 0 && was_ready.exists() {
+    let known = arguments.was_ready.as_deref().filter(|file| file.exists());
+    if known.is_some() {
         std::thread::sleep(Duration::from_secs(arguments.pause_s));
     }
-    let deadline = Instant::now() + Duration::from_secs(arguments.start_s);
+    let patience = if known.is_some() { 0 } else { arguments.start_s };
+    let deadline = Instant::now() + Duration::from_secs(patience);
     let answer = loop {
         match ask(at) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => std::thread::sleep(PAUSE),
@@ -83,8 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
     if !head.starts_with("HTTP/1.1 200 ") {
         return Err(Unhealthy::NotReady { at, answer: body.to_owned() });
     }
-    if arguments.pause_s > 0 {
-        std::fs::write(&was_ready, "").map_err(|source| Unhealthy::NotRemembered { path: was_ready, source })?;
+    if let Some(path) = &arguments.was_ready
+        && known.is_none()
+    {
+        std::fs::write(path, "").map_err(|source| Unhealthy::NotRemembered { path: path.clone(), source })?;
     }
     Ok(body.to_owned())
 }
@@ -113,6 +120,10 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    fn asking(admin_listen: SocketAddr) -> Arguments {
+        Arguments { admin_listen, start_s: 0, was_ready: None, pause_s: 0 }
+    }
+
     fn answering(status: &'static str) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -130,15 +141,15 @@ mod tests {
 
     #[test]
     fn only_who_is_ready_is_healthy() {
-        assert_eq!(run(&Arguments { admin_listen: answering("200 OK"), start_s: 0, pause_s: 0 }).unwrap(), "{}");
-        let told = run(&Arguments { admin_listen: answering("503 Service Unavailable"), start_s: 60, pause_s: 0 }).unwrap_err().to_string();
+        assert_eq!(run(&asking(answering("200 OK"))).unwrap(), "{}");
+        let told = run(&Arguments { start_s: 60, ..asking(answering("503 Service Unavailable")) }).unwrap_err().to_string();
         assert!(told.ends_with("is not ready: {}"), "{told}");
     }
 
     #[test]
     fn who_does_not_answer_is_not_healthy() {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        assert!(matches!(run(&Arguments { admin_listen: closed, start_s: 0, pause_s: 0 }), Err(Unhealthy::NoAnswer { .. })));
+        assert!(matches!(run(&asking(closed)), Err(Unhealthy::NoAnswer { .. })));
     }
 
     #[test]
@@ -148,8 +159,29 @@ mod tests {
             std::thread::sleep(PAUSE * 3);
             answer_at(TcpListener::bind(free).unwrap(), "200 OK");
         });
-        assert_eq!(run(&Arguments { admin_listen: free, start_s: 60, pause_s: 0 }).unwrap(), "{}");
+        assert_eq!(run(&Arguments { start_s: 60, ..asking(free) }).unwrap(), "{}");
         started.join().unwrap();
+    }
+
+    #[test]
+    fn who_was_ready_is_looked_at_after_a_pause_and_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("was-ready");
+        let looks = |at: SocketAddr| {
+            let begun = Instant::now();
+            let seen = run(&Arguments { start_s: 600, was_ready: Some(file.clone()), pause_s: 1, ..asking(at) });
+            (seen.is_ok(), begun.elapsed() >= Duration::from_secs(1))
+        };
+        assert_eq!(looks(answering("200 OK")), (true, false));
+        assert!(file.exists());
+        assert_eq!(looks(answering("200 OK")), (true, true));
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        assert_eq!(looks(closed), (false, true), "it does not start: it was there");
+    }
+
+    #[test]
+    fn a_pause_needs_to_know_of_the_start() {
+        assert!(Arguments::try_parse_from(["--pause-s", "8"]).is_err());
     }
 
     #[test]

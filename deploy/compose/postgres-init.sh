@@ -5,6 +5,8 @@ set -euo pipefail
 
 # The password comes by a backquote of psql's, not as an argument: those are in everybody's list of processes.
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username postgres --dbname postgres <<'SQL'
+-- Should a statement fail, it is not told: it has a password.
+SET log_min_error_statement = panic;
 \set password `cat /run/secrets/postgres-password`
 CREATE ROLE gateway LOGIN CREATEROLE PASSWORD :'password';
 CREATE DATABASE gateway OWNER gateway;

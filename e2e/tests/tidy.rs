@@ -193,8 +193,34 @@ fn images_are_pinned_in_one_place() {
         assert_eq!(default.split('}').next(), Some(image), "docker-compose.yml has another {name}");
     }
     assert!(used >= 7, "{used} images in docker-compose.yml");
+    for file in std::fs::read_dir(repository().join("deploy/docker")).expect("Dockerfiles").filter_map(Result::ok).map(|entry| entry.path())
+    {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        for (name, image) in
+            text.lines().filter_map(|line| line.strip_prefix("ARG ")?.split_once('=')).filter(|(name, _)| name.ends_with("_IMAGE"))
+        {
+            let pin = pins.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).expect("an image that is pinned");
+            assert!(pin == image || pin == format!("{image}:latest"), "{} has another {name}", file.display());
+        }
+    }
     let envoy = pins.lines().find_map(|line| line.strip_prefix("ENVOY_IMAGE=")).expect("Envoy's image");
     assert!(text(Path::new("cli/src/stack/envoy.rs")).contains(&format!("\"{envoy}\"")), "the stack starts another Envoy than {envoy}");
+}
+
+/// `make native` runs every test target but those that begin with `e`, and `make e2e` the two that do.
+#[test]
+fn every_test_target_is_run_by_make() {
+    let mut targets = 0;
+    for crate_directory in std::fs::read_dir(repository()).expect("the repository").filter_map(Result::ok) {
+        let Ok(tests) = std::fs::read_dir(crate_directory.path().join("tests")) else { continue };
+        for path in tests.filter_map(Result::ok).map(|entry| entry.path()) {
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+            let target = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
+            assert!(!target || !name.starts_with('e') || ["echo", "envoy"].contains(&name), "nothing runs {}", path.display());
+            targets += usize::from(target);
+        }
+    }
+    assert!(targets > 20, "{targets} test targets");
 }
 
 /// Without `.cargo` the filter would be another: its flags bound its memory and its size.

@@ -10,6 +10,10 @@ pub(super) fn control_plane(database_url: OsString) -> (PathBuf, Command) {
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name("control-plane")).filter(|program| program.is_file());
     let program = beside.unwrap_or_else(|| PathBuf::from("control-plane"));
     let mut command = Command::new(&program);
+    if inherited_url().as_ref() != Some(&database_url) {
+        // It is for the inherited URL, and would replace the password of this one.
+        command.env_remove("DATABASE_PASSWORD_FILE");
+    }
     command.env("DATABASE_URL", database_url);
     (program, command)
 }

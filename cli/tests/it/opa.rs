@@ -1,5 +1,4 @@
 //! `plant-gateway policy import` and `policy test --oracle`, with sets in the shapes of the original's; and the tests of custom
-
 //! rules, which run in the same process of their own.
 
 use std::fs;

@@ -1,5 +1,4 @@
 //! The stack starts, heals, and leaves nothing behind. Real Envoy, Postgres and Valkey; stand-ins for our own two programs, which are
-
 //! tested elsewhere.
 
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,5 +1,4 @@
 //! What users read of the audit log, and that it is Postgres that says so: own records, a customer's for its administrator, and none
-
 //! of anybody else's whatever is asked for.
 
 use crate::plane::Holder;

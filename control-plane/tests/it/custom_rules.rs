@@ -1,5 +1,4 @@
 //! Custom rules over real Postgres: published through the gate's process, served with their vectors, explained by the code that filters
-
 //! evaluate; and refused without harm to what is in force.
 
 use crate::support;

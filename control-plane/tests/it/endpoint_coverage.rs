@@ -1,6 +1,5 @@
 //! Every operation of the admin API, called without a token, without the permission, and with it.
 //!
-
 //! A new endpoint without a row here, or without a route in `policies/`, fails with a message that says what to add.
 
 use crate::support::{World, governor_token, ops_token};
@@ -163,14 +162,12 @@ fn every_described_operation_has_a_row_and_every_row_an_operation() {
     let uncovered: Vec<_> = described.difference(&listed).collect();
     assert!(
         uncovered.is_empty(),
-        "not covered: {uncovered:?}. For each add a row to `rows()` in control-plane/tests/endpoint_coverage.rs, a route with \
-         `gateways: [ADMIN]` and a permission to policies/routes/admin-api.yaml, and give a role the permission"
+        "not covered: {uncovered:?}. For each add a row to `rows()` in {}, a route with \
+         `gateways: [ADMIN]` and a permission to policies/routes/admin-api.yaml, and give a role the permission",
+        file!()
     );
     let stale: Vec<_> = listed.difference(&described).collect();
-    assert!(
-        stale.is_empty(),
-        "no longer described: {stale:?}. Remove the rows from control-plane/tests/endpoint_coverage.rs, or annotate the handlers"
-    );
+    assert!(stale.is_empty(), "no longer described: {stale:?}. Remove the rows from {}, or annotate the handlers", file!());
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,5 +1,4 @@
 //! Random walks through the model of the lease protocol (crate `lease-model`), with both stores beside it: after every call
-
 //! and every closing their accounts and leases are the model's.
 
 use control_plane::budgets::alerts::Telling;

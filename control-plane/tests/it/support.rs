@@ -1,5 +1,4 @@
 //! What the integration tests share: a whole control plane over a fresh database, the shipped policies, keys made for
-
 //! the occasion, and requests to it without a network.
 
 use axum::Router;

@@ -14,6 +14,7 @@ use cli::stack::{Copies, Options, Part, Stack, State, repository};
 use e2e::bench::{BenchError, exit, token};
 use e2e::load::{Load, Running, Samples};
 use e2e::policies::without_budgets;
+use e2e::program;
 use e2e::stacks::eventually;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,7 +198,7 @@ async fn recovered(stack: &Stack, state: &State, parts: &[Part]) -> Result<(), B
 }
 
 fn reconcile(state: &State) -> Result<(), BenchError> {
-    let program = std::env::current_exe()?.with_file_name("plant-gateway");
+    let program = program::path()?;
     let began = Instant::now();
     let mut command = Command::new(program);
     command.args(["audit", "reconcile", "--format", "json", "--state"]).arg(state.run_dir.join("state.json"));

@@ -1,5 +1,4 @@
 //! Approvals through everything: a client is refused, a governor decides by API or in a real browser, the request passes once,
-
 //! receivers outside are told, and all of it is recorded.
 
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Audit levels through a real Envoy: what has to be recorded first does not happen unrecorded, samples leave out what went well and
-
 //! nothing else, and users are named by hashes.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! An Envoy that starts while the control plane is away: requests wait and then get 503, never 401 and never through; with a bundle in its
-
 //! configuration it verifies what it can.
 
 use std::time::{Duration, Instant};

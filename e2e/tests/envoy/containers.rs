@@ -9,6 +9,7 @@ use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
 use e2e::load::{Load, Running, Samples};
 use e2e::policies::with_budget;
+use e2e::program;
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::Value;
 
@@ -235,7 +236,7 @@ async fn accounted(state: &State) {
 
 /// What `plant-gateway audit reconcile` says once every holder that was killed is closed.
 async fn reconciled(state: &State) -> Value {
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+    let program = program::path().unwrap();
     let run = || {
         let mut command = Command::new(&program);
         command.args(["audit", "reconcile", "--format", "json", "--state"]).arg(state.run_dir.join("state.json"));

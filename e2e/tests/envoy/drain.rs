@@ -1,5 +1,4 @@
 //! An orderly stop of Envoy: what it has leased is given back and its records are stored before it gets SIGTERM, so that another Envoy
-
 //! can spend the rest at once and nothing is forfeited.
 
 use std::time::{Duration, Instant};

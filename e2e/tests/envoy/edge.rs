@@ -1,5 +1,4 @@
 //! The edge: time-outs, retries and ejection towards the backends, Envoy's own refusals, what clients say to Envoy, and the headers
-
 //! that every answer of the portal has. The stack's Envoy has the shipped configuration with shorter times and a few odd clusters.
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! What the control plane explains is what Envoy enforces: generated requests are sent to both, and the audit record of each has to say
-
 //! what the explanation said. `EXPLAINED_REQUESTS` and `EXPLAINED_SEED` change how many there are and which.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,4 @@
 //! `kill -9` of control plane, Valkey and Postgres, one after the other, under load: nobody gets in unauthenticated, nothing is
-
 //! overspent, accounts with leases are served meanwhile, and it all recovers by itself.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! Forged tokens of the algorithms that cost most, at 5,000 a second: none gets in, nobody else is refused, and good tokens of the same
-
 //! algorithm that a worker has seen are served. How much slower the others get is printed, and measured by `make bench`'s rules: on a quiet machine.
 
 use std::time::Duration;

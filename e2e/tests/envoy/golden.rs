@@ -1,6 +1,5 @@
 //! Golden cases through a real Envoy: what the client gets and what the audit log says is what the case wants. And through the
 //! explain endpoint, which has to say the same. For cases that name flags the policy in which they stand so is put in force. The same
-
 //! cases are decided natively by the tests of `authoring`.
 
 use std::collections::{BTreeMap, BTreeSet};

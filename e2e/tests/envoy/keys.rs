@@ -1,5 +1,4 @@
 //! An issuer that publishes its keys: rotation, an identity provider that is down, and tokens that name keys which nobody has. Under
-
 //! 2,000 requests a second.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! What requests to language models are charged, through Envoy: by the tokens of each kind of response, whole and cut off, and as
-
 //! the backend reports in a header or a trailer. The client gets what the backend sent, byte for byte and as it comes.
 
 use base64::Engine;

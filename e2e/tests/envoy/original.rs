@@ -1,5 +1,4 @@
 //! The security holes of the original, D20 to D26, D28 to D30 and D36 of its review: each request that it let through is sent through
-
 //! Envoy and must not get through. Every test fails on the behaviour of the original.
 
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The control plane is away for a minute, under 2,000 requests a second: good tokens are served, bad and revoked ones are refused, and
-
 //! nobody notices when it comes back. `OUTAGE_SECONDS` shortens the minute while working on it.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! What users see of themselves, through Envoy: their own audit records, answered by the control plane; and why they were refused, where
-
 //! the policy has it told.
 
 use std::collections::BTreeSet;
@@ -11,6 +10,7 @@ use cli::token::{TokenSpec, mint};
 use e2e::http::{Answer, Ask, Client};
 use e2e::load::backend_count;
 use e2e::policies::without_budgets;
+use e2e::program;
 use e2e::stacks::{eventually, options, ports, told};
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ fn by_command(state: &State, token: &str) {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("token");
     std::fs::write(&file, token).unwrap();
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+    let program = program::path().unwrap();
     let run = |action: &[&str]| {
         let mut command = Command::new(&program);
         command.arg("audit").args(action).args(["--own", "--control-plane", &state.gateways["CP"], "--token-file"]).arg(&file);

@@ -1,5 +1,4 @@
 //! Ownership through a real Envoy: the customer id of the token reaches the backend in query, path and body, over HTTP/1.1 and HTTP/2,
-
 //! with and without a length, with trailers, and whether or not the request had to wait for a lease.
 
 use std::time::Duration;

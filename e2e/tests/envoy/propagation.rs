@@ -1,5 +1,4 @@
 //! A policy of 10,000 routes and 1,000 roles is switched to, from and to another of its size, under load: nobody notices. Times are
-
 //! printed, not asserted: other programs run on the machine of a test.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! Many connections race for the last units of budgets, over two Envoys: never one too many, and hardly one too few. The truth is
-
 //! what reached the backend.
 
 use std::collections::BTreeMap;

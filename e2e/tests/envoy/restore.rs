@@ -1,5 +1,4 @@
 //! A backup is made with `pg_dump` and restored with `pg_restore` while Envoy goes on: the control plane is fenced until
-
 //! `plant-gateway recover`, and afterwards nothing is spent twice, no approval is used twice, and the audit log verifies.
 
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Revocation through Envoy: every kind, on every worker within a second, also for tokens that the workers have verified before; it
-
 //! outlives each part; and a hundred thousand entries are no burden.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! Custom rules in the compiled filter: every outcome in answer and record, the timer, what the control plane explains of it, a revision in
-
 //! shadow, and rules that come and go.
 
 use std::collections::BTreeMap;

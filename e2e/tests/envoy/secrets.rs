@@ -1,5 +1,4 @@
 //! Secrets are looked for wherever they must not be: revisions, exports, explanations, refusals, logs, configuration dumps, metrics, audit
-
 //! records, every table, the counters, signed checkpoints. Those of the stack, and a text in every input that a request has.
 
 use crate::inputs;
@@ -13,6 +12,7 @@ use cli::stack::{Stack, State};
 use cli::token::{TokenSpec, mint};
 use e2e::admin::Admin;
 use e2e::http::{Ask, Client};
+use e2e::program;
 use e2e::stacks::{options, ports, told};
 use e2e::tokens::forged;
 use serde_json::json;
@@ -169,7 +169,7 @@ async fn admin_texts(state: &State) -> Vec<(String, String)> {
 
 /// What leaves the log, and what Valkey has.
 async fn exports(state: &State) -> Vec<(String, String)> {
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("plant-gateway");
+    let program = program::path().unwrap();
     let export = |form: &str| {
         let state_file = state.run_dir.join("state.json");
         let output = Command::new(&program).args(["audit", "export", "--as", form, "--state"]).arg(state_file).output().unwrap();

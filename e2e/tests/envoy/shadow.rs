@@ -1,5 +1,4 @@
 //! A revision in shadow, through Envoy: what would change is counted by rule and sampled into the audit log, and nothing changes. And what
-
 //! the control plane knows of what is enforced.
 
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! Two revisions are put in force in turn, a hundred times, under 2,000 requests a second: every answer is right for the revision that
-
 //! its audit record names, none is a mixture of both, and none is a failure. `SWITCHES` shortens it while working on it.
 
 use std::collections::{BTreeMap, BTreeSet};

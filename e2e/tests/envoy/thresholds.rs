@@ -1,5 +1,4 @@
 //! What happens as a budget nears its end, through Envoy: each level is told once, signed, whichever worker the charges come from;
-
 //! an agent is paused; and a raised cap counts within a second on every worker.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,4 @@
 //! What `deploy/observability/` asks of metrics, held against a stack that runs: every metric, label and value of a rule or a panel is
-
 //! there, once everything has happened that one counts.
 
 use std::collections::{BTreeMap, BTreeSet};
