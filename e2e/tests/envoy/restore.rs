@@ -153,7 +153,7 @@ async fn restore_of(state: &State) -> Option<String> {
     answer.json()["restore"].as_str().map(str::to_owned)
 }
 
-/// As docs/running.md says it.
+/// As docs/running.md says it, in a cluster that has its roles still; who tries to come in meanwhile is cut off.
 async fn restore(state: &State, backup: &Path) {
     let (server, database) = state.database_admin_url.split('?').next().unwrap().rsplit_once('/').unwrap();
     let login = state.database_url.strip_prefix("postgres://").unwrap().split(':').next().unwrap();
@@ -161,6 +161,7 @@ async fn restore(state: &State, backup: &Path) {
     for statement in [
         format!("DROP DATABASE \"{database}\" WITH (FORCE)"),
         format!("CREATE DATABASE \"{database}\" OWNER \"{login}\" TEMPLATE template0"),
+        format!("REVOKE CONNECT ON DATABASE \"{database}\" FROM PUBLIC"),
     ] {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut administrator).await.unwrap();
     }
