@@ -8,6 +8,7 @@ FROM ${RUST_IMAGE} AS toolchain
 ARG ARCH=amd64
 WORKDIR /build
 COPY deploy/docker/target /usr/local/bin/target
+COPY rust-toolchain.toml ./
 RUN target install "${ARCH}" && cargo install cargo-chef --locked --version 0.1.77
 
 FROM toolchain AS plan

@@ -20,7 +20,8 @@ pub(crate) fn ask(method: &str, port: u16, path: &str, patience: Duration) -> st
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     let length = if method == "GET" { "" } else { "content-length: 0\r\n" };
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{length}\r\n")?;
+    // In one piece: `write!` sends each part of a format by itself.
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{length}\r\n").as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| std::io::Error::other("not an HTTP answer"))
