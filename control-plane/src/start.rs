@@ -300,6 +300,10 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
 /// was answered, and none of our transactions waits for anything but Postgres.
 const IDLE_TRANSACTIONS_END: &str = "SET idle_in_transaction_session_timeout = '5s'";
 
+/// A backend of Postgres remembers every table that it has seen, and with the audit log's partitions that is some 10 MB each. The pool hands its
+/// connections out in turn, so none is ever idle for long: how many there are falls after a burst only because they end.
+const CONNECTIONS_LIVE: Duration = Duration::from_secs(300);
+
 async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
     let options = settings.database.options()?;
     let options = options.application_name("plant-gateway-control-plane");
@@ -307,6 +311,7 @@ async fn connect_database(settings: &Settings) -> Result<PgPool, StartError> {
     let pool = PgPoolOptions::new()
         .max_connections(settings.database_connections_max)
         .acquire_timeout(Duration::from_secs(5))
+        .max_lifetime(CONNECTIONS_LIVE)
         .after_connect(|connection, _| Box::pin(async move { sqlx::query(IDLE_TRANSACTIONS_END).execute(connection).await.map(|_set| ()) }))
         .connect_lazy_with(options);
     let waited_s = settings.connect_timeout_s;
