@@ -1,7 +1,7 @@
 # The control plane and the command line. No shell, no package manager, no root; all it writes are log lines and, where it is told to, checkpoints.
 #
 #   BUILD_IMAGE          what build.Dockerfile makes
-#   BASE_IMAGE           glibc, CA certificates and time zones. For another architecture: gcr.io/distroless/cc-debian12:nonroot-arm64
+#   BASE_IMAGE           glibc, CA certificates and time zones; `tools/images` takes another for another architecture
 #   VERSION, REVISION    labels
 ARG BUILD_IMAGE=plant-gateway/build
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
