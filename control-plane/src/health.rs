@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Where its admin API listens.
     #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8092")]
     admin_listen: SocketAddr,
-    /// How long to wait for one that does not listen yet, in seconds: then it is healthy the moment it is ready, not at the next check.
+    /// How long to wait for one that does not listen or answer yet, in seconds: then it is healthy the moment it is ready, not at the next check.
     #[arg(long, default_value_t = 0)]
     start_s: u64,
     /// A file that is made once it is ready. While it is there, nothing is waited for that does not listen. It has to be gone when the container
@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
     let deadline = Instant::now() + Duration::from_secs(patience);
     let answer = loop {
         match ask(at) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(error) if starts(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
             answered => break answered.map_err(|source| Unhealthy::NoAnswer { at, source })?,
         }
     };
@@ -94,6 +94,11 @@ pub fn run(arguments: &Arguments) -> Result<String, Unhealthy> {
         std::fs::write(path, "").map_err(|source| Unhealthy::NotRemembered { path: path.clone(), source })?;
     }
     Ok(body.to_owned())
+}
+
+/// A control plane binds its ports first, and answers once it has migrated its database and compiled its policy.
+fn starts(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Who listens on every address is asked on loopback.
@@ -163,6 +168,18 @@ mod tests {
             answer_at(TcpListener::bind(free).unwrap(), "200 OK");
         });
         assert_eq!(run(&Arguments { start_s: 60, ..asking(free) }).unwrap(), "{}");
+        started.join().unwrap();
+    }
+
+    #[test]
+    fn who_listens_and_does_not_answer_yet_is_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let started = std::thread::spawn(move || {
+            let _silent = listener.accept().unwrap();
+            answer_at(listener, "200 OK");
+        });
+        assert_eq!(run(&Arguments { start_s: 60, ..asking(address) }).unwrap(), "{}");
         started.join().unwrap();
     }
 
